@@ -1,0 +1,9 @@
+_base_ = [
+    "_base_/models/mask_rcnn_dpt.py",
+    "_base_/datasets/coco_instance_multiscale.py",
+    "_base_/schedules/3x.py",
+    "_base_/default_runtime.py",
+]
+
+model = dict(backbone=dict(size="tiny", init_cfg=dict(checkpoint="pretrained/dpt_tiny.pth")))
+optim_wrapper = dict(optimizer=dict(lr=2e-4))

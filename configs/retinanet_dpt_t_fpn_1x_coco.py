@@ -1,0 +1,8 @@
+_base_ = [
+    "_base_/models/retinanet_dpt.py",
+    "_base_/datasets/coco_detection.py",
+    "_base_/schedules/1x.py",
+    "_base_/default_runtime.py",
+]
+
+model = dict(backbone=dict(size="tiny", init_cfg=dict(checkpoint="pretrained/dpt_tiny.pth")))

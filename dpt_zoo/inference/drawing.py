@@ -1,0 +1,46 @@
+"""Draw detections on their image, with supervision's annotators."""
+
+import colorsys
+
+import numpy as np
+import supervision as sv
+from numpy.typing import NDArray
+from PIL import Image
+
+from .detections import Detections
+
+
+def draw(image: NDArray[np.uint8], detections: Detections) -> Image.Image:
+    """Draw each object's mask, box, class name and score on a copy of an image, one colour per class.
+
+    Args:
+        image: `(H, W, 3)` RGB in 0..255.
+        detections: what was found in it.
+    """
+    height, width = image.shape[:2]
+    colours, text_colours = _palettes(len(detections.classes))
+    line = max(1, round(min(height, width) / 300))
+    font_size = max(10, round(min(height, width) / 40))
+    objects = sv.Detections(
+        xyxy=detections.boxes, mask=detections.masks, confidence=detections.scores, class_id=detections.labels
+    )
+    labels = [f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores, strict=True)]
+    picture = Image.fromarray(image)
+    if detections.masks is not None:
+        picture = sv.MaskAnnotator(colours, opacity=0.45).annotate(picture, objects)
+    picture = sv.BoxAnnotator(colours, thickness=line).annotate(picture, objects)
+    labeller = sv.RichLabelAnnotator(
+        colours, text_color=text_colours, font_size=font_size, text_padding=line + 1, smart_position=True
+    )
+    return labeller.annotate(picture, objects, labels)
+
+
+def _palettes(num_classes: int) -> tuple[sv.ColorPalette, sv.ColorPalette]:
+    """A colour for each class, hues far apart for neighbours, and black or white to write on it."""
+    golden_ratio = (5**0.5 - 1) / 2
+    colours = [
+        sv.Color(*(round(255 * part) for part in colorsys.hsv_to_rgb(index * golden_ratio % 1, 0.85, 0.85)))
+        for index in range(num_classes)
+    ]
+    text = [sv.Color.BLACK if 299 * c.r + 587 * c.g + 114 * c.b > 128_000 else sv.Color.WHITE for c in colours]
+    return sv.ColorPalette(colours), sv.ColorPalette(text)

@@ -1,0 +1,130 @@
+"""DPT, the backbone: a pyramid of four transformer stages, three of them behind a DePatch (paper section 3.3)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .attention import Block, Size, tokens_to_map
+from .depatch import DePatch, PatchEmbed
+
+DEPTHS = {"tiny": (2, 2, 2, 2), "small": (3, 4, 6, 3), "medium": (3, 4, 18, 3)}
+"""Transformer blocks in each stage, by size. All else is the same in all sizes."""
+
+
+class Stage(NamedTuple):
+    """What sets a stage apart; `position_side` is the side of the square map its position embedding is for."""
+
+    embed_dim: int
+    num_heads: int
+    mlp_ratio: int
+    reduction: int
+    position_side: int
+
+
+STAGES = {
+    1: Stage(64, 1, 8, 8, 56),
+    2: Stage(128, 2, 8, 4, 28),
+    3: Stage(320, 5, 4, 2, 14),
+    4: Stage(512, 8, 4, 1, 7),
+}
+EMBED_DIMS = tuple(stage.embed_dim for stage in STAGES.values())
+STRIDES = (4, 8, 16, 32)
+
+
+class DPT(nn.Module):
+    """The backbone, with the authors' parameter names.
+
+    Args:
+        size: "tiny", "small" or "medium".
+        drop_path_rate: stochastic depth of the last block, in [0, 1); it rises linearly from 0 at the first.
+
+    Raises:
+        InputError: `size` is none of the three.
+    """
+
+    def __init__(self, size: str, drop_path_rate: float = 0.1) -> None:
+        super().__init__()
+        if size not in DEPTHS:
+            raise InputError(f"there is no DPT of size {size!r}: choose one of {', '.join(DEPTHS)}")
+        for index, stage in STAGES.items():
+            # The last position embedding has one more entry, in front: the class token's.
+            num_positions = stage.position_side**2 + (index == 4)
+            position = nn.Parameter(trunc_normal_(torch.empty(1, num_positions, stage.embed_dim), std=0.02))
+            self.register_parameter(f"pos_embed{index}", position)
+        self.patch_embed1 = PatchEmbed(3, EMBED_DIMS[0], patch_size=4)
+        for index in (2, 3, 4):
+            self.add_module(f"patch_embed{index}", DePatch(EMBED_DIMS[index - 2], EMBED_DIMS[index - 1]))
+        last = sum(DEPTHS[size]) - 1
+        drop_path = (drop_path_rate * block / last for block in range(last + 1))
+        for (index, stage), depth in zip(STAGES.items(), DEPTHS[size], strict=True):
+            blocks = (
+                Block(stage.embed_dim, stage.num_heads, stage.mlp_ratio, stage.reduction, next(drop_path))
+                for _ in range(depth)
+            )
+            self.add_module(f"block{index}", nn.ModuleList(blocks))
+        self.apply(_init_linear)
+        for index in (2, 3, 4):
+            # A fresh DePatch samples every patch from a box of the initial size at the patch's centre.
+            nn.init.zeros_(getattr(self, f"patch_embed{index}").offset_predictor.weight)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the four feature maps.
+
+        Args:
+            x: `(B, 3, H, W)` normalised images, H and W at least 32.
+
+        Returns:
+            Maps `(B, C, H//s, W//s)`, channels-last in memory: C 64, 128, 320, 512; s 4, 8, 16, 32.
+
+        Raises:
+            InputError: an image has less than 32 pixels on a side.
+        """
+        if min(x.shape[2:]) < STRIDES[-1]:
+            height, width = x.shape[2:]
+            raise InputError(f"DPT needs images of at least 32x32 pixels, not {width}x{height}: pad them")
+        maps = []
+        for stage in STAGES:
+            x = self.run_stage(x, stage)
+            maps.append(x)
+        return tuple(maps)
+
+    def run_stage(self, x: Tensor, stage: int) -> Tensor:
+        """Compute one stage: from the map before it, `(B, C', H', W')`, to its own, `(B, C, H, W)`."""
+        tokens, size = self.embed(x, stage)
+        return tokens_to_map(self.transform(tokens, size, stage), size)
+
+    def embed(self, x: Tensor, stage: int) -> tuple[Tensor, Size]:
+        """Cut the map `x` into this stage's patches: tokens `(B, H*W, C)` that know their place, and `(H, W)`."""
+        patch_size = 4 if stage == 1 else 2
+        size = (x.shape[2] // patch_size, x.shape[3] // patch_size)
+        tokens = getattr(self, f"patch_embed{stage}")(x)
+        return tokens + self.position_embedding(stage, size), size
+
+    def transform(self, tokens: Tensor, size: Size, stage: int) -> Tensor:
+        """Run this stage's blocks on the tokens `(B, N, C)` of a map of `size`."""
+        for block in getattr(self, f"block{stage}"):
+            tokens = block(tokens, size)
+        return tokens
+
+    def position_embedding(self, stage: int, size: Size) -> Tensor:
+        """A stage's position embedding on a map of `size`, without the class token's: `(1, H*W, C)`."""
+        side = STAGES[stage].position_side
+        embedding: Tensor = getattr(self, f"pos_embed{stage}")[:, -(side**2) :]
+        # The authors compare cell counts with stage 1's, not shapes: there, a map of 28x112 takes the
+        # embedding of 56x56 as it stands.
+        if size == (side, side) or (stage == 1 and math.prod(size) == side**2):
+            return embedding
+        resized = F.interpolate(tokens_to_map(embedding, (side, side)), size, mode="bilinear", align_corners=False)
+        return resized.flatten(2).transpose(1, 2)
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,49 @@
+"""DPT as an MMDetection backbone: `dict(type="DPT", size="tiny")`. The configs name this module as their import."""
+
+from pathlib import Path
+from typing import Any
+
+from .. import mmlab  # noqa: F401  # before mmdet: it is what makes mmdet importable
+
+# isort: split
+from mmdet.registry import MODELS
+from mmengine.logging import print_log
+
+from ..errors import InputError
+from ..weights.loading import load_weights
+from ..weights.reading import read_state_dict
+from . import backbone
+
+
+@MODELS.register_module()
+class DPT(backbone.DPT):
+    """The backbone, with MMDetection's way to start from pretrained weights.
+
+    Args:
+        size: "tiny", "small" or "medium".
+        drop_path_rate: see `dpt_zoo.models.DPT`.
+        init_cfg: None, or `dict(type="Pretrained", checkpoint=FILE)` with the ImageNet classifier's file.
+
+    Raises:
+        InputError: any other `init_cfg`, or an unknown `size`.
+    """
+
+    def __init__(self, size: str, drop_path_rate: float = 0.1, init_cfg: dict[str, Any] | None = None) -> None:
+        super().__init__(size, drop_path_rate)
+        if init_cfg is not None and (init_cfg.get("type") != "Pretrained" or "checkpoint" not in init_cfg):
+            raise InputError(f"DPT's init_cfg is dict(type='Pretrained', checkpoint=FILE) or None, not {init_cfg}")
+        self.init_cfg = init_cfg
+
+    def init_weights(self) -> None:
+        """Load what `init_cfg` names, if anything; MMEngine's Runner calls this before training.
+
+        Raises:
+            WeightsError: the file is missing, unreadable, or another network's.
+        """
+        if self.init_cfg is None:
+            return
+        path = Path(self.init_cfg["checkpoint"])
+        state = read_state_dict(path)
+        taken = {name: state.pop(name) for name in self.state_dict() if name in state}
+        load_weights(self, taken, path)
+        print_log(f"backbone: {len(taken)} tensors from {path}; not needed: {', '.join(state) or 'none'}", "current")

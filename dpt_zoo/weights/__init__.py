@@ -1,0 +1,1 @@
+"""Weights: where they are kept, how they are read, and how they get into a model."""

@@ -1,0 +1,60 @@
+"""Put a state dict into a model, and refuse what is not this model's."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import WeightsError
+
+SHOWN = 4
+"""Differing tensors that an error names before it only counts them."""
+
+
+def load_weights(
+    model: nn.Module, state: Mapping[str, Tensor], path: Path, *, resized: Collection[str] = ()
+) -> list[str]:
+    """Copy `state`, read from `path`, into `model`.
+
+    Args:
+        resized: tensors whose shape follows the number of classes: where the file's shape differs from the
+            model's, they are left at the model's values.
+
+    Returns:
+        The names that were left so, in the model's order.
+
+    Raises:
+        WeightsError: the file lacks tensors, has others, or has some of another shape, or numbers that are
+            not finite; the model is then unchanged.
+    """
+    expected = model.state_dict()
+    left_out = [name for name in resized if name in state and state[name].shape != expected[name].shape]
+    differing = [name for name in expected if name not in left_out and _differs(expected[name], state.get(name))]
+    differences = [_describe(name, expected[name], state.get(name)) for name in differing]
+    differences += [f"{name} (not in the model)" for name in state if name not in expected]
+    if differences:
+        more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        raise WeightsError(
+            f"{path}: these are not this model's weights, {len(differences)} tensors differ: "
+            f"{', '.join(differences[:SHOWN])}{more}"
+        )
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"{path}: {name} holds numbers that are not finite: fetch the file again")
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name not in left_out}, strict=False)
+    return left_out
+
+
+def _differs(expected: Tensor, found: Tensor | None) -> bool:
+    return found is None or found.shape != expected.shape or found.is_floating_point() != expected.is_floating_point()
+
+
+def _describe(name: str, expected: Tensor, found: Tensor | None) -> str:
+    if found is None:
+        return f"{name} (not in the file)"
+    return f"{name} ({_form(found)} in the file, {_form(expected)} in the model)"
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

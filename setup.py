@@ -1,0 +1,78 @@
+"""Packaging: metadata, dependencies, the `dpt-zoo` command, and the data files that a wheel carries."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+DATA = ("configs", "weights_manifest.json")
+
+
+class BuildWithData(build_py):
+    """Put the data, which a checkout has beside the package, inside it: see `dpt_zoo.manifest.data_path`."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "dpt_zoo" / "_data"
+        target.mkdir(parents=True, exist_ok=True)
+        for name in DATA:
+            if (ROOT / name).is_dir():
+                ignore = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / name, target / name, dirs_exist_ok=True, ignore=ignore)
+            else:
+                shutil.copy2(ROOT / name, target / name)
+
+
+setup(
+    name="dpt-zoo",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "dpt_zoo/__init__.py").read_text()).group(1),
+    description="The twelve COCO detectors of DPT (Deformable Patch-based Transformer), ready to run today",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["object detection", "instance segmentation", "vision transformer", "model zoo", "COCO"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    packages=find_packages(include=["dpt_zoo", "dpt_zoo.*"]),
+    package_data={"dpt_zoo": ["py.typed"]},
+    cmdclass={"build_py": BuildWithData},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.10",  # earlier ones can be made to run code by a weights_only=True load (CVE-2026-24747)
+        "torchvision>=0.25",
+        "timm>=1.0.20",
+        "mmdet>=3.3,<4",
+        "mmengine>=0.10.7,<1",
+        "mmcv-lite>=2.1,<2.2",  # MMDetection 3.3 accepts no later mmcv
+        "numpy>=1.26",
+        "pillow>=10.1",
+        "pycocotools>=2.0.8",
+        "safetensors>=0.4.5",
+        "supervision>=0.26",
+    ],
+    extras_require={
+        "test": [
+            "build",
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "setuptools",
+        ],
+    },
+    entry_points={"console_scripts": ["dpt-zoo = dpt_zoo.cli:main"]},
+)
