@@ -62,7 +62,7 @@ def create_model(
     if state is not None and path is not None:
         layers = CLASS_LAYERS[checkpoint.architecture] if num_classes is not None else ()
         resized = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
-        left_out = load_weights(model, state, path, resized=resized)
+        left_out = load_weights(model, state, path, name, resized=resized)
         if left_out:
             logger.warning("%s: %d classes, initialised afresh: %s", name, num_classes, ", ".join(left_out))
     return model.to(target).eval()

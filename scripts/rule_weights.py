@@ -9,10 +9,13 @@ import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def rule_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -48,7 +51,7 @@ def is_kept(name: str, tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or name.endswith("box_coder.anchor")
 
 
-def load_rule_weights(model: nn.Module) -> nn.Module:
+def load_rule_weights(model: ModelT) -> ModelT:
     """Put the rule's values into a model, in its own precision (float64 holds the float32 values widened)."""
     model.load_state_dict(rule_state_dict(model.state_dict()))
     return model

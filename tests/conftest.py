@@ -1,10 +1,14 @@
 """What all tests share: the reference data, and the models under the rule's weights."""
 
 import os
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
 import torch
+from reference_data import rule_model
+from safetensors.torch import save_file
 
 import dpt_zoo.mmlab  # noqa: F401  # so that any test can import mmdet
 
@@ -18,3 +22,22 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = tmp_path / "cache"
     monkeypatch.setenv("DPT_ZOO_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture(scope="session")
+def rule_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Mask R-CNN DPT-Tiny's rule weights, as safetensors."""
+    path = tmp_path_factory.mktemp("weights") / "mrcnn_dpt_t_1x.safetensors"
+    save_file(rule_model("mrcnn_dpt_t_1x").state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has this one's packages, but not this project, installed."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, with_pip=False, symlinks=True)
+    site_packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    # A path named in a .pth file is searched for packages; .pth files in it, an editable install's, are not read.
+    (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return folder / "bin" / "python"

@@ -1,5 +1,7 @@
 """Names, shapes, types and parameter counts are the authors', for all twelve detectors and three classifiers."""
 
+from typing import Any
+
 import pytest
 import torch
 from reference_data import read_json
@@ -29,7 +31,7 @@ def test_detector(name: str) -> None:
     checkpoint = dpt_zoo.get_checkpoint(name)
     schema = read_json(f"schema_{checkpoint.architecture}_dpt_{checkpoint.size[0]}.json")
     with torch.device("meta"):  # shapes without numbers
-        model = build_detector(checkpoint, checkpoint.num_classes)
+        model: Any = build_detector(checkpoint, checkpoint.num_classes)
     assert describe(model) == schema["state_dict"]
     assert [parameter for parameter, _ in model.named_parameters()] == schema["parameters"]
     assert count_parameters(model) == schema["params_total"] == checkpoint.num_params

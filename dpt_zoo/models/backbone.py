@@ -42,21 +42,23 @@ class DPT(nn.Module):
     Args:
         size: "tiny", "small" or "medium".
         drop_path_rate: stochastic depth of the last block, in [0, 1); it rises linearly from 0 at the first.
+        in_channels: channels of an image.
 
     Raises:
         InputError: `size` is none of the three.
     """
 
-    def __init__(self, size: str, drop_path_rate: float = 0.1) -> None:
+    def __init__(self, size: str, drop_path_rate: float = 0.1, in_channels: int = 3) -> None:
         super().__init__()
         if size not in DEPTHS:
             raise InputError(f"there is no DPT of size {size!r}: choose one of {', '.join(DEPTHS)}")
+        self.size = size
         for index, stage in STAGES.items():
             # The last position embedding has one more entry, in front: the class token's.
             num_positions = stage.position_side**2 + (index == 4)
             position = nn.Parameter(trunc_normal_(torch.empty(1, num_positions, stage.embed_dim), std=0.02))
             self.register_parameter(f"pos_embed{index}", position)
-        self.patch_embed1 = PatchEmbed(3, EMBED_DIMS[0], patch_size=4)
+        self.patch_embed1 = PatchEmbed(in_channels, EMBED_DIMS[0], patch_size=4)
         for index in (2, 3, 4):
             self.add_module(f"patch_embed{index}", DePatch(EMBED_DIMS[index - 2], EMBED_DIMS[index - 1]))
         last = sum(DEPTHS[size]) - 1

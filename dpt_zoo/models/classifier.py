@@ -13,6 +13,12 @@ from .backbone import DPT, EMBED_DIMS, STAGES, STRIDES
 from .depatch import patch_centres
 
 
+def is_classifiers_own(name: str) -> bool:
+    """Whether an entry of a classifier's state dict is one that the backbone does not have."""
+    own = ("cls_token", "norm.", "head.")
+    return name.startswith(own) or name.endswith((".value_spatial_shapes", ".box_coder.anchor"))
+
+
 class DPTClassifier(DPT):
     """DPT with a class token in the last stage and a linear head on it, behind timm's interface.
 
@@ -20,6 +26,7 @@ class DPTClassifier(DPT):
         size: "tiny", "small" or "medium".
         num_classes: outputs of the head; 0 leaves the head out.
         drop_path_rate: see `DPT`.
+        in_chans: channels of an image.
 
     Raises:
         InputError: `size` is none of the three.
@@ -27,8 +34,8 @@ class DPTClassifier(DPT):
 
     pos_embed4: nn.Parameter
 
-    def __init__(self, size: str, num_classes: int = 1000, drop_path_rate: float = 0.1) -> None:
-        super().__init__(size, drop_path_rate)
+    def __init__(self, size: str, num_classes: int = 1000, drop_path_rate: float = 0.1, in_chans: int = 3) -> None:
+        super().__init__(size, drop_path_rate, in_chans)
         self.num_features = self.head_hidden_size = EMBED_DIMS[-1]
         self.feature_info = [
             {"num_chs": dim, "reduction": stride, "module": f"block{index}"}

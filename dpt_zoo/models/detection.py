@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..weights.loading import load_weights
 from ..weights.reading import read_state_dict
 from . import backbone
+from .classifier import is_classifiers_own
 
 
 @MODELS.register_module()
@@ -44,6 +45,7 @@ class DPT(backbone.DPT):
             return
         path = Path(self.init_cfg["checkpoint"])
         state = read_state_dict(path)
-        taken = {name: state.pop(name) for name in self.state_dict() if name in state}
-        load_weights(self, taken, path)
-        print_log(f"backbone: {len(taken)} tensors from {path}; not needed: {', '.join(state) or 'none'}", "current")
+        left_out = [name for name in state if is_classifiers_own(name)]
+        taken = {name: tensor for name, tensor in state.items() if name not in left_out}
+        load_weights(self, taken, path, f"DPT-{self.size.capitalize()}")
+        print_log(f"backbone: {len(taken)} tensors from {path}, left out: {', '.join(left_out) or 'none'}", "current")

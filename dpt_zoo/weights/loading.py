@@ -13,11 +13,12 @@ SHOWN = 4
 
 
 def load_weights(
-    model: nn.Module, state: Mapping[str, Tensor], path: Path, *, resized: Collection[str] = ()
+    model: nn.Module, state: Mapping[str, Tensor], path: Path, model_name: str, *, resized: Collection[str] = ()
 ) -> list[str]:
     """Copy `state`, read from `path`, into `model`.
 
     Args:
+        model_name: what the errors call the model.
         resized: tensors whose shape follows the number of classes: where the file's shape differs from the
             model's, they are left at the model's values.
 
@@ -36,7 +37,7 @@ def load_weights(
     if differences:
         more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
         raise WeightsError(
-            f"{path}: these are not this model's weights, {len(differences)} tensors differ: "
+            f"{path}: these are not {model_name}'s weights, {len(differences)} tensors differ: "
             f"{', '.join(differences[:SHOWN])}{more}"
         )
     for name, tensor in state.items():

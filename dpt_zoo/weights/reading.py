@@ -33,17 +33,22 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         head = file.read(16)
     try:
-        if head[8:9] == b"{":
+        if head[8:9] == b"{":  # safetensors: a length of eight bytes, then JSON
             return load_file(path)
-        allow_numpy_values()
-        # Memory-mapped, a zip-format checkpoint's optimiser is never read.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if head.startswith((b"PK", b"\x80")):  # torch.save's zip archive, or its pickle of old
+            return _unwrap(_load_checkpoint(path), path)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path}: refused, nothing of it was executed: {_reason(error)}") from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        kind = "empty" if not head else "an HTML page" if head.lstrip().startswith(b"<") else "damaged"
-        raise WeightsError(f"{path}: no weights can be read from it, it is {kind}: fetch it again") from error
-    return _unwrap(content, path)
+    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
+        raise WeightsError(f"{path}: the file is damaged ({_reason(error)}): fetch it again") from error
+    what = "empty" if not head else "an HTML page" if head.lstrip().startswith(b"<") else "of no form known here"
+    raise WeightsError(f"{path}: this is no weights file, it is {what}: give a .pth or .safetensors file")
+
+
+def _load_checkpoint(path: Path) -> Any:
+    allow_numpy_values()
+    # Memory-mapped, a zip archive's optimiser is never read.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -55,7 +60,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def _reason(error: pickle.UnpicklingError) -> str:
-    """The line of PyTorch's long text that names what the file asks for."""
-    lines = [line.strip() for line in str(error).splitlines()]
+def _reason(error: Exception) -> str:
+    """The line of a long text that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0])

@@ -1,0 +1,128 @@
+"""The three ways to have the project: a torch.hub checkout, an editable install (these tests'), and a wheel."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from reference_data import PHOTO
+
+import dpt_zoo
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_python(python: Path, code: str, cwd: Path) -> str:
+    """Run code in a fresh process and return what it printed; it must say nothing on standard error."""
+    done = subprocess.run([python, "-c", code], cwd=cwd, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What git would give, somewhere else."""
+    folder = tmp_path_factory.mktemp("hub") / "checkout"
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    files = listed.stdout.split() or [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py")]
+    for file in files:
+        if not file.startswith("tests/") and (ROOT / file).exists():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, folder / file)
+    return folder
+
+
+class TestHub:
+    def test_list_and_help(self, bare_python: Path, checkout: Path, tmp_path: Path) -> None:
+        hub = tmp_path / "hub"
+        hub.mkdir()
+        (hub / "someone_dpt-zoo_main").symlink_to(checkout)  # where torch.hub keeps what it fetched from GitHub
+        code = f"""
+import contextlib, io, json, sys, torch
+torch.hub.set_dir({str(hub)!r})
+repo = dict(github="someone/dpt-zoo:main", skip_validation=True, trust_repo=True)
+with contextlib.redirect_stderr(io.StringIO()):  # "Using cache found in ..."
+    answers = torch.hub.list(**repo), torch.hub.help(model="mrcnn_dpt_t_1x", **repo)
+print(json.dumps(answers))
+assert "mmdet" not in sys.modules
+"""
+        names, text = json.loads(run_python(bare_python, code, tmp_path))
+        assert sorted(names) == sorted(dpt_zoo.list_models())
+        assert text.startswith("Mask R-CNN DPT-Tiny 1x: 40.2 box AP, 37.7 mask AP (COCO val2017).")
+
+    def test_load(self, bare_python: Path, checkout: Path, tmp_path: Path) -> None:
+        code = f"""
+import torch
+model = torch.hub.load({str(checkout)!r}, "mrcnn_dpt_t_1x", source="local", pretrained=False, num_classes=3)
+import dpt_zoo
+print(type(model).__name__, dpt_zoo.__file__, model.cfg.filename)
+"""
+        kind, package, config = run_python(bare_python, code, tmp_path).split()
+        assert kind == "MaskRCNN"
+        assert Path(package).parent == checkout / "dpt_zoo"
+        assert Path(config) == checkout / "configs" / "mask_rcnn_dpt_t_fpn_1x_coco.py"
+
+    def test_each_entry_point_is_its_model(self) -> None:
+        sys.path.insert(0, str(ROOT))
+        import hubconf
+
+        for name in dpt_zoo.list_models():
+            entry_point = getattr(hubconf, name)
+            assert entry_point.__name__ == name
+            assert entry_point.__doc__.startswith(dpt_zoo.get_checkpoint(name).summary)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built through a source distribution, so that this is whole too."""
+    folder = tmp_path_factory.mktemp("dist")
+    source = folder / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "tests", "*.egg-info", "build"))
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    (sdist,) = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        assert any(name.endswith("/weights_manifest.json") for name in archive.getnames())
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+class TestWheel:
+    def test_it_works_elsewhere(self, bare_python: Path, wheel: Path, rule_file: Path, tmp_path: Path) -> None:
+        installed = tmp_path / "installed"
+        with zipfile.ZipFile(wheel) as archive:  # what an installer does with a pure wheel
+            archive.extractall(installed)
+        code = f"""
+import sys; sys.path.insert(0, {str(installed)!r})
+import dpt_zoo
+from dpt_zoo.cli import main
+print(dpt_zoo.get_checkpoint("mrcnn_dpt_t_1x").config_path, dpt_zoo.__file__)
+main(["detect", {str(PHOTO)!r}, "--model", "mrcnn_dpt_t_1x", "--weights", {str(rule_file)!r}, "--out", "out"])
+"""
+        config, package = run_python(bare_python, code, tmp_path).splitlines()[0].split()
+        assert Path(config).is_file() and Path(config).is_relative_to(installed / "dpt_zoo" / "_data")
+        assert Path(package).is_relative_to(installed)
+        assert len(list((tmp_path / "out").iterdir())) == 2
+
+    def test_metadata(self, wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+            (metadata,) = (archive.read(name).decode() for name in names if name.endswith("METADATA"))
+            (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
+        assert re.search(f"^Version: {re.escape(dpt_zoo.__version__)}$", metadata, re.M)
+        assert "dpt-zoo = dpt_zoo.cli:main" in entry_points
+        assert len([name for name in names if re.fullmatch(r"dpt_zoo/_data/configs/\w[\w-]+\.py", name)]) == 12
+        assert any(name.endswith("LICENSE") for name in names)
+        assert {name.split("/")[0] for name in names} == {"dpt_zoo", f"dpt_zoo-{dpt_zoo.__version__}.dist-info"}
+
+
+def test_versions_agree() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {dpt_zoo.__version__}" in citation
+    assert f"## {dpt_zoo.__version__}" in changelog

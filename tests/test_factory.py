@@ -1,0 +1,163 @@
+"""create_model, and the errors that help."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmdet.apis import inference_detector
+from mmdet.models import MaskRCNN, RetinaNet
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from reference_data import PHOTO, rule_model
+from rule_weights import rule_state_dict
+from safetensors.torch import save_file
+
+import dpt_zoo
+from dpt_zoo.errors import DPTZooError, InputError, UnknownModelError, WeightsError
+from dpt_zoo.inference import Detector
+
+
+class TestNames:
+    def test_patterns(self) -> None:
+        assert len(dpt_zoo.list_models()) == 12
+        assert dpt_zoo.list_models("mrcnn*_1x") == ["mrcnn_dpt_t_1x", "mrcnn_dpt_s_1x", "mrcnn_dpt_m_1x"]
+        assert dpt_zoo.list_models("yolo*") == []
+
+    @pytest.mark.parametrize("call", [dpt_zoo.get_checkpoint, dpt_zoo.create_model])
+    def test_a_wrong_name_suggests_the_nearest(self, call: Any) -> None:
+        with pytest.raises(UnknownModelError, match=r"did you mean mrcnn_dpt_t_1x\?"):
+            call("mask_rcnn_dpt_t_1x")
+        with pytest.raises(UnknownModelError, match="choose one of retinanet_dpt_t_1x, "):
+            call("?")
+
+
+class TestModel:
+    def test_it_is_a_plain_mmdetection_model_in_eval_mode(self, rule_file: Path) -> None:
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=rule_file)
+        assert type(model) is MaskRCNN and not model.training
+        assert isinstance(model.cfg, Config)
+        assert model.dataset_meta["classes"][:2] == ("person", "bicycle")
+        rule = rule_state_dict(model.state_dict())
+        assert all(torch.equal(tensor, rule[name]) for name, tensor in model.state_dict().items())
+
+    def test_mmdetections_own_inference_finds_what_the_detector_finds(self, rule_file: Path) -> None:
+        model = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=str(rule_file))
+        theirs = inference_detector(model, str(PHOTO)).pred_instances.numpy()
+        ours = Detector(model, score_threshold=0)(PHOTO)
+        assert (ours.boxes == theirs.bboxes).all() and (ours.scores == theirs.scores).all()
+        assert ours.masks is not None and (ours.masks == theirs.masks).all()
+
+    def test_without_weights_it_is_initialised_for_training(self) -> None:
+        model: Any = dpt_zoo.create_model("retinanet_dpt_t_1x", pretrained=False)
+        assert type(model) is RetinaNet
+        prior = torch.sigmoid(model.bbox_head.retina_cls.bias)
+        assert torch.allclose(prior, torch.tensor(0.01))  # the focal loss's prior, which init_weights sets
+
+    def test_the_cached_weights_are_taken(self, rule_file: Path, empty_cache: Path) -> None:
+        empty_cache.mkdir()
+        (empty_cache / "mrcnn_dpt_t_1x.safetensors").symlink_to(rule_file)
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x")
+        assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
+
+    def test_weights_that_are_not_here_say_where_they_are(self) -> None:
+        with pytest.raises(WeightsError, match=r"not on this machine.*drive\.google\.com/file/d/1jCp5m.*weights="):
+            dpt_zoo.create_model("mrcnn_dpt_t_1x")
+
+
+class TestOtherClasses:
+    def test_the_heads_are_rebuilt_and_the_rest_is_kept(
+        self, rule_file: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING, "dpt_zoo"):
+            model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=rule_file, num_classes=3)
+        assert model.roi_head.bbox_head.fc_cls.out_features == 4
+        assert model.roi_head.bbox_head.fc_reg.out_features == 12
+        assert model.roi_head.mask_head.conv_logits.out_channels == 3
+        assert model.dataset_meta["classes"] == ("class 0", "class 1", "class 2")
+        assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
+        (record,) = caplog.records
+        assert record.message == (
+            "mrcnn_dpt_t_1x: 3 classes, initialised afresh: roi_head.bbox_head.fc_cls.weight, "
+            "roi_head.bbox_head.fc_cls.bias, roi_head.bbox_head.fc_reg.weight, roi_head.bbox_head.fc_reg.bias, "
+            "roi_head.mask_head.conv_logits.weight, roi_head.mask_head.conv_logits.bias"
+        )
+
+    def test_a_file_of_as_many_classes_is_taken_whole(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        fine_tuned: Any = dpt_zoo.create_model("retinanet_dpt_t_1x", pretrained=False, num_classes=3)
+        save_file(fine_tuned.state_dict(), tmp_path / "mine.safetensors")
+        model: Any = dpt_zoo.create_model("retinanet_dpt_t_1x", weights=tmp_path / "mine.safetensors", num_classes=3)
+        assert torch.equal(model.bbox_head.retina_cls.weight, fine_tuned.bbox_head.retina_cls.weight)
+        assert not caplog.records
+        with pytest.raises(WeightsError, match=r"bbox_head.retina_cls.weight \(float32\[27, 256, 3, 3\] in the file"):
+            dpt_zoo.create_model("retinanet_dpt_t_1x", weights=tmp_path / "mine.safetensors")
+
+
+class TestRefusals:
+    def test_a_file_of_another_size(self, rule_file: Path) -> None:
+        with pytest.raises(WeightsError) as raised:
+            dpt_zoo.create_model("mrcnn_dpt_s_1x", weights=rule_file)
+        assert f"{rule_file}: these are not mrcnn_dpt_s_1x's weights, 140 tensors differ" in str(raised.value)
+        assert "backbone.block1.2.norm1.weight (not in the file), " in str(raised.value)
+        assert str(raised.value).endswith(" and 136 more")
+
+    def test_a_file_of_another_architecture(self, rule_file: Path) -> None:
+        with pytest.raises(
+            WeightsError, match=r"neck.lateral_convs.0.conv.weight \(float32\[256, 64, 1, 1\] in the file"
+        ):
+            dpt_zoo.create_model("retinanet_dpt_t_1x", weights=rule_file)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_numbers_that_are_not_finite(self, tmp_path: Path, value: float) -> None:
+        state = {name: tensor.clone() for name, tensor in rule_model("retinanet_dpt_t_1x").state_dict().items()}
+        state["neck.fpn_convs.0.conv.bias"][7] = value
+        save_file(state, tmp_path / "weights.safetensors")
+        with pytest.raises(WeightsError, match=r"neck.fpn_convs.0.conv.bias holds numbers that are not finite"):
+            dpt_zoo.create_model("retinanet_dpt_t_1x", weights=tmp_path / "weights.safetensors")
+
+    @pytest.mark.parametrize(
+        ("arguments", "complaint"),
+        [
+            ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
+            ({"pretrained": False, "weights": "a.pth"}, "exclude each other"),
+            ({"pretrained": False, "device": "gpu"}, "device 'gpu' cannot be used"),
+            ({"pretrained": False, "device": "cuda:99"}, "device 'cuda:99' cannot be used"),
+        ],
+    )
+    def test_arguments(self, arguments: dict[str, Any], complaint: str) -> None:
+        with pytest.raises(InputError, match=complaint) as raised:
+            dpt_zoo.create_model("retinanet_dpt_t_1x", **arguments)
+        assert isinstance(raised.value, DPTZooError)
+
+    @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+    def test_score_threshold(self, threshold: float) -> None:
+        with pytest.raises(InputError, match="score_threshold must be from 0 to 1"):
+            Detector(rule_model("retinanet_dpt_t_1x"), score_threshold=threshold)
+
+
+class TestImageNetStart:
+    """`init_cfg` of the backbone: what training starts from."""
+
+    @pytest.mark.parametrize("wrapped", [True, False])
+    def test_both_forms_of_a_classifiers_file(self, tmp_path: Path, wrapped: bool) -> None:
+        from dpt_zoo.models import DPTClassifier
+        from dpt_zoo.models.detection import DPT
+
+        state = rule_state_dict(DPTClassifier("tiny").state_dict())
+        torch.save({"model": state, "epoch": 299} if wrapped else state, tmp_path / "dpt_tiny.pth")
+        init_default_scope("mmdet")
+        backbone = DPT("tiny", init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "dpt_tiny.pth")})
+        backbone.init_weights()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in backbone.state_dict().items())
+
+    def test_what_cannot_be_used(self, tmp_path: Path) -> None:
+        from dpt_zoo.models.detection import DPT
+
+        with pytest.raises(InputError, match="init_cfg is dict"):
+            DPT("tiny", init_cfg={"type": "Normal"})
+        with pytest.raises(WeightsError, match="no such file"):
+            DPT("tiny", init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "none.pth")}).init_weights()
+        torch.save(rule_state_dict(DPT("small").state_dict()), tmp_path / "small.pth")
+        with pytest.raises(WeightsError, match="not DPT-Tiny's weights"):
+            DPT("tiny", init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "small.pth")}).init_weights()

@@ -1,0 +1,186 @@
+"""The network by itself: sizes, precision, equality with the explicit computation, and timm's interface."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import timm
+import torch
+from explicit_dpt import make_explicit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_data import random_images
+from rule_weights import load_rule_weights
+from torch import Tensor
+
+from dpt_zoo.errors import InputError
+from dpt_zoo.models import DPT, DPTClassifier, depatch
+from dpt_zoo.models.attention import Mlp
+from dpt_zoo.models.depatch import DePatch, grid_points
+
+STRIDES = (4, 8, 16, 32)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> DPT:
+    return load_rule_weights(DPT("tiny").double()).eval()
+
+
+@pytest.fixture(scope="module")
+def explicit(backbone: DPT) -> DPT:
+    return make_explicit(copy.deepcopy(backbone))
+
+
+class TestSizes:
+    @settings(max_examples=20, deadline=None)
+    @given(height=st.integers(32, 140), width=st.integers(32, 140), batch=st.integers(1, 2))
+    def test_any_size_equals_the_explicit_computation(
+        self, backbone: DPT, explicit: DPT, height: int, width: int, batch: int
+    ) -> None:
+        images = random_images(height * width, (batch, 3, height, width)).double()
+        with torch.inference_mode():
+            for ours, theirs, stride in zip(backbone(images), explicit(images), STRIDES, strict=True):
+                assert ours.shape[2:] == (rounded_down(height, stride), rounded_down(width, stride))
+                assert (ours - theirs).abs().max() < 1e-9 * theirs.std()
+
+    @pytest.mark.parametrize("size", [(448, 448), (112, 448), (250, 330), (32, 32)])
+    def test_particular_sizes(self, backbone: DPT, explicit: DPT, size: tuple[int, int]) -> None:
+        images = random_images(7, (1, 3, *size)).double()
+        with torch.inference_mode():
+            for ours, theirs in zip(backbone(images), explicit(images), strict=True):
+                assert (ours - theirs).abs().max() < 1e-9 * theirs.std()
+
+    def test_stage_1_takes_its_embedding_as_it_stands_where_the_cell_count_is_its_own(self, backbone: DPT) -> None:
+        assert torch.equal(backbone.position_embedding(1, (28, 112)), backbone.get_parameter("pos_embed1"))
+
+    def test_later_stages_resize_theirs_to_any_map(self, backbone: DPT) -> None:
+        assert backbone.position_embedding(2, (56, 56)).shape == (1, 3136, 128)
+        own = backbone.get_parameter("pos_embed2")
+        assert not torch.equal(backbone.position_embedding(2, (14, 56)), own)
+        assert torch.equal(backbone.position_embedding(2, (28, 28)), own)
+
+    @pytest.mark.parametrize("size", [(31, 64), (64, 31), (1, 1)])
+    def test_less_than_the_last_stride_is_refused(self, backbone: DPT, size: tuple[int, int]) -> None:
+        with pytest.raises(InputError, match=f"at least 32x32 pixels, not {size[1]}x{size[0]}"):
+            backbone(torch.zeros(1, 3, *size))
+
+    def test_an_unknown_size_is_refused(self) -> None:
+        with pytest.raises(InputError, match="no DPT of size 'large': choose one of tiny, small, medium"):
+            DPT("large")
+
+
+class TestPrecision:
+    def test_prediction_and_sampling_stay_float32_under_autocast(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = load_rule_weights(DePatch(8, 16)).eval()
+        x = random_images(7, (1, 8, 20, 30)).bfloat16()
+        seen: list[tuple[Tensor, Tensor]] = []
+        sample = depatch.sample_bilinear
+
+        def sample_and_tell(x: Tensor, points: Tensor) -> Tensor:
+            seen.append((x, points))
+            return sample(x, points)
+
+        monkeypatch.setattr(depatch, "sample_bilinear", sample_and_tell)
+        with torch.inference_mode():
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                output = module(x)
+            points = grid_points(module.predict_boxes(x.float()))
+        assert seen[0][0].dtype == seen[0][1].dtype == torch.float32
+        assert torch.equal(seen[0][1], points)
+        assert output.shape == (1, 150, 16)
+
+    def test_a_model_cast_to_half_runs(self) -> None:
+        with torch.inference_mode():
+            maps = DPT("tiny").bfloat16().eval()(torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16))
+        assert {feature_map.dtype for feature_map in maps} == {torch.bfloat16}
+
+    def test_autocast_computes_the_rest_in_half(self) -> None:
+        model = DPT("tiny").eval()
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            attention = model.get_submodule("block1.0.attn.proj")
+            seen: list[torch.dtype] = []
+            attention.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+            model(random_images(7, (1, 3, 64, 64)))
+        assert seen == [torch.bfloat16]
+
+    def test_the_hidden_layer_in_parts_is_the_hidden_layer(self) -> None:
+        mlp = Mlp(16, 2048).double()
+        tokens = torch.randn(2, 1000, 16, dtype=torch.float64)
+        with torch.no_grad():
+            in_parts = mlp(tokens)
+        assert (in_parts - mlp(tokens)).abs().max() < 1e-12
+
+
+class TestDePatch:
+    def test_a_fresh_one_samples_boxes_of_the_initial_size_at_the_patch_centres(self) -> None:
+        module = DePatch(8, 16).double()
+        torch.nn.init.zeros_(module.offset_predictor.weight)  # as the network does
+        with torch.inference_mode():
+            boxes = module.predict_boxes(torch.randn(1, 8, 20, 40, dtype=torch.float64))
+        x1, y1, x2, y2 = boxes.unflatten(1, (10, 20))[0, 4, 7].tolist()
+        half = math.tanh(math.log(math.sqrt(5 / 3)))  # of a patch
+        assert [x1, x2] == pytest.approx([(7.5 - half) / 20, (7.5 + half) / 20])
+        assert [y1, y2] == pytest.approx([(4.5 - half) / 10, (4.5 + half) / 10])
+
+    def test_points_run_through_x_in_the_outer_loop(self) -> None:
+        points = grid_points(torch.tensor([[[0.2, 0.4, 0.6, 1.0]]]))
+        expected = [[x, y] for x in (0.2, 0.4, 0.6) for y in (0.4, 0.7, 1.0)]
+        assert torch.allclose(points[0, :, 0], torch.tensor(expected))
+
+
+def test_stochastic_depth_rises_linearly_over_all_blocks() -> None:
+    model = DPT("small", drop_path_rate=0.15)
+    rates = [block.drop_path.drop_prob for stage in (1, 2, 3, 4) for block in getattr(model, f"block{stage}")]
+    assert rates == pytest.approx([0.15 * block / 15 for block in range(16)])
+
+
+class TestTimm:
+    def test_the_name_gives_the_classifier(self) -> None:
+        model = timm.create_model("dpt_small")
+        assert isinstance(model, DPTClassifier)
+        assert timm.list_models("dpt_*") == ["dpt_medium", "dpt_small", "dpt_tiny"]
+        with torch.inference_mode():
+            assert model.eval()(torch.zeros(2, 3, 224, 224)).shape == (2, 1000)
+
+    def test_features_are_the_maps_that_a_detector_sees(self) -> None:
+        features: Any = load_rule_weights(timm.create_model("dpt_tiny", features_only=True)).eval()
+        assert features.feature_info.channels() == [64, 128, 320, 512]
+        assert features.feature_info.reduction() == list(STRIDES)
+        backbone = DPT("tiny").eval()
+        backbone.load_state_dict(features.model.state_dict(), strict=False)
+        images = random_images(7, (1, 3, 96, 64))
+        with torch.inference_mode():
+            for ours, theirs in zip(features(images), backbone(images), strict=True):
+                assert torch.equal(ours, theirs)
+
+    def test_some_features(self) -> None:
+        features = timm.create_model("dpt_tiny", features_only=True, out_indices=(1, -1)).eval()
+        with torch.inference_mode():
+            assert [list(m.shape[1:]) for m in features(torch.zeros(1, 3, 64, 64))] == [[128, 8, 8], [512, 2, 2]]
+
+    def test_intermediates_come_with_the_last_tokens(self) -> None:
+        model = timm.create_model("dpt_tiny").eval()
+        images = random_images(7, (1, 3, 64, 64))
+        with torch.inference_mode():
+            tokens, maps = model.forward_intermediates(images, indices=2)
+            assert torch.equal(tokens, model.forward_features(images))
+        assert [len(m[0]) for m in maps] == [320, 512]
+
+    def test_the_head_can_be_replaced_or_left_out(self) -> None:
+        model = timm.create_model("dpt_tiny", num_classes=7).eval()
+        images = torch.zeros(1, 3, 64, 64)
+        with torch.inference_mode():
+            assert model(images).shape == (1, 7)
+            model.reset_classifier(0)
+            assert model(images).shape == (1, 512)
+        with pytest.raises(InputError, match="class token"):
+            model.reset_classifier(3, global_pool="avg")
+
+
+def rounded_down(pixels: int, stride: int) -> int:
+    """Cells of the map at a stride: each stage rounds down by itself."""
+    cells = pixels // 4
+    while stride > 4:
+        cells, stride = cells // 2, stride // 2
+    return cells
