@@ -63,12 +63,14 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="the safetensors file to write")
     args = parser.parse_args()
 
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     import dpt_zoo
+    from dpt_zoo.files import open_atomic
 
     model = dpt_zoo.create_model(args.name, pretrained=False)
-    save_file(rule_state_dict(model.state_dict()), args.file)
+    with open_atomic(args.file) as file:
+        file.write(save(rule_state_dict(model.state_dict())))
 
 
 if __name__ == "__main__":

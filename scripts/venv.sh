@@ -1,19 +1,21 @@
-# Sourced by demo.sh and test.sh: `use_venv EXTRA` makes .venv, installs the project with that extra when it is not
-# yet there or setup.py has changed since, and activates it.
+# Sourced by demo.sh and test.sh: `use_venv [EXTRA]` makes .venv, installs the project (with that extra) when it is not
+# yet there or setup.py has changed since, and activates it. VENV names another environment, PYTHON the Python to use.
 
 use_venv() {
-    local python="${PYTHON:-python3}" extra="$1" wanted
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
-        echo "Python 3.10 or later is needed, $python is $("$python" --version 2>&1): set PYTHON=/path/to/python" >&2
-        return 2
-    }
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    local venv="${VENV:-.venv}" python="${PYTHON:-python3}" extra="${1:-}" wanted
+    if [ ! -x "$venv/bin/python" ]; then
+        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+            echo "Python 3.10 or later is needed, but $python is $("$python" --version 2>&1): set PYTHON=..." >&2
+            return 2
+        }
+        "$python" -m venv "$venv"
+    fi
     # shellcheck disable=SC1091
-    . .venv/bin/activate
+    . "$venv/bin/activate"
     wanted="$(cksum <setup.py)"
-    if [ "$(cat ".venv/installed-$extra" 2>/dev/null)" != "$wanted" ]; then
-        echo "Installing into .venv (PyTorch is large: some minutes the first time) ..."
-        pip install --quiet --disable-pip-version-check --editable ".[$extra]"
-        echo "$wanted" >".venv/installed-$extra"
+    if ! grep -qsxF -e "$wanted" "$venv/installed-$extra" "$venv/installed-test"; then
+        echo "Installing into $venv (PyTorch is large: some minutes the first time) ..."
+        pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
+        echo "$wanted" >"$venv/installed-$extra"
     fi
 }
