@@ -49,7 +49,7 @@ setup(
     packages=find_packages(include=["dpt_zoo", "dpt_zoo.*"]),
     package_data={"dpt_zoo": ["py.typed"]},
     cmdclass={"build_py": BuildWithData},
-    python_requires=">=3.10",
+    python_requires=">=3.10,<3.14",  # MMEngine 0.10 needs pkgutil.find_loader, which 3.14 does not have
     install_requires=[
         "torch>=2.10",  # earlier ones can be made to run code by a weights_only=True load (CVE-2026-24747)
         "torchvision>=0.25",
@@ -71,7 +71,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
-            "setuptools",
+            "setuptools>=77",
         ],
     },
     entry_points={"console_scripts": ["dpt-zoo = dpt_zoo.cli:main"]},

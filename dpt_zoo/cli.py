@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 """The exit status when something that the command was given could not be used."""
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DPTZooError as error:
         _complain(error)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BrokenPipeError:  # `dpt-zoo list | head` is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -104,7 +108,7 @@ def _detect_one(detector: "Detector", path: Path, stem: Path) -> None:
     save_coco(records, detections, image_id=int(path.stem) if path.stem.isdecimal() else path.stem)
     counts = Counter(detections.names).most_common()
     found = ", ".join(f"{count} {name}" for name, count in counts) or f"nothing above {detector.score_threshold}"
-    print(f"{path}: {found}\n  {picture}\n  {records}")
+    print(f"{path}: {found}\n  {picture}\n  {records}", flush=True)
 
 
 def _list_row(checkpoint: Checkpoint) -> tuple[str, ...]:

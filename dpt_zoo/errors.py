@@ -17,6 +17,10 @@ class ManifestError(DPTZooError):
     """`weights_manifest.json` is missing, unreadable or not of the expected form."""
 
 
+class OutputError(DPTZooError):
+    """A result that could not be written; what was there before is as it was."""
+
+
 class ImageError(DPTZooError):
     """A file or value that is no readable image."""
 

@@ -1,6 +1,7 @@
 """The dpt-zoo command, as a user sees it."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -148,6 +149,17 @@ class TestDetect:
             json.loads((tmp_path / "out" / f"{path.stem}.detections.json").read_text())
             with Image.open(path) as before, Image.open(tmp_path / "out" / f"{path.stem}.detections.png") as after:
                 assert before.size == after.size
+
+    def test_an_interrupt_ends_it_quietly(self, rule_file: Path, tmp_path: Path) -> None:
+        options = ["--model", "mrcnn_dpt_t_1x", "--weights", str(rule_file), "--out", str(tmp_path)]
+        command = [sys.executable, "-m", "dpt_zoo", "detect", *[str(PHOTO)] * 50, *options]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(str(PHOTO))
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (130, "")
+        assert not list(tmp_path.glob(".*"))  # nothing half-written stays
 
     @pytest.mark.parametrize(
         ("options", "complaint"),

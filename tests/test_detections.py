@@ -1,6 +1,8 @@
 """Detections, what is written of them, and how they are drawn."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from dpt_zoo.errors import OutputError
 from dpt_zoo.files import open_atomic
 from dpt_zoo.inference import Detections
 from dpt_zoo.inference.detections import COCO_CATEGORY_IDS
@@ -91,6 +94,17 @@ def test_files(two: Detections, tmp_path: Path) -> None:
             assert (picture.format, picture.size) == (kind, (60, 40))
     save_coco(tmp_path / "records.json", two, "photo")
     assert json.loads((tmp_path / "records.json").read_text()) == two.to_coco("photo")
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file"), open_atomic(tmp_path / "none" / "file"):
+        pass
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OutputError, match="Is a directory"), open_atomic(tmp_path / "file") as file:
+        file.write(b"new")
+    with pytest.raises(OutputError, match="No space left"), open_atomic(tmp_path / "other"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Read image files into one form."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError
+
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, struct.error)
+"""What Pillow's decoders raise, between them, at bytes that they do not expect."""
 
 
 def load_image(path: Path) -> NDArray[np.uint8]:
@@ -20,21 +24,20 @@ def load_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: the file is missing, no image, damaged, or of a kind that has no 8-bit colours.
     """
-    if not path.exists():
-        raise ImageError(f"{path}: there is no such file")
-    if path.is_dir():
-        raise ImageError(f"{path}: this is a folder: name the image files in it")
-    if path.stat().st_size == 0:
-        raise ImageError(f"{path}: the file is empty")
     try:
+        if path.is_dir():
+            raise ImageError(f"{path}: this is a folder: name the image files in it")
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty")
         with Image.open(path) as image:
             return _to_rgb(ImageOps.exif_transpose(image), path)
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: there is no such file") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: this is no image of a known format") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: refused, it would unpack to an enormous picture: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        # Pillow's decoders report damage with any of these.
+    except DAMAGE as error:
         raise ImageError(f"{path}: the image is damaged or unreadable: {error}") from error
 
 

@@ -1,0 +1,30 @@
+"""The benchmark measures what it says; how fast things are is for it to print, not for a test to demand."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARK = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+
+
+def run(*arguments: str) -> list[str]:
+    done = subprocess.run([sys.executable, BENCHMARK, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    machine, versions, *lines = done.stdout.splitlines()
+    assert "processors" in machine
+    assert versions.startswith(f"Python {sys.version.split()[0]}, torch ")
+    return lines
+
+
+def test_import() -> None:
+    lines = run("import", "--runs", "1")
+    assert [line.split("  ")[0] for line in lines] == ["python -c pass", "import dpt_zoo", "dpt-zoo list"]
+
+
+def test_backbone() -> None:
+    head, ours, explicit, ratios = run("backbone", "--runs", "1", "--size", "tiny")
+    assert head.startswith("DPT-tiny, 800x1216, float32")
+    peaks = [int(line.split()[-2]) for line in (ours, explicit)]
+    assert 0 < peaks[0] < 0.65 * peaks[1]  # unlike time, memory does not depend on what else runs
+    assert re.fullmatch(r"ours / explicit: time \d+\.\d\d, memory 0\.\d\d", ratios)
