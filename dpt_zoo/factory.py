@@ -49,8 +49,8 @@ def create_model(
     """
     checkpoint = get_checkpoint(name)
     target = _parse_device(device)
-    if num_classes is not None and num_classes < 1:
-        raise InputError(f"num_classes must be at least 1, not {num_classes}")
+    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
+        raise InputError(f"num_classes must be a whole number from 1, not {num_classes!r}")
     if weights is not None and not pretrained:
         raise InputError("weights= and pretrained=False exclude each other: leave one out")
     path = _find_weights(checkpoint, weights) if pretrained else None

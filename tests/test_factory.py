@@ -119,7 +119,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "complaint"),
         [
-            ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
+            ({"num_classes": 0}, "num_classes must be a whole number from 1, not 0"),
+            ({"num_classes": "80"}, "num_classes must be a whole number from 1, not '80'"),
             ({"pretrained": False, "weights": "a.pth"}, "exclude each other"),
             ({"pretrained": False, "device": "gpu"}, "device 'gpu' cannot be used"),
             ({"pretrained": False, "device": "cuda:99"}, "device 'cuda:99' cannot be used"),

@@ -1,4 +1,4 @@
-"""Attention to a spatially reduced map, and the transformer block around it (paper section 3.1, after PVT)."""
+"""Attention to a spatially reduced map, and the transformer block around it (paper section 3, after PVT)."""
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.is_cuda:
+        if torch.is_grad_enabled() or x.device.type != "cpu":
             return self.fc2(F.gelu(self.fc1(x)))
         # A CPU is bound by memory here. In parts, the hidden layer, eight times its input, never leaves the cache.
         tokens = max(1, CACHED_ELEMENTS // (len(x) * self.fc1.out_features))

@@ -1,4 +1,4 @@
-"""DPT, the backbone: a pyramid of four transformer stages, three of them behind a DePatch (paper section 3.3)."""
+"""DPT, the backbone: a pyramid of four transformer stages, three of them behind a DePatch (paper section 3)."""
 
 import math
 from typing import NamedTuple
@@ -69,7 +69,7 @@ class DPT(nn.Module):
                 for _ in range(depth)
             )
             self.add_module(f"block{index}", nn.ModuleList(blocks))
-        self.apply(_init_linear)
+        self.apply(init_linear)
         for index in (2, 3, 4):
             # A fresh DePatch samples every patch from a box of the initial size at the patch's centre.
             nn.init.zeros_(getattr(self, f"patch_embed{index}").offset_predictor.weight)
@@ -125,7 +125,8 @@ class DPT(nn.Module):
         return resized.flatten(2).transpose(1, 2)
 
 
-def _init_linear(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
+    """Draw a linear layer's weight as the authors do; other modules are left as they are."""
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -9,7 +9,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .backbone import DPT, EMBED_DIMS, STAGES, STRIDES
+from .backbone import DPT, EMBED_DIMS, STAGES, STRIDES, init_linear
 from .depatch import patch_centres
 
 
@@ -106,6 +106,7 @@ class DPTClassifier(DPT):
             raise InputError(f"DPT classifies by its class token: global_pool={global_pool!r} is not supported")
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        init_linear(self.head)
 
     def _last_tokens(self, x: Tensor) -> Tensor:
         tokens, size = self.embed(x, 4)

@@ -1,4 +1,4 @@
-"""Patch embeddings: the plain one of stage 1, and DePatch of stages 2 to 4 (paper section 3.2)."""
+"""Patch embeddings: the plain one of stage 1, and DePatch of stages 2 to 4 (paper section 3)."""
 
 import math
 
