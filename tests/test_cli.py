@@ -1,5 +1,6 @@
 """The dpt-zoo command, as a user sees it."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +155,10 @@ class TestDetect:
     def test_an_interrupt_ends_it_quietly(self, rule_file: Path, tmp_path: Path) -> None:
         options = ["--model", "mrcnn_dpt_t_1x", "--weights", str(rule_file), "--out", str(tmp_path)]
         command = [sys.executable, "-m", "dpt_zoo", "detect", *[str(PHOTO)] * 50, *options]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # A shell's background jobs, and so their children, ignore the signal: these tests may be one.
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        with subprocess.Popen(command, preexec_fn=heed, **pipes) as process:
             assert process.stdout is not None
             assert process.stdout.readline().startswith(str(PHOTO))
             process.send_signal(signal.SIGINT)
