@@ -1,5 +1,6 @@
 """Names, shapes, types and parameter counts are the authors', for all twelve detectors and three classifiers."""
 
+import json
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from reference_data import read_json
 
 import dpt_zoo
 from dpt_zoo.factory import build_detector
+from dpt_zoo.manifest import data_path
 from dpt_zoo.models import DPTClassifier
 
 PUBLISHED = read_json("published_results.json")
@@ -24,6 +26,21 @@ def test_manifest_says_what_was_published() -> None:
         assert [source.id for source in checkpoint.sources] == [entry["gdrive_id"]]
         assert round(checkpoint.num_params / 1e6, 1) == entry["params_m"]
         assert checkpoint.sha256 is None and checkpoint.num_bytes is None  # nobody published them
+
+
+def test_manifest_has_the_classifiers() -> None:
+    backbones = json.loads(data_path("weights_manifest.json").read_text())["backbones"]
+    for backbone, entry in zip(backbones, PUBLISHED["imagenet_backbones"], strict=True):
+        schema = read_json(f"schema_imagenet_{entry['name']}.json")
+        assert backbone == {
+            "name": entry["name"],
+            "num_params": schema["parameters_total"],
+            "published": {"top1": entry["acc1"], "gflops_224": entry["flops_g_224"]},
+            "sources": [{"kind": "gdrive", "id": entry["gdrive_id"]}],
+            "sha256": None,
+            "num_bytes": None,
+        }
+        assert round(backbone["num_params"] / 1e6, 1) == entry["params_m"]
 
 
 @pytest.mark.parametrize("name", DETECTORS)
