@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,11 +42,10 @@ def benchmark_backbone(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     print(f"DPT-{args.size}, {args.height}x{args.width}, float32, batch 1, {args.threads} threads, {args.runs} runs")
     times = _alternate({kind: _backbone_pass(kind, args) for kind in ("ours", "explicit")}, args.runs)
-    peaks = {kind: _peak_in_child(kind, args) for kind in times}
-    for kind, values in times.items():
-        print(f"{kind:10}{_spread(values, 1)} s, peak memory over the weights {peaks[kind] / MIB:6.0f} MiB")
-    ratio = statistics.median(times["ours"]) / statistics.median(times["explicit"])
-    print(f"ours / explicit: time {ratio:.2f}, memory {peaks['ours'] / peaks['explicit']:.2f}")
+    peaks = {kind: [_peak_in_child(kind, args) for _ in range(args.runs)] for kind in times}
+    for kind in times:
+        print(f"{kind:10}{_spread(times[kind], 1)} s, peak memory over the weights {_spread(peaks[kind], 1 / MIB)} MiB")
+    print(f"ours / explicit: time {_ratio(times):.2f}, memory {_ratio(peaks):.2f}")
 
 
 def benchmark_backbone_peak(args: argparse.Namespace) -> None:
@@ -113,7 +112,11 @@ def _alternate(actions: dict[str, Callable[[], object]], runs: int) -> dict[str,
     return times
 
 
-def _spread(values: list[float], factor: float) -> str:
+def _ratio(values: Mapping[str, Sequence[float]]) -> float:
+    return statistics.median(values["ours"]) / statistics.median(values["explicit"])
+
+
+def _spread(values: Sequence[float], factor: float) -> str:
     low, median, high = (factor * value for value in (min(values), statistics.median(values), max(values)))
     return f"{median:8.2f} ({low:.2f} to {high:.2f})"
 
