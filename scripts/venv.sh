@@ -2,7 +2,7 @@
 # yet there or setup.py has changed since, and activates it. VENV names another environment, PYTHON the Python to use.
 
 use_venv() {
-    local venv="${VENV:-.venv}" python="${PYTHON:-python3}" extra="${1:-}" wanted
+    local venv="${VENV:-.venv}" python="${PYTHON:-python3}" extra="${1:-}" wanted quiet=
     if [ ! -x "$venv/bin/python" ]; then
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
             echo "Python 3.10 or later is needed, but $python is $("$python" --version 2>&1): set PYTHON=..." >&2
@@ -15,7 +15,8 @@ use_venv() {
     wanted="$(cksum <setup.py)"
     if ! grep -qsxF -e "$wanted" "$venv/installed-$extra" "$venv/installed-test"; then
         echo "Installing into $venv (PyTorch is large: some minutes the first time) ..."
-        pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
+        [ -t 1 ] || quiet=--quiet # on a terminal, pip shows its progress
+        pip install $quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
         echo "$wanted" >"$venv/installed-$extra"
     fi
 }

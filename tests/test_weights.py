@@ -67,6 +67,7 @@ def assert_is_state(found: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in STATE.items())
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
