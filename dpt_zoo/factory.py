@@ -116,7 +116,7 @@ def _find_weights(checkpoint: Checkpoint, weights: str | Path | None) -> Path:
     if not path.is_file():
         raise WeightsError(
             f"{checkpoint.name}: its weights are not on this machine. Fetch {checkpoint.sources[0].url} in a browser "
-            f"and pass the file as weights=, or ask for a fresh model with pretrained=False"
+            f"and name the file (weights=FILE, --weights FILE), or ask for a fresh model (pretrained=False)"
         )
     return path
 

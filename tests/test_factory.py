@@ -62,7 +62,7 @@ class TestModel:
         assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
 
     def test_weights_that_are_not_here_say_where_they_are(self) -> None:
-        with pytest.raises(WeightsError, match=r"not on this machine.*drive\.google\.com/file/d/1jCp5m.*weights="):
+        with pytest.raises(WeightsError, match=r"not on this machine.*drive\.google\.com/file/d/1jCp5m.*weights=FILE"):
             dpt_zoo.create_model("mrcnn_dpt_t_1x")
 
 
