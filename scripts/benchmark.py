@@ -80,17 +80,8 @@ def _backbone_pass(kind: str, args: argparse.Namespace) -> Callable[[], object]:
 
 
 def _peak_in_child(kind: str, args: argparse.Namespace) -> int:
-    size = [
-        "--size",
-        args.size,
-        "--height",
-        str(args.height),
-        "--width",
-        str(args.width),
-        "--threads",
-        str(args.threads),
-    ]
-    command = [sys.executable, __file__, "backbone-peak", kind, *size]
+    shape = [f"--{name}={getattr(args, name)}" for name in ("size", "height", "width", "threads")]
+    command = [sys.executable, __file__, "backbone-peak", kind, *shape]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

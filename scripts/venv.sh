@@ -4,8 +4,8 @@
 use_venv() {
     local venv="${VENV:-.venv}" python="${PYTHON:-python3}" extra="${1:-}" wanted quiet=
     if [ ! -x "$venv/bin/python" ]; then
-        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
-            echo "Python 3.10 or later is needed, but $python is $("$python" --version 2>&1): set PYTHON=..." >&2
+        "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || {
+            echo "Python 3.10 to 3.13 is needed, but $python is $("$python" --version 2>&1): set PYTHON=..." >&2
             return 2
         }
         "$python" -m venv "$venv"

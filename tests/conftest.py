@@ -1,13 +1,14 @@
 """What all tests share: the reference data, and the models under the rule's weights."""
 
 import os
+import shutil
 import sysconfig
 import venv
 from pathlib import Path
 
 import pytest
 import torch
-from reference_data import rule_model
+from reference_data import ROOT, rule_model
 from safetensors.torch import save_file
 
 import dpt_zoo.mmlab  # noqa: F401  # so that any test can import mmdet
@@ -30,6 +31,15 @@ def rule_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "mrcnn_dpt_t_1x.safetensors"
     save_file(rule_model("mrcnn_dpt_t_1x").state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project somewhere else, as a clone has it, without what is made here."""
+    folder = tmp_path_factory.mktemp("clone") / "checkout"
+    made_here = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs")
+    shutil.copytree(ROOT, folder, ignore=made_here)
+    return folder
 
 
 @pytest.fixture(scope="session")

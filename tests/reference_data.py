@@ -13,7 +13,8 @@ from torch import Tensor
 
 import dpt_zoo
 
-REFERENCE = Path(__file__).parent / "reference"
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "tests" / "reference"
 PHOTO = REFERENCE / "img_coffee_320x240.png"
 
 ARCHITECTURES = {

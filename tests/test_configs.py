@@ -21,12 +21,11 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import _ParamScheduler
 from mmengine.registry import PARAM_SCHEDULERS
+from reference_data import ROOT, read_json
 
 Settings = dict[str, Any]
 
-ROOT = Path(__file__).parents[1]
-REFERENCE = Path(__file__).parent / "reference"
-AUTHORS: dict[str, Settings] = json.loads((REFERENCE / "configs.json").read_text())
+AUTHORS: dict[str, Settings] = read_json("configs.json")
 
 every_recipe = pytest.mark.parametrize("name", AUTHORS)
 
@@ -567,7 +566,7 @@ def learning_rates(param_scheduler: str, epochs: int) -> np.ndarray:
 
 
 def test_there_is_a_recipe_for_every_published_result() -> None:
-    published = json.loads((REFERENCE / "published_results.json").read_text())
+    published = read_json("published_results.json")
     named = {row["config"] for detector in ("retinanet", "mask_rcnn") for row in published[detector]}
     assert named == {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*.py")}
     assert {Path(path).stem for path in named} == set(AUTHORS)

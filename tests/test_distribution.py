@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -10,11 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from reference_data import PHOTO
+from reference_data import PHOTO, ROOT
 
 import dpt_zoo
-
-ROOT = Path(__file__).parents[1]
 
 
 def run_python(python: Path, code: str, cwd: Path) -> str:
@@ -22,19 +19,6 @@ def run_python(python: Path, code: str, cwd: Path) -> str:
     done = subprocess.run([python, "-c", code], cwd=cwd, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What git would give, somewhere else."""
-    folder = tmp_path_factory.mktemp("hub") / "checkout"
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    files = listed.stdout.split() or [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py")]
-    for file in files:
-        if not file.startswith("tests/") and (ROOT / file).exists():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / file, folder / file)
-    return folder
 
 
 class TestHub:
@@ -68,7 +52,6 @@ print(type(model).__name__, dpt_zoo.__file__, model.cfg.filename)
         assert Path(config) == checkout / "configs" / "mask_rcnn_dpt_t_fpn_1x_coco.py"
 
     def test_each_entry_point_is_its_model(self) -> None:
-        sys.path.insert(0, str(ROOT))
         import hubconf
 
         for name in dpt_zoo.list_models():
@@ -78,12 +61,10 @@ print(type(model).__name__, dpt_zoo.__file__, model.cfg.filename)
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built through a source distribution, so that this is whole too."""
     folder = tmp_path_factory.mktemp("dist")
-    source = folder / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "tests", "*.egg-info", "build"))
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(checkout)]
     subprocess.run(build, check=True, capture_output=True)
     (sdist,) = folder.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:

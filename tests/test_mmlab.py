@@ -13,8 +13,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from hostile import Call
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
+from reference_data import ROOT
 
 import dpt_zoo.mmlab  # noqa: F401  isort: skip  (before anything of mmcv.ops)
 import mmcv.ops
@@ -25,8 +27,6 @@ from mmengine.runner import load_checkpoint, save_checkpoint
 from mmengine.utils.dl_utils import mmcv_full_available
 
 from dpt_zoo.errors import DPTZooError, OperatorUnavailableError
-
-ROOT = Path(__file__).parents[1]
 
 quick = settings(max_examples=100, deadline=None, database=None)
 
@@ -448,19 +448,6 @@ def test_any_type_of_number_is_read(code: str, tmp_path: Path) -> None:
     assert np.array_equal(loaded, array)
     assert number == array[1, 1]
     assert loaded.flags.writeable
-
-
-class Call:
-    """Pickles as a call, made by whoever unpickles it; then its state is set."""
-
-    def __init__(self, function: Any, *args: Any, state: Any = None) -> None:
-        self.reduced = (function, args) if state is None else (function, args, state)
-
-    def __reduce__(self) -> Any:
-        return self.reduced
-
-    def __call__(self) -> None:
-        """Be callable, so that pickle takes a call's result for a function to call."""
 
 
 SCALAR = np.float64(0).__reduce__()[0]

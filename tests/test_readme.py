@@ -2,18 +2,16 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from reference_data import PHOTO
+from reference_data import PHOTO, ROOT
 
 import dpt_zoo
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
@@ -47,10 +45,8 @@ def test_shell(folder: Path) -> None:
     assert (folder / "detections" / "photo.detections.jpg").is_file()
 
 
-def test_demo(tmp_path: Path) -> None:
+def test_demo(checkout: Path) -> None:
     """The first of the two set-up commands; the second is what runs this test."""
-    checkout = tmp_path / "checkout"
-    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "runs", "*.egg-info", "build"))
     stamp = Path(sys.prefix) / "installed-test"
     if not stamp.exists():
         pytest.fail(f"{stamp} is missing: run the tests through scripts/test.sh")

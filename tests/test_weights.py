@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
+from hostile import Call
 from reference_data import REFERENCE
 from safetensors.torch import save_file
 
@@ -111,25 +112,15 @@ def test_missing_file(tmp_path: Path) -> None:
             read_state_dict(path)
 
 
-class Hostile:
-    """A pickle of it calls something when it is loaded."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("attack", ["system", "open", "getattr", "ndarray"])
 def test_nothing_in_a_file_is_executed(tmp_path: Path, attack: str, zipped: bool) -> None:
     marker = tmp_path / "marker"
     calls = {
-        "system": Hostile(os.system, f"touch {marker}"),
-        "open": Hostile(open, str(marker), "w"),
-        "getattr": Hostile(getattr, dict, "update"),
-        "ndarray": Hostile(set, Hostile(np.ndarray, (1,), "O", bytearray(b"A" * 8))),  # an object at 0x4141...
+        "system": Call(os.system, f"touch {marker}"),
+        "open": Call(open, str(marker), "w"),
+        "getattr": Call(getattr, dict, "update"),
+        "ndarray": Call(set, Call(np.ndarray, (1,), "O", bytearray(b"A" * 8))),  # an object at 0x4141...
     }
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": STATE, "meta": calls[attack]}, path, _use_new_zipfile_serialization=zipped)

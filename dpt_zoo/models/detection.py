@@ -45,7 +45,7 @@ class DPT(backbone.DPT):
             return
         path = Path(self.init_cfg["checkpoint"])
         state = read_state_dict(path)
-        left_out = [name for name in state if is_classifiers_own(name)]
-        taken = {name: tensor for name, tensor in state.items() if name not in left_out}
+        taken = {name: tensor for name, tensor in state.items() if not is_classifiers_own(name)}
+        left_out = [name for name in state if name not in taken]
         load_weights(self, taken, path, f"DPT-{self.size.capitalize()}")
         print_log(f"backbone: {len(taken)} tensors from {path}, left out: {', '.join(left_out) or 'none'}", "current")
