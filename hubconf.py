@@ -2,6 +2,17 @@
 
 from dpt_zoo.hub import entry_points as _entry_points
 
-dependencies = ["torch", "torchvision", "timm", "mmdet", "mmengine", "mmcv", "safetensors"]
+dependencies = [
+    "torch",
+    "torchvision",
+    "timm",
+    "mmdet",
+    "mmengine",
+    "mmcv",
+    "safetensors",
+    "requests",
+    "filelock",
+    "huggingface_hub",
+]
 
 globals().update(_entry_points())

@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-DATA = ("configs", "weights_manifest.json")
+DATA = ("configs", "weights_manifest.json", "weights_manifest.schema.json")
 
 
 class BuildWithData(build_py):
@@ -62,16 +62,27 @@ setup(
         "pycocotools>=2.0.8",
         "safetensors>=0.4.5",
         "supervision>=0.26",
+        # The weights: each protocol through the library that knows it (docs/weights.md).
+        "filelock>=3.12",
+        "huggingface_hub>=1.27",
+        "requests>=2.32",
+        "rich>=13",
+        "urllib3>=2.6",  # earlier ones can be made to inflate a chunk without bound
     ],
     extras_require={
         "test": [
             "build",
             "hypothesis",
+            "jsonschema",
             "mypy",
             "pytest",
             "pytest-xdist",
             "ruff",
             "setuptools>=77",
+            "trustme",
+            "types-PyYAML",
+            "types-jsonschema",
+            "types-requests",
         ],
     },
     entry_points={"console_scripts": ["dpt-zoo = dpt_zoo.cli:main"]},

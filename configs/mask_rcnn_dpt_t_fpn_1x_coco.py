@@ -5,5 +5,5 @@ _base_ = [
     "_base_/default_runtime.py",
 ]
 
-model = dict(backbone=dict(size="tiny", init_cfg=dict(checkpoint="pretrained/dpt_tiny.pth")))
+model = dict(backbone=dict(size="tiny", init_cfg=dict(checkpoint="dpt_tiny")))
 optim_wrapper = dict(optimizer=dict(lr=2e-4))

@@ -29,5 +29,9 @@ class WeightsError(DPTZooError):
     """Weights that are missing, unreadable, unsafe, or not this model's."""
 
 
+class FetchError(DPTZooError):
+    """Weights that could not be fetched: its text tells each place that was asked, and how to fetch them by hand."""
+
+
 class OperatorUnavailableError(DPTZooError, NotImplementedError):
     """A compiled operator of mmcv was called that neither an installed mmcv nor torchvision provides."""

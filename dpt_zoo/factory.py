@@ -1,17 +1,18 @@
 """A name becomes an MMDetection model, with its weights."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from .errors import InputError, WeightsError
+from .errors import InputError
 from .manifest import Architecture, Checkpoint, get_checkpoint
-from .weights.cache import cached_file
 from .weights.loading import load_weights
-from .weights.reading import read_state_dict
+from .weights.store import read_trusted
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ def create_model(
     Args:
         name: one of `list_models()`.
         pretrained: load weights; False gives a freshly initialised model.
-        weights: a file to load instead of the zoo's own: an authors' `.pth`, or `.safetensors`.
+        weights: what to load instead of the zoo's own, an authors' `.pth` or `.safetensors`: a path, `https://...`
+            or `hf://org/repo/file`.
         num_classes: object classes, at least 1; where it is not the 80 of COCO, the layers that follow it
             are initialised afresh unless the file has them in the right shape, which is logged.
         device: where the model shall be: "cpu", "cuda", "cuda:1", ..., or "auto" for a GPU where there is one.
@@ -45,7 +47,8 @@ def create_model(
     Raises:
         UnknownModelError: no model has this name.
         InputError: another argument cannot be used.
-        WeightsError: the weights are not here, cannot be read, or are another model's.
+        FetchError, OutputError: the weights are not here and cannot be fetched, or not be kept.
+        WeightsError: the weights cannot be read, or are another model's.
     """
     checkpoint = get_checkpoint(name)
     target = _parse_device(device)
@@ -53,14 +56,20 @@ def create_model(
         raise InputError(f"num_classes must be a whole number from 1, not {num_classes!r}")
     if weights is not None and not pretrained:
         raise InputError("weights= and pretrained=False exclude each other: leave one out")
-    path = _find_weights(checkpoint, weights) if pretrained else None
-    state = read_state_dict(path) if path else None
-
-    model = build_detector(checkpoint, num_classes or checkpoint.num_classes)
-    if state is None or num_classes is not None:
+    if not pretrained:
+        model = build_detector(checkpoint, num_classes or checkpoint.num_classes)
         _init_weights(model)
-    if state is not None and path is not None:
-        layers = CLASS_LAYERS[checkpoint.architecture] if num_classes is not None else ()
+        return model.to(target).eval()
+
+    path, state = read_trusted(weights or checkpoint)
+    if num_classes in (None, checkpoint.num_classes):
+        with _ParametersOnMeta():
+            model = build_detector(checkpoint, checkpoint.num_classes)
+        load_weights(model, state, path, name)
+    else:
+        model = build_detector(checkpoint, num_classes)
+        _init_weights(model)
+        layers = CLASS_LAYERS[checkpoint.architecture]
         resized = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
         left_out = load_weights(model, state, path, name, resized=resized)
         if left_out:
@@ -109,16 +118,12 @@ def _set_num_classes(model_cfg: Any, num_classes: int) -> None:
             owner[head].num_classes = num_classes
 
 
-def _find_weights(checkpoint: Checkpoint, weights: str | Path | None) -> Path:
-    if weights is not None:
-        return Path(weights).expanduser()
-    path = cached_file(checkpoint.name)
-    if not path.is_file():
-        raise WeightsError(
-            f"{checkpoint.name}: its weights are not on this machine. Fetch {checkpoint.sources[0].url} in a browser "
-            f"and name the file (weights=FILE, --weights FILE), or ask for a fresh model (pretrained=False)"
-        )
-    return path
+class _ParametersOnMeta(TorchFunctionMode):
+    """What layers make with `torch.empty`, their parameters, has no memory yet and costs nothing to initialise."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **({**kwargs, "device": "meta"} if func is torch.empty else kwargs))
 
 
 def _parse_device(device: str | torch.device) -> torch.device:

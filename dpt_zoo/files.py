@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,12 +18,49 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: it cannot be written: no such folder, no permission, no space, ...
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; what was written becomes `path`, on the disk, when the block ends well.
+
+    Raises:
+        OutputError: it cannot be written: no such folder, no permission, no space, ...
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
-        with partial.open("wb") as file:
-            yield file
+        partial.touch()
+        mode = partial.stat().st_mode
+        yield partial
+        partial.chmod(mode)  # a writer may have put a file of its own there, for the user alone
+        _sync(partial, os.O_RDWR)
         partial.replace(path)
+        if os.name == "posix":  # only there can a folder be opened
+            with contextlib.suppress(OSError):  # the file stands; some network disks cannot sync folders
+                _sync(path.parent, os.O_RDONLY)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}: choose another folder") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Check that there is room in a folder, before work that needs so many bytes.
+
+    Raises:
+        OutputError: there is not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(f"{folder} has {free:,} bytes free, {needed:,} are needed: make room, or choose another")
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

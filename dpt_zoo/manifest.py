@@ -1,14 +1,18 @@
-"""The manifest, `weights_manifest.json`: which checkpoints there are, as frozen records. Imports no torch."""
+"""The manifest, `weights_manifest.json`: which weights there are, as frozen records. Imports no torch."""
 
 import difflib
 import fnmatch
 import functools
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import ManifestError, UnknownModelError
+from .files import open_atomic
+from .sources import Source, is_relative, parse_source
 
 Architecture = Literal["retinanet", "mask_rcnn"]
 Size = Literal["tiny", "small", "medium"]
@@ -17,48 +21,70 @@ ARCHITECTURE_TITLES: dict[Architecture, str] = {"retinanet": "RetinaNet", "mask_
 SCHEDULE_TITLES = {"1x": "1x", "ms3x": "MS+3x"}
 
 
-@dataclass(frozen=True)
-class Source:
-    """A place that has a checkpoint: for `kind` "gdrive", `id` is the file's id on Google Drive."""
-
-    kind: Literal["gdrive"]
-    id: str
-
-    @property
-    def url(self) -> str:
-        """The page where a person can fetch the file."""
-        return f"https://drive.google.com/file/d/{self.id}/view"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One of the twelve detectors.
+@dataclass(frozen=True, kw_only=True)
+class WeightsRecord:
+    """What is known of one model's weights.
 
     Attributes:
-        name: the zoo's name, such as "mrcnn_dpt_t_1x".
-        architecture: "retinanet" or "mask_rcnn".
-        size: the backbone's, "tiny", "small" or "medium".
-        schedule: "1x" (12 epochs) or "ms3x" (36 epochs, multi-scale).
-        config: the recipe's path, relative to the project's data (see `data_path`).
-        num_params: parameters of the whole detector.
-        num_classes: object classes it was trained for.
-        published: the paper's COCO val2017 figures in percent, by "bbox" and "segm", then "mAP", "AP50", ...
-        sources: where the authors' file is, in order of preference.
+        name: the zoo's name of the model, and of its files.
+        sources: where the weights are, in order of preference.
         sha256: hash of the authors' file; None until somebody recorded it.
         num_bytes: size of the authors' file; None until somebody recorded it.
+        tensors_sha256: digest of all tensors, whatever file they are in (`weights.digests`); None until recorded.
+        structure_sha256: digest of the tensors' names, types and shapes; None for weights outside the manifest.
     """
 
     name: str
-    architecture: Architecture
+    sources: tuple[Source, ...]
+    sha256: str | None = None
+    num_bytes: int | None = None
+    tensors_sha256: str | None = None
+    structure_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII):  # it becomes a file's name
+            raise ValueError(f"{self.name!r} is no model name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedWeights(WeightsRecord):
+    """Weights of the manifest, with what the authors published on them.
+
+    Attributes:
+        size: the backbone's, "tiny", "small" or "medium".
+        num_params: parameters of the whole model.
+        num_classes: classes it was trained for.
+        license: SPDX identifier.
+        paper: the paper's address.
+    """
+
     size: Size
-    schedule: str
-    config: str
     num_params: int
     num_classes: int
+    license: str
+    paper: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(PublishedWeights):
+    """One of the twelve detectors.
+
+    Attributes:
+        architecture: "retinanet" or "mask_rcnn".
+        schedule: "1x" (12 epochs) or "ms3x" (36 epochs, multi-scale).
+        config: the recipe's path, relative to the project's data (see `data_path`).
+        published: the paper's COCO val2017 figures in percent, by "bbox" and "segm", then "mAP", "AP50", ...
+    """
+
+    architecture: Architecture
+    schedule: str
+    config: str
     published: dict[str, dict[str, float]]
-    sources: tuple[Source, ...]
-    sha256: str | None
-    num_bytes: int | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_relative(self.config):
+            raise ValueError(f"{self.config!r} is no path below the manifest's folder")
 
     @property
     def title(self) -> str:
@@ -82,6 +108,27 @@ class Checkpoint:
         return data_path(self.config)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Classifier(PublishedWeights):
+    """One of the three ImageNet classifiers, which training starts from.
+
+    Attributes:
+        published: "top1", its accuracy in percent, and "gflops_224", for one 224x224 image.
+    """
+
+    published: dict[str, float]
+
+    @property
+    def title(self) -> str:
+        """What the model is, in words: "DPT-Tiny ImageNet-1k classifier"."""
+        return f"DPT-{self.size.capitalize()} ImageNet-1k classifier"
+
+    @property
+    def summary(self) -> str:
+        """The title with its published accuracy, in one line."""
+        return f"{self.title}: {self.published['top1']} top-1 accuracy."
+
+
 def data_path(relative: str) -> Path:
     """Find a data file (`configs/...`, `weights_manifest.json`) in a checkout or in an installed wheel.
 
@@ -94,7 +141,7 @@ def data_path(relative: str) -> Path:
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the zoo's detectors that match a shell-style `pattern`, in the paper's order."""
-    return [name for name in _read_manifest() if fnmatch.fnmatchcase(name, pattern)]
+    return [name for name in read_manifest().checkpoints if fnmatch.fnmatchcase(name, pattern)]
 
 
 def get_checkpoint(name: str) -> Checkpoint:
@@ -104,24 +151,77 @@ def get_checkpoint(name: str) -> Checkpoint:
         UnknownModelError: no detector has this name; the text suggests the nearest.
         ManifestError: the manifest cannot be read.
     """
-    checkpoints = _read_manifest()
-    if name in checkpoints:
-        return checkpoints[name]
-    near = difflib.get_close_matches(name.lower(), checkpoints, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(checkpoints)}"
-    raise UnknownModelError(f"there is no model {name!r}: {hint}")
+    return _find(name, read_manifest().checkpoints)
+
+
+def get_classifier(name: str) -> Classifier:
+    """The manifest's record of an ImageNet classifier: "dpt_tiny", "dpt_small" or "dpt_medium".
+
+    Raises:
+        UnknownModelError: no classifier has this name; the text suggests the nearest.
+        ManifestError: the manifest cannot be read.
+    """
+    return _find(name, read_manifest().classifiers)
+
+
+def get_weights_record(name: str) -> Checkpoint | Classifier:
+    """The manifest's record of a detector or a classifier.
+
+    Raises:
+        UnknownModelError: no model has this name; the text suggests the nearest.
+        ManifestError: the manifest cannot be read.
+    """
+    manifest = read_manifest()
+    return _find(name, {**manifest.checkpoints, **manifest.classifiers})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All records, by name."""
+
+    checkpoints: dict[str, Checkpoint]
+    classifiers: dict[str, Classifier]
 
 
 @functools.cache
-def _read_manifest() -> dict[str, Checkpoint]:
+def read_manifest() -> Manifest:
+    """Read `weights_manifest.json`, once.
+
+    Raises:
+        ManifestError: it is missing, unreadable or not of the expected form.
+    """
     path = data_path("weights_manifest.json")
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))["detectors"]
-        checkpoints = [_parse_checkpoint(record) for record in records]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checkpoints = [Checkpoint(**_parse(record, path.parent)) for record in content["detectors"]]
+        classifiers = [Classifier(**_parse(record, path.parent)) for record in content["classifiers"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ManifestError(f"{path} cannot be used ({error}): reinstall the package, or restore the file") from error
-    return {checkpoint.name: checkpoint for checkpoint in checkpoints}
+    return Manifest({each.name: each for each in checkpoints}, {each.name: each for each in classifiers})
 
 
-def _parse_checkpoint(record: dict[str, Any]) -> Checkpoint:
-    return Checkpoint(**{**record, "sources": tuple(Source(**source) for source in record["sources"])})
+def record_measured(measured: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write fields of records, by the records' names, into `weights_manifest.json`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = data_path("weights_manifest.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for record in (*content["detectors"], *content["classifiers"]):
+        record.update(measured.get(record["name"], {}))
+    with open_atomic(path) as file:
+        file.write(f"{json.dumps(content, indent=2)}\n".encode())
+    read_manifest.cache_clear()
+
+
+def _parse(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {**record, "sources": tuple(parse_source(source, folder) for source in record["sources"])}
+
+
+def _find(name: str, records: dict[str, Any]) -> Any:
+    if name in records:
+        return records[name]
+    near = difflib.get_close_matches(name.lower(), records, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(records)}"
+    raise UnknownModelError(f"there is no model {name!r}: {hint}")

@@ -2,22 +2,29 @@
 
 python scripts/benchmark.py import
 python scripts/benchmark.py backbone
+python scripts/benchmark.py weights
 """
 
 import argparse
+import contextlib
 import functools
+import json
+import lzma
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20
+AUTHORS_FILE = ROOT / "tests/reference/authors_format_retinanet_dpt_t_1x.pth.xz"
 
 
 def benchmark_import(args: argparse.Namespace) -> None:
@@ -45,7 +52,7 @@ def benchmark_backbone(args: argparse.Namespace) -> None:
     peaks = {kind: [_peak_in_child(kind, args) for _ in range(args.runs)] for kind in times}
     for kind in times:
         print(f"{kind:10}{_spread(times[kind], 1)} s, peak memory over the weights {_spread(peaks[kind], 1 / MIB)} MiB")
-    print(f"ours / explicit: time {_ratio(times):.2f}, memory {_ratio(peaks):.2f}")
+    print(f"ours / explicit: time {_ratio(times, 'explicit'):.2f}, memory {_ratio(peaks, 'explicit'):.2f}")
 
 
 def benchmark_backbone_peak(args: argparse.Namespace) -> None:
@@ -85,6 +92,153 @@ def _peak_in_child(kind: str, args: argparse.Namespace) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def benchmark_weights(args: argparse.Namespace) -> None:
+    """Fetching against curl, reading against MMEngine, the memory of both fetching and converting, and building."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        _benchmark_fetching(folder, args)
+        original = folder / "retinanet_dpt_t_1x.pth"
+        with lzma.open(AUTHORS_FILE) as packed, original.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+        _benchmark_converting(original, args)
+        _benchmark_reading(original, args)
+
+
+def _benchmark_fetching(folder: Path, args: argparse.Namespace) -> None:
+    served, target = folder / "served", folder / "fetched"
+    with served.open("wb") as file:
+        for _ in range(args.megabytes):
+            file.write(os.urandom(10**6))
+    with _file_server(served) as url:
+        ours = [sys.executable, "-c", FETCH, url, str(target)]
+        shell = f"curl -sS -o {target}.curl {url} && sha256sum {target}.curl"
+        times: dict[str, list[float]] = {"ours": [], "curl": []}
+        growths = []
+        for _ in range(args.runs):
+            for path in folder.glob("fetched*"):
+                path.unlink()
+            seconds, growth = json.loads(subprocess.run(ours, check=True, capture_output=True, text=True).stdout)
+            times["ours"].append(seconds)
+            growths.append(growth)
+            start = time.perf_counter()
+            subprocess.run(["bash", "-c", shell], check=True, capture_output=True)
+            times["curl"].append(time.perf_counter() - start)
+    speeds = {kind: [args.megabytes / each for each in values] for kind, values in times.items()}
+    print(f"fetch and hash {args.megabytes} MB over loopback, {args.runs} runs")
+    print(f"  ours{_spread(speeds['ours'], 1)} MB/s, peak memory growth {_spread(growths, 1 / MIB)} MiB")
+    print(f"  curl, sha256sum{_spread(speeds['curl'], 1)} MB/s")
+    print(f"  ours / curl: speed {_ratio(speeds, 'curl'):.2f}")
+
+
+def _benchmark_converting(original: Path, args: argparse.Namespace) -> None:
+    target = original.with_suffix(".safetensors")
+    command = [sys.executable, "-c", CONVERT, str(original), str(target)]
+    results = []
+    for _ in range(args.runs):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        results.append(json.loads(done.stdout))
+    size = target.stat().st_size
+    print(f"convert an authors' file of {original.stat().st_size / 1e6:.0f} MB, {size / 1e6:.0f} MB of it weights")
+    print(f"  {_spread([seconds for seconds, _ in results], 1)} s")
+    print(f"  peak memory above `import torch` / weights: {_spread([peak / size for _, peak in results], 1)}")
+
+
+def _benchmark_reading(original: Path, args: argparse.Namespace) -> None:
+    import dpt_zoo.mmlab  # before mmengine and mmdet
+
+    # isort: split
+    from mmengine.runner import load_checkpoint
+
+    import dpt_zoo
+    from dpt_zoo.factory import build_detector
+    from dpt_zoo.weights.loading import load_weights
+    from dpt_zoo.weights.store import adopt, read_trusted
+
+    os.environ["DPT_ZOO_CACHE"] = str(original.parent / "cache")
+    checkpoint = dpt_zoo.get_checkpoint("retinanet_dpt_t_1x")
+    adopt(checkpoint, original)
+    model = build_detector(checkpoint, checkpoint.num_classes)
+
+    def read_cached() -> None:
+        path, state = read_trusted(checkpoint)
+        load_weights(model, state, path, checkpoint.name)
+
+    def build() -> None:
+        build_detector(checkpoint, checkpoint.num_classes)
+
+    runs = 3 * args.runs
+    times = _alternate(
+        {"ours": read_cached, "mmengine": lambda: load_checkpoint(model, str(original), "cpu", logger="silent")}, runs
+    )
+    print(f"read weights into a {checkpoint.title}, {runs} runs")
+    print(f"  ours, cached          {_spread(times['ours'], 1e3)} ms")
+    print(f"  mmengine, the original{_spread(times['mmengine'], 1e3)} ms")
+    print(f"  ours / mmengine: time {_ratio(times, 'mmengine'):.2f}")
+    times = _alternate({"create": lambda: dpt_zoo.create_model(checkpoint.name), "build": build}, runs)
+    print(f"make a {checkpoint.title}, {runs} runs")
+    print(f"  create_model, cached   {_spread(times['create'], 1e3)} ms")
+    print(f"  the network alone, as PyTorch initialises it{_spread(times['build'], 1e3)} ms")
+
+
+@contextlib.contextmanager
+def _file_server(path: Path) -> Iterator[str]:
+    """Serve one file from a process of its own; yield its address."""
+    command = [sys.executable, "-c", SERVE, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/"
+        process.terminate()
+
+
+SERVE = """
+import http.server, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with open(sys.argv[1], "rb") as file:
+            self.send_response(200)
+            self.send_header("Content-Length", str(os.fstat(file.fileno()).st_size))
+            self.end_headers()
+            self.connection.sendfile(file)
+
+    def log_message(self, *args):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+MEASURE = """
+import json, pathlib, sys, time
+
+def memory(field):
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(lines[field].split()[0]) * 1024
+
+def measure(action):
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before, start = memory("VmRSS"), time.perf_counter()
+    action()
+    print(json.dumps([time.perf_counter() - start, memory("VmHWM") - before]))
+"""
+
+FETCH = f"""{MEASURE}
+from dpt_zoo.weights import http
+measure(lambda: http.download(sys.argv[1], http.opener_of(sys.argv[1]), pathlib.Path(sys.argv[2])))
+"""
+
+CONVERT = f"""{MEASURE}
+import torch
+
+def run():
+    from dpt_zoo.weights.converting import convert
+    convert(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+
+measure(run)
+"""
+
+
 def _memory(field: str) -> int:
     """This process's memory in bytes, by Linux's name: "VmRSS" now, "VmHWM" at its peak."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -103,8 +257,8 @@ def _alternate(actions: dict[str, Callable[[], object]], runs: int) -> dict[str,
     return times
 
 
-def _ratio(values: Mapping[str, Sequence[float]]) -> float:
-    return statistics.median(values["ours"]) / statistics.median(values["explicit"])
+def _ratio(values: Mapping[str, Sequence[float]], peer: str) -> float:
+    return statistics.median(values["ours"]) / statistics.median(values[peer])
 
 
 def _spread(values: Sequence[float], factor: float) -> str:
@@ -140,6 +294,11 @@ def main() -> None:
     peak = commands.add_parser("backbone-peak", parents=[shape])
     peak.add_argument("kind", choices=("ours", "explicit"))
     peak.set_defaults(run=benchmark_backbone_peak)
+
+    weights = commands.add_parser("weights", help=benchmark_weights.__doc__)
+    weights.add_argument("--runs", type=int, default=5)
+    weights.add_argument("--megabytes", type=int, default=400, help="size of the file to fetch; default: %(default)s")
+    weights.set_defaults(run=benchmark_weights)
 
     args = parser.parse_args()
     if args.run is not benchmark_backbone_peak:

@@ -1,17 +1,22 @@
 """What all tests share: the reference data, and the models under the rule's weights."""
 
+import lzma
 import os
 import shutil
 import sysconfig
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from reference_data import ROOT, rule_model
+from reference_data import REFERENCE, ROOT, rule_model
 from safetensors.torch import save_file
 
 import dpt_zoo.mmlab  # noqa: F401  # so that any test can import mmdet
+from dpt_zoo.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism
@@ -25,11 +30,35 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache
 
 
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process: exit status, standard output, standard error."""
+
+    def run_main(*arguments: object) -> tuple[int, str, str]:
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse's way out
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run_main
+
+
 @pytest.fixture(scope="session")
 def rule_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Mask R-CNN DPT-Tiny's rule weights, as safetensors."""
     path = tmp_path_factory.mktemp("weights") / "mrcnn_dpt_t_1x.safetensors"
     save_file(rule_model("mrcnn_dpt_t_1x").state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def authors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of 299 MB written by MMCV 1.2.7 under torch 1.7.1, with optimiser and meta."""
+    path = tmp_path_factory.mktemp("authors") / "retinanet_dpt_t_1x.pth"
+    with lzma.open(REFERENCE / "authors_format_retinanet_dpt_t_1x.pth.xz") as packed, path.open("wb") as file:
+        shutil.copyfileobj(packed, file)
     return path
 
 

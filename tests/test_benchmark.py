@@ -28,3 +28,13 @@ def test_backbone() -> None:
     peaks = [float(line.split("weights")[1].split()[0]) for line in (ours, explicit)]
     assert 0 < peaks[0] < 0.65 * peaks[1]  # unlike time, memory does not depend on what else runs
     assert re.fullmatch(r"ours / explicit: time \d+\.\d\d, memory 0\.\d\d", ratios)
+
+
+def test_weights() -> None:
+    printed = "\n".join(run("weights", "--runs", "1", "--megabytes", "20"))
+    for ratio in ("ours / curl: speed", "above `import torch` / weights:", "ours / mmengine: time"):
+        assert re.search(rf"{re.escape(ratio)} +\d+\.\d\d", printed), ratio
+    # Unlike times, these do not depend on what else runs.
+    memory = r"memory (?:growth|above `import torch` / weights:) +([\d.]+)"
+    growth, peak = (float(found[1]) for found in re.finditer(memory, printed))
+    assert growth < 64 and peak < 2.5

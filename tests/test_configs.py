@@ -115,7 +115,10 @@ def translated_model(old: Settings) -> Settings:
             new["backbone"] = {
                 "type": "DPT",
                 "size": backbone.pop("type").removeprefix("dpt_"),
-                "init_cfg": {"type": "Pretrained", "checkpoint": pretrained},
+                "init_cfg": {
+                    "type": "Pretrained",
+                    "checkpoint": pretrained.removeprefix("pretrained/").removesuffix(".pth"),
+                },
             }
         if new["type"] == "RetinaNet":
             new["bbox_head"] = model.pop("bbox_head")

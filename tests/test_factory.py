@@ -1,6 +1,7 @@
 """create_model, and the errors that help."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from mmengine.registry import init_default_scope
 from reference_data import PHOTO, rule_model
 from rule_weights import rule_state_dict
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dpt_zoo
-from dpt_zoo.errors import DPTZooError, InputError, UnknownModelError, WeightsError
+from dpt_zoo.errors import DPTZooError, FetchError, InputError, UnknownModelError, WeightsError
+from dpt_zoo.factory import build_detector
 from dpt_zoo.inference import Detector
+from dpt_zoo.weights.converting import convert
+from dpt_zoo.weights.store import adopt
 
 
 class TestNames:
@@ -61,9 +66,59 @@ class TestModel:
         model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x")
         assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
 
-    def test_weights_that_are_not_here_say_where_they_are(self) -> None:
-        with pytest.raises(WeightsError, match=r"not on this machine.*drive\.google\.com/file/d/1jCp5m.*weights=FILE"):
+    def test_the_cached_weights_are_all_that_fills_it(self, rule_file: Path, empty_cache: Path) -> None:
+        """Nothing is initialised at random first."""
+        adopt(dpt_zoo.get_checkpoint("mrcnn_dpt_t_1x"), rule_file)
+        with RandomNumbers() as random_numbers:
             dpt_zoo.create_model("mrcnn_dpt_t_1x")
+        assert random_numbers.drawn == 0
+        with random_numbers:
+            build_detector(dpt_zoo.get_checkpoint("mrcnn_dpt_t_1x"), 80)
+        assert random_numbers.drawn > 30_000_000
+
+    def test_it_does_not_live_on_the_file(self, rule_file: Path, tmp_path: Path) -> None:
+        path = Path(shutil.copy(rule_file, tmp_path / "weights.safetensors"))
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=path)
+        with path.open("r+b") as file:
+            file.truncate(1000)
+        assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
+
+    def test_half_precision_weights_are_widened(self, rule_file: Path, tmp_path: Path) -> None:
+        convert(rule_file, tmp_path / "half.safetensors", half=True)
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=tmp_path / "half.safetensors")
+        bias = rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias
+        assert model.neck.fpn_convs[0].conv.bias.dtype == torch.float32
+        assert torch.equal(model.neck.fpn_convs[0].conv.bias, bias.half().float())
+
+    def test_weights_that_are_not_here_say_where_they_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
+        drive = "https://drive.google.com/file/d/1jCp5mYqHnNs1Uzrh8uopOyRSw0aVLDQp/view"
+        with pytest.raises(FetchError) as raised:
+            dpt_zoo.create_model("mrcnn_dpt_t_1x")
+        assert str(raised.value).splitlines() == [
+            "mrcnn_dpt_t_1x: its weights could not be fetched",
+            f"  {drive}: not asked, DPT_ZOO_OFFLINE is set",
+            f"  By hand: open {drive} or "
+            "https://pan.baidu.com/s/19nJXoOAK_mljV4BPx1sUSQ (password DPTs) in a browser, then run",
+            "  dpt-zoo import mrcnn_dpt_t_1x FILE",
+        ]
+
+    @pytest.mark.parametrize("location", ["http://example.com/w.pth", "ftp://example.com/w.pth", "hf://org/repo"])
+    def test_a_location_of_no_known_form(self, location: str) -> None:
+        with pytest.raises(InputError, match=r"give a path, https://\.\.\. or hf://org/repo/file"):
+            dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=location)
+
+
+class RandomNumbers(TorchDispatchMode):
+    """Counts the random numbers that are written to memory."""
+
+    drawn = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags and not result.is_meta:
+            self.drawn += result.numel()
+        return result
 
 
 class TestOtherClasses:

@@ -13,6 +13,8 @@ from reference_data import PHOTO, read_json, rule_model
 
 import dpt_zoo
 from dpt_zoo.inference.detections import COCO_CATEGORY_IDS
+from dpt_zoo.manifest import get_classifier
+from dpt_zoo.weights.store import adopt
 
 TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
 
@@ -70,8 +72,8 @@ def test_evaluation(data_root: Path) -> None:
 def test_training_starts_from_imagenet_weights_and_saves(data_root: Path) -> None:
     from dpt_zoo.models import DPTClassifier
 
-    (data_root / "pretrained").mkdir()
-    torch.save({"model": DPTClassifier("tiny").state_dict()}, data_root / "pretrained" / "dpt_tiny.pth")
+    torch.save({"model": DPTClassifier("tiny").state_dict()}, data_root / "classifier.pth")
+    adopt(get_classifier("dpt_tiny"), data_root / "classifier.pth")
     config = data_root / "one_epoch.py"
     config.write_text(
         f"_base_ = {str(dpt_zoo.get_checkpoint('retinanet_dpt_t_1x').config_path)!r}\n"
@@ -83,5 +85,5 @@ def test_training_starts_from_imagenet_weights_and_saves(data_root: Path) -> Non
         "test_dataloader = val_dataloader\n"
     )
     printed = run_tool("train.py", config, data_root=data_root)
-    assert "backbone: 177 tensors from pretrained/dpt_tiny.pth, left out: cls_token" in printed
+    assert "backbone: 177 tensors from dpt_tiny, left out: cls_token" in printed
     assert (data_root / "runs" / "epoch_1.pth").is_file()

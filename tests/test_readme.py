@@ -20,10 +20,13 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, rule_file: Path) -> Path:
-    """A user's folder: a photograph, and the weights that the README's commands name."""
+def folder(tmp_path: Path, rule_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder: a photograph, and the weights that the README's commands name, in a mirror."""
     Image.open(PHOTO).convert("RGB").save(tmp_path / "photo.jpg")
-    (tmp_path / "mrcnn_dpt_t_1x.pth").symlink_to(rule_file)  # read by content, whatever the name
+    (tmp_path / "mine.pth").symlink_to(rule_file)  # read by content, whatever the name
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "mrcnn_dpt_t_1x.safetensors").symlink_to(rule_file)
+    monkeypatch.setenv("DPT_ZOO_MIRROR", str(tmp_path / "mirror"))
     return tmp_path
 
 

@@ -1,6 +1,5 @@
 """DPT as an MMDetection backbone: `dict(type="DPT", size="tiny")`. The configs name this module as their import."""
 
-from pathlib import Path
 from typing import Any
 
 from .. import mmlab  # noqa: F401  # before mmdet: it is what makes mmdet importable
@@ -10,8 +9,9 @@ from mmdet.registry import MODELS
 from mmengine.logging import print_log
 
 from ..errors import InputError
+from ..manifest import read_manifest
 from ..weights.loading import load_weights
-from ..weights.reading import read_state_dict
+from ..weights.store import read_trusted
 from . import backbone
 from .classifier import is_classifiers_own
 
@@ -23,7 +23,8 @@ class DPT(backbone.DPT):
     Args:
         size: "tiny", "small" or "medium".
         drop_path_rate: see `dpt_zoo.models.DPT`.
-        init_cfg: None, or `dict(type="Pretrained", checkpoint=FILE)` with the ImageNet classifier's file.
+        init_cfg: None, or `dict(type="Pretrained", checkpoint=WEIGHTS)` with an ImageNet classifier's weights: its
+            name in the zoo ("dpt_tiny"), a path, `https://...` or `hf://org/repo/file`.
 
     Raises:
         InputError: any other `init_cfg`, or an unknown `size`.
@@ -32,20 +33,21 @@ class DPT(backbone.DPT):
     def __init__(self, size: str, drop_path_rate: float = 0.1, init_cfg: dict[str, Any] | None = None) -> None:
         super().__init__(size, drop_path_rate)
         if init_cfg is not None and (init_cfg.get("type") != "Pretrained" or "checkpoint" not in init_cfg):
-            raise InputError(f"DPT's init_cfg is dict(type='Pretrained', checkpoint=FILE) or None, not {init_cfg}")
+            raise InputError(f"DPT's init_cfg is dict(type='Pretrained', checkpoint=WEIGHTS) or None, not {init_cfg}")
         self.init_cfg = init_cfg
 
     def init_weights(self) -> None:
         """Load what `init_cfg` names, if anything; MMEngine's Runner calls this before training.
 
         Raises:
+            FetchError, OutputError: the weights are not here and cannot be fetched.
             WeightsError: the file is missing, unreadable, or another network's.
         """
         if self.init_cfg is None:
             return
-        path = Path(self.init_cfg["checkpoint"])
-        state = read_state_dict(path)
+        origin = self.init_cfg["checkpoint"]
+        path, state = read_trusted(read_manifest().classifiers.get(origin, origin))
         taken = {name: tensor for name, tensor in state.items() if not is_classifiers_own(name)}
         left_out = [name for name in state if name not in taken]
         load_weights(self, taken, path, f"DPT-{self.size.capitalize()}")
-        print_log(f"backbone: {len(taken)} tensors from {path}, left out: {', '.join(left_out) or 'none'}", "current")
+        print_log(f"backbone: {len(taken)} tensors from {origin}, left out: {', '.join(left_out) or 'none'}", "current")

@@ -15,7 +15,7 @@ SHOWN = 4
 def load_weights(
     model: nn.Module, state: Mapping[str, Tensor], path: Path, model_name: str, *, resized: Collection[str] = ()
 ) -> list[str]:
-    """Copy `state`, read from `path`, into `model`.
+    """Copy `state`, read from `path`, into `model`, whose parameters may yet be on the meta device.
 
     Args:
         model_name: what the errors call the model.
@@ -26,8 +26,7 @@ def load_weights(
         The names that were left so, in the model's order.
 
     Raises:
-        WeightsError: the file lacks tensors, has others, or has some of another shape, or numbers that are
-            not finite; the model is then unchanged.
+        WeightsError: the file lacks tensors, has others, or has some of another shape; the model is then unchanged.
     """
     expected = model.state_dict()
     left_out = [name for name in resized if name in state and state[name].shape != expected[name].shape]
@@ -40,11 +39,24 @@ def load_weights(
             f"{path}: these are not {model_name}'s weights, {len(differences)} tensors differ: "
             f"{', '.join(differences[:SHOWN])}{more}"
         )
+    taken = {name: tensor for name, tensor in state.items() if name not in left_out}
+    on_meta = any(tensor.is_meta for tensor in expected.values())
+    if on_meta:  # copies, since a file that the tensors are mapped from may be overwritten while the model is in use
+        taken = {name: tensor.to(expected[name].dtype, copy=True) for name, tensor in taken.items()}
+    # In place where that can be: an optimizer may know the parameters already.
+    model.load_state_dict(taken, strict=False, assign=on_meta)
+    return left_out
+
+
+def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights, read from `path`, with a number that is not finite.
+
+    Raises:
+        WeightsError: there is one; the text names its tensor.
+    """
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{path}: {name} holds numbers that are not finite: fetch the file again")
-    model.load_state_dict({name: tensor for name, tensor in state.items() if name not in left_out}, strict=False)
-    return left_out
 
 
 def _differs(expected: Tensor, found: Tensor | None) -> bool:

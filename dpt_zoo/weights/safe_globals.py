@@ -1,29 +1,239 @@
-"""What checkpoints may hold besides tensors when `torch.load(weights_only=True)` reads them: NumPy's numbers.
+"""What checkpoints may hold besides tensors when `torch.load(weights_only=True)` reads them.
 
 To allow `numpy.ndarray` and `numpy.dtype` themselves would undo what `weights_only=True` is for: they reach any
 memory (an array of objects laid over bytes of the file, a type with forged fields). So stand-ins get their names.
+
+What PyTorch allows of its own is too much as well: calls of `bytearray` or of a codec take any amount of memory, and a
+tuple of tuples as a key crashes Python. So `check_pickle` first follows a pickle step by step, making nothing of it.
 """
 
-from collections.abc import Callable
+import contextlib
+import pickletools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
 from pickle import UnpicklingError
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import torch
+
+MAX_OPERATIONS = 500_000
+"""Of one pickle; that of a detector with its optimiser has some ten thousand."""
+
+STORAGES = {
+    "torch.DoubleStorage": 8,
+    "torch.FloatStorage": 4,
+    "torch.HalfStorage": 2,
+    "torch.BFloat16Storage": 2,
+    "torch.LongStorage": 8,
+    "torch.IntStorage": 4,
+    "torch.ShortStorage": 2,
+    "torch.CharStorage": 1,
+    "torch.ByteStorage": 1,
+    "torch.BoolStorage": 1,
+}
+"""The kinds of storage that tensors may lie in, and the bytes of one element."""
 
 NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
 
 
 def allow_numpy_values() -> None:
     """Let `torch.load(weights_only=True)` read NumPy scalars and arrays of numbers, from now on."""
-    named: dict[str, Callable[..., Any]] = {"numpy.ndarray": _Array, "numpy.dtype": _dtype}
-    for core in ("numpy.core", "numpy._core"):  # as NumPy 1 and NumPy 2 write it
-        named[f"{core}.multiarray._reconstruct"] = _reconstruct
-        named[f"{core}.multiarray.scalar"] = _scalar
-    # Instances of these have their state set. No pickle can name a type whose name has a line break.
-    kinds: list[type] = [np.ndarray, *(type(np.dtype(code)) for code in NUMBERS)]
-    named |= {f"\n{kind.__name__}": kind for kind in kinds}
+    _allow(_NUMPY)
+
+
+@contextlib.contextmanager
+def allow_only_plain_values() -> Iterator[None]:
+    """Let `torch.load(weights_only=True)` read what is listed here and nothing else, within the block.
+
+    A script's arguments and MMEngine's history of losses become dictionaries. What this process has allowed besides
+    is set aside meanwhile: of two values for one name, which one PyTorch takes is a matter of chance.
+    """
+    with _alone:
+        others = torch.serialization.get_safe_globals()
+        torch.serialization.clear_safe_globals()
+        _allow(_STAND_INS)
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(others)
+
+
+_alone = threading.Lock()
+
+
+def _allow(named: dict[str, Callable[..., Any]]) -> None:
     torch.serialization.add_safe_globals([(value, name) for name, value in named.items()])
+
+
+# --- The check
+
+
+def check_pickle(pickled: IO[bytes]) -> dict[str, int]:
+    """Follow a pickle of `torch.save` to its end, making nothing of it, and refuse what no checkpoint needs.
+
+    Returns:
+        The bytes of each storage that it declares, by key.
+
+    Raises:
+        UnpicklingError: it asks for something else; the text says for what.
+        LookupError, ValueError, ...: it is damaged.
+    """
+    storages: dict[str, int] = {}
+    stack: list[Any] = []  # texts, numbers and tuples as they are, None for itself and truth values, _Name and _Made
+    below: list[list[Any]] = []  # the stacks under each open mark
+    memo: dict[Any, Any] = {}
+    argument: Any
+    for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
+        if count == MAX_OPERATIONS:
+            raise UnpicklingError(f"it has more than {MAX_OPERATIONS:,} operations")
+        match operation.name:
+            case "BINUNICODE" | "SHORT_BINSTRING" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                stack.append(argument)
+            case "NONE" | "NEWFALSE" | "NEWTRUE":
+                stack.append(None)
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                length = int(operation.name[-1])
+                stack[-length:] = [tuple(stack[-length:])]
+            case "TUPLE":
+                items, stack = stack, below.pop()
+                stack.append(tuple(items))
+            case "EMPTY_LIST":
+                stack.append(_LIST)
+            case "APPEND":
+                stack.pop()
+            case "APPENDS":
+                stack = below.pop()
+            case "EMPTY_DICT":
+                stack.append(_DICT)
+            case "SETITEM":
+                _, key = stack.pop(), stack.pop()
+                _check_keys([key])
+            case "SETITEMS":
+                items, stack = stack, below.pop()
+                _check_keys(items[::2])
+            case "MARK":
+                below.append(stack)
+                stack = []
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "GLOBAL":
+                stack.append(_Name(argument.replace("__builtin__ ", "builtins ").replace(" ", ".", 1)))
+            case "REDUCE" | "NEWOBJ":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(_check_call(function, arguments))
+            case "BUILD":
+                state = stack.pop()
+                _check_state(stack[-1], state)
+            case "BINPERSID":
+                key, num_bytes = _check_storage(stack.pop())
+                storages[key] = max(num_bytes, storages.get(key, 0))
+                stack.append(_Made("storage"))
+            case "PROTO" if argument != 2:
+                raise UnpicklingError(f"its pickle protocol is {argument}, not torch.save's 2")
+            case "PROTO" | "STOP":
+                pass
+            case other:
+                raise UnpicklingError(f"it has the pickle operation {other}")
+    return storages
+
+
+@dataclass(frozen=True)
+class _Name:
+    """What a pickle imports."""
+
+    dotted: str
+
+    def __post_init__(self) -> None:
+        if self.dotted not in _NAMES:
+            raise UnpicklingError(f"it asks for {self.dotted}")
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a pickle makes: a list, a dictionary, or by a call what it calls."""
+
+    kind: str
+
+
+_LIST, _DICT = _Made("list"), _Made("dict")
+
+
+def _check_call(function: Any, arguments: Any) -> _Made:
+    match function, arguments:
+        case _Name("_codecs.encode"), (str(), "latin1"):  # bytes are pickled so
+            pass
+        case _Name("collections.OrderedDict"), ():
+            pass
+        case _Name("collections.Counter"), (_Made("dict"),):
+            pass
+        case _Name("_codecs.encode" | "collections.OrderedDict" | "collections.Counter" as dotted), _:
+            raise UnpicklingError(f"it calls {dotted} in an unusual way")
+        case _Name(), _:  # what is called checks its arguments
+            pass
+        case _:
+            raise UnpicklingError("it calls what it has not imported")
+    return _Made(function.dotted)
+
+
+def _check_state(owner: Any, state: Any) -> None:
+    match owner, state:
+        case _Made(kind), _Made("dict") if kind in ("collections.OrderedDict", *_ATTRIBUTES):
+            pass
+        case _Made(kind), tuple() if kind.startswith("numpy."):
+            pass
+        case _:
+            raise UnpicklingError("it sets the state of what has none")
+
+
+def _check_keys(keys: list[Any]) -> None:
+    """A tuple as a key can take any time to find its place, and more of the stack than there is."""
+    if not all(isinstance(key, str | int | float) for key in keys):
+        raise UnpicklingError("it has a key that is neither text nor number")
+
+
+def _check_storage(reference: Any) -> tuple[str, int]:
+    match reference:
+        # In a file of the legacy form there is None at the end: the storage is no part of another one.
+        case ("storage", _Name(kind), str(key), str(), int(count), *_) if kind in STORAGES and count >= 0:
+            return key, count * STORAGES[kind]
+    raise UnpicklingError("it refers to a storage in an unknown way")
+
+
+# --- The stand-ins
+
+
+class _Attributes(dict[str, Any]):
+    """Stands in for classes whose instances are attributes and no more: becomes a dictionary of them."""
+
+    def __new__(cls, *args: Any) -> "_Attributes":
+        if args:
+            raise UnpicklingError("Unsupported in a checkpoint: an instance made from arguments")
+        return super().__new__(cls)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.update(state)
+
+
+def _history_method(owner: Any, name: str) -> None:
+    """Stand in for `getattr`: MMEngine's history of losses is pickled with four of its methods."""
+    if owner is not _Attributes or name not in ("min", "max", "current", "mean"):
+        raise UnpicklingError("Unsupported in a checkpoint: a call of getattr")
+
+
+def _posix_path(*parts: str) -> str:
+    return str(PurePosixPath(*parts))
+
+
+def _windows_path(*parts: str) -> str:
+    return str(PureWindowsPath(*parts))
 
 
 class _Array(np.ndarray[Any, Any]):
@@ -44,10 +254,37 @@ def _reconstruct(*args: Any) -> np.ndarray[Any, Any]:
 def _dtype(code: str, *args: Any) -> np.dtype[Any]:
     """Stand in for `numpy.dtype`: return NumPy's own instance of a type of number, whose state is fixed."""
     if code not in NUMBERS:
-        raise UnpicklingError(f"Unsupported in a checkpoint: NumPy type {code!r}")
+        raise UnpicklingError("Unsupported in a checkpoint: a NumPy type that is no number")
     return np.dtype(code)
 
 
 def _scalar(dtype: np.dtype[Any], data: bytes) -> Any:
     """Stand in for NumPy's `scalar`."""
     return np.frombuffer(data, dtype, count=1)[0]
+
+
+_NUMPY: dict[str, Callable[..., Any]] = {
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _dtype,
+    **{f"numpy.{core}.multiarray._reconstruct": _reconstruct for core in ("core", "_core")},  # NumPy 1 and NumPy 2
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    # Instances of these have their state set. No pickle can name a type whose name has a line break.
+    "\nndarray": np.ndarray,
+    **{f"\n{code}": type(np.dtype(code)) for code in NUMBERS},
+}
+_ATTRIBUTES = ("argparse.Namespace", "mmengine.logging.history_buffer.HistoryBuffer")
+_STAND_INS: dict[str, Callable[..., Any]] = {
+    **_NUMPY,
+    **dict.fromkeys(_ATTRIBUTES, _Attributes),
+    "builtins.getattr": _history_method,
+    **{f"pathlib.{module}PosixPath": _posix_path for module in ("", "_local.")},  # `_local`: Python 3.13
+    **{f"pathlib.{module}WindowsPath": _windows_path for module in ("", "_local.")},
+}
+_OF_TORCH = {
+    "_codecs.encode",
+    "collections.Counter",
+    "collections.OrderedDict",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor_v2",
+}
+_NAMES = _STAND_INS.keys() | STORAGES.keys() | _OF_TORCH

@@ -1,0 +1,33 @@
+"""What the subcommands print alike."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import DPTZooError
+from ..weights.cache import Entry
+
+BAD_INPUT = 2
+"""The exit status when something that the command was given could not be used."""
+
+
+def complain(error: DPTZooError) -> None:
+    print(f"dpt-zoo: {error}", file=sys.stderr)
+
+
+def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "-"
+
+
+def cache_state(entry: Entry) -> str:
+    if entry.is_unchanged():
+        return "yes"
+    if entry.weights.exists():
+        return "unchecked"
+    return "in part" if entry.part.exists() else "no"

@@ -1,0 +1,116 @@
+"""Google Drive's public downloads: a small file comes at once, a large one after a page that asks to confirm."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
+
+import requests
+
+from ..errors import FetchError
+from .http import WORTH_RETRYING, Opener, get, read_start
+
+PAGE_BYTES = 1 << 20
+QUOTA = ("quota exceeded", "too many users have viewed or downloaded")
+DENIED = ("you need access", "access denied", "request access", "you need permission")
+ABSENT = ("does not exist", "not found", "in the owner's trash")
+ROBOT = ("unusual traffic", "automated queries")
+
+
+def endpoint() -> str:
+    """Where Google Drive is: `$DPT_ZOO_GDRIVE_ENDPOINT` (a gateway, a test server), else Google's own."""
+    return os.environ.get("DPT_ZOO_GDRIVE_ENDPOINT") or "https://drive.google.com"
+
+
+def opener_of(file_id: str) -> Opener:
+    """The opener of a public file, by its id.
+
+    What it returns is the file. It raises FetchError for what Google sends in its place: the quota is used up, the
+    owner does not share it, there is no such file, ...
+    """
+    url = f"{endpoint()}/uc?{urlencode({'export': 'download', 'id': file_id})}"
+
+    def open_file(session: requests.Session, headers: Mapping[str, str]) -> requests.Response:
+        response = get(session, url, headers)
+        for _ in range(2):
+            if not response.headers.get("Content-Type", "").startswith("text/html"):
+                return response
+            with response:
+                page = _Page(read_start(response, PAGE_BYTES).decode("utf-8", "replace"))
+            try:
+                confirmed = page.confirmation(response.url, session.cookies.get_dict())
+            except ValueError:  # it leads to no address
+                confirmed = ""
+            if not confirmed:
+                _refuse(response, page)
+                return response
+            response = get(session, confirmed, headers)
+        raise FetchError("Google Drive asks to confirm the download, again and again")
+
+    return open_file
+
+
+def _refuse(response: requests.Response, page: "_Page") -> None:
+    """Raise what a page means, unless its status tells of a passing trouble."""
+    text = page.text.lower()
+    if any(phrase in text for phrase in QUOTA):
+        raise FetchError(
+            "Google Drive refused the download: its quota for this file is used up, try again in some hours"
+        )
+    if any(phrase in text for phrase in ROBOT):
+        raise FetchError("Google Drive takes this machine for a robot: try again later, or from another network")
+    if response.status_code in WORTH_RETRYING:
+        return
+    is_login = urlsplit(response.url).path.lower().endswith(("servicelogin", "signin", "identifier"))
+    if is_login or response.status_code in (401, 403) or any(phrase in text for phrase in DENIED):
+        raise FetchError("Google Drive denied permission: the file is not shared with everybody (any longer)")
+    if response.status_code in (404, 410) or any(phrase in text for phrase in ABSENT):
+        raise FetchError("Google Drive has no such file (any longer)")
+    title = " ".join(page.title.split())[:80] or f"status {response.status_code}"
+    raise FetchError(f"Google Drive sent a page in place of the file: {title}")
+
+
+class _Page(HTMLParser):
+    """What matters of a page: its title, its text, and where its "Download anyway" leads."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.title = ""
+        self.text = ""
+        self._tag = ""
+        self._action = ""
+        self._fields: dict[str, str] = {}
+        self._link = ""
+        with contextlib.suppress(AssertionError):  # some broken markup ends older Pythons' parsers
+            self.feed(html)
+
+    def confirmation(self, base: str, cookies: Mapping[str, str]) -> str:
+        """The address that confirms the download: by a form, a link or a cookie's token; "" where there is none."""
+        if self._action:
+            action = urlsplit(urljoin(base, self._action))
+            fields = {**dict(parse_qsl(action.query)), **self._fields}
+            return action._replace(query=urlencode(fields)).geturl() if "confirm" in fields else ""
+        if self._link:
+            return urljoin(base, self._link)
+        token = next((value for name, value in cookies.items() if name.startswith("download_warning")), "")
+        return f"{base}&{urlencode({'confirm': token})}" if token and "confirm=" not in base else ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._tag = tag
+        attributes = {name: value or "" for name, value in attrs}
+        if tag == "form" and "download" in attributes.get("id", "").lower():
+            self._action = attributes.get("action", "")
+        elif tag == "input" and attributes.get("type") == "hidden":
+            self._fields[attributes.get("name", "")] = attributes.get("value", "")
+        elif tag == "a" and "confirm=" in attributes.get("href", ""):
+            self._link = attributes["href"]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._tag = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._tag == "title":
+            self.title += data
+        if self._tag not in ("script", "style"):
+            self.text += f" {data}"
