@@ -161,7 +161,7 @@ def run_publish(args: argparse.Namespace) -> int:
     from ..weights.publishing import publish
 
     checkpoint = get_checkpoint(args.name)
-    path = _find_file(args.name)
+    path = _find_weights(args.name)
     facts = Entry(path.parent, args.name).read_facts()
     if facts:  # the card tells what was measured
         checkpoint = dataclasses.replace(checkpoint, sha256=facts.sha256, num_bytes=facts.num_bytes)
@@ -182,12 +182,15 @@ def _record_of(entry: Entry) -> WeightsRecord:
 
 
 def _find_file(source: str) -> Path:
-    """A file by its path, or by a model's name from the cache."""
-    if Path(source).exists():
-        return Path(source)
+    """A file by its path, or else a model's cached weights by its name."""
+    return Path(source) if Path(source).is_file() else _find_weights(get_weights_record(source).name)
+
+
+def _find_weights(name: str) -> Path:
+    """A model's cached weights, fetched if they are not there."""
     from ..download import download
 
-    (outcome,) = download([get_weights_record(source).name])
+    (outcome,) = download([name])
     if outcome.error:
         raise outcome.error
     return outcome.path
