@@ -1,5 +1,6 @@
 """How long work tells how far it is: bars on a terminal, nothing elsewhere."""
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ class Downloads:
     """
 
     def __init__(self, num_files: int = 1) -> None:
+        self._is_shown = sys.stderr.isatty()
         self._num_files = num_files
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -36,6 +38,8 @@ class Downloads:
         """The report of one file."""
 
         def report(done: int, total: int | None) -> None:
+            if not self._is_shown:
+                return
             with self._lock:
                 self._done[name], self._totals[name] = done, total
                 bars = self._started()
@@ -52,7 +56,6 @@ class Downloads:
             from rich import progress
             from rich.console import Console
 
-            console = Console(stderr=True)
             columns = (
                 progress.TextColumn("{task.description}"),
                 progress.BarColumn(),
@@ -60,7 +63,7 @@ class Downloads:
                 progress.TransferSpeedColumn(),
                 progress.TimeRemainingColumn(),
             )
-            self._bars = progress.Progress(*columns, console=console, disable=not console.is_terminal)
+            self._bars = progress.Progress(*columns, console=Console(stderr=True))
             self._bars.start()
             if self._num_files > 1:
                 self._tasks[""] = self._bars.add_task("all files", total=None)

@@ -111,7 +111,7 @@ class TestDownload:
             except OSError:  # the end of a terminal
                 pass
             assert process.wait() == 0
-        assert re.search(rb"retinanet_dpt_t_1x.*298\.9/298\.9 MB.*MB/s", shown)
+        assert re.search(rb"retinanet_dpt_t_1x.*298\.9/298\.9 MB.*[MG]B/s", shown)
 
 
 class TestImport:
