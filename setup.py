@@ -70,6 +70,7 @@ setup(
         "urllib3>=2.6",  # earlier ones can be made to inflate a chunk without bound
     ],
     extras_require={
+        "demo": ["scikit-learn>=1.3"],  # has the handwritten digits of the digit scenes
         "test": [
             "build",
             "hypothesis",
@@ -78,6 +79,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "scikit-learn>=1.3",
             "setuptools>=77",
             "trustme",
             "types-PyYAML",
