@@ -12,13 +12,11 @@ from ..errors import InputError
 from .attention import Block, Size, tokens_to_map
 from .depatch import DePatch, PatchEmbed
 
-DEPTHS = {"tiny": (2, 2, 2, 2), "small": (3, 4, 6, 3), "medium": (3, 4, 18, 3)}
-"""Transformer blocks in each stage, by size. All else is the same in all sizes."""
-
 
 class Stage(NamedTuple):
     """What sets a stage apart; `position_side` is the side of the square map its position embedding is for."""
 
+    depth: int
     embed_dim: int
     num_heads: int
     mlp_ratio: int
@@ -26,13 +24,22 @@ class Stage(NamedTuple):
     position_side: int
 
 
-STAGES = {
-    1: Stage(64, 1, 8, 8, 56),
-    2: Stage(128, 2, 8, 4, 28),
-    3: Stage(320, 5, 4, 2, 14),
-    4: Stage(512, 8, 4, 1, 7),
+def _published(*depths: int) -> tuple[Stage, ...]:
+    """The stages of the paper's sizes, which differ in depth alone."""
+    return (
+        Stage(depths[0], 64, 1, 8, 8, 56),
+        Stage(depths[1], 128, 2, 8, 4, 28),
+        Stage(depths[2], 320, 5, 4, 2, 14),
+        Stage(depths[3], 512, 8, 4, 1, 7),
+    )
+
+
+SIZES = {
+    "tiny": _published(2, 2, 2, 2),
+    "small": _published(3, 4, 6, 3),
+    "medium": _published(3, 4, 18, 3),
 }
-EMBED_DIMS = tuple(stage.embed_dim for stage in STAGES.values())
+"""The four stages of each size."""
 STRIDES = (4, 8, 16, 32)
 
 
@@ -50,23 +57,25 @@ class DPT(nn.Module):
 
     def __init__(self, size: str, drop_path_rate: float = 0.1, in_channels: int = 3) -> None:
         super().__init__()
-        if size not in DEPTHS:
-            raise InputError(f"there is no DPT of size {size!r}: choose one of {', '.join(DEPTHS)}")
+        if size not in SIZES:
+            raise InputError(f"there is no DPT of size {size!r}: choose one of {', '.join(SIZES)}")
         self.size = size
-        for index, stage in STAGES.items():
+        self.stages = dict(enumerate(SIZES[size], 1))
+        for index, stage in self.stages.items():
             # The last position embedding has one more entry, in front: the class token's.
             num_positions = stage.position_side**2 + (index == 4)
             position = nn.Parameter(trunc_normal_(torch.empty(1, num_positions, stage.embed_dim), std=0.02))
             self.register_parameter(f"pos_embed{index}", position)
-        self.patch_embed1 = PatchEmbed(in_channels, EMBED_DIMS[0], patch_size=4)
+        self.patch_embed1 = PatchEmbed(in_channels, self.stages[1].embed_dim, patch_size=4)
         for index in (2, 3, 4):
-            self.add_module(f"patch_embed{index}", DePatch(EMBED_DIMS[index - 2], EMBED_DIMS[index - 1]))
-        last = sum(DEPTHS[size]) - 1
+            patch_embed = DePatch(self.stages[index - 1].embed_dim, self.stages[index].embed_dim)
+            self.add_module(f"patch_embed{index}", patch_embed)
+        last = sum(stage.depth for stage in self.stages.values()) - 1
         drop_path = (drop_path_rate * block / last for block in range(last + 1))
-        for (index, stage), depth in zip(STAGES.items(), DEPTHS[size], strict=True):
+        for index, stage in self.stages.items():
             blocks = (
                 Block(stage.embed_dim, stage.num_heads, stage.mlp_ratio, stage.reduction, next(drop_path))
-                for _ in range(depth)
+                for _ in range(stage.depth)
             )
             self.add_module(f"block{index}", nn.ModuleList(blocks))
         self.apply(init_linear)
@@ -81,7 +90,7 @@ class DPT(nn.Module):
             x: `(B, 3, H, W)` normalised images, H and W at least 32.
 
         Returns:
-            Maps `(B, C, H//s, W//s)`, channels-last in memory: C 64, 128, 320, 512; s 4, 8, 16, 32.
+            Maps `(B, C, H//s, W//s)`, channels-last in memory: s 4, 8, 16, 32; C 64, 128, 320, 512 in the paper.
 
         Raises:
             InputError: an image has less than 32 pixels on a side.
@@ -90,7 +99,7 @@ class DPT(nn.Module):
             height, width = x.shape[2:]
             raise InputError(f"DPT needs images of at least 32x32 pixels, not {width}x{height}: pad them")
         maps = []
-        for stage in STAGES:
+        for stage in self.stages:
             x = self.run_stage(x, stage)
             maps.append(x)
         return tuple(maps)
@@ -115,7 +124,7 @@ class DPT(nn.Module):
 
     def position_embedding(self, stage: int, size: Size) -> Tensor:
         """A stage's position embedding on a map of `size`, without the class token's: `(1, H*W, C)`."""
-        side = STAGES[stage].position_side
+        side = self.stages[stage].position_side
         embedding: Tensor = getattr(self, f"pos_embed{stage}")[:, -(side**2) :]
         # The authors compare cell counts with stage 1's, not shapes: there, a map of 28x112 takes the
         # embedding of 56x56 as it stands.

@@ -9,7 +9,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .backbone import DPT, EMBED_DIMS, STAGES, STRIDES, init_linear
+from .backbone import DPT, STRIDES, init_linear
 from .depatch import patch_centres
 
 
@@ -23,26 +23,26 @@ class DPTClassifier(DPT):
     """DPT with a class token in the last stage and a linear head on it, behind timm's interface.
 
     Args:
-        size: "tiny", "small" or "medium".
+        size: see `DPT`.
         num_classes: outputs of the head; 0 leaves the head out.
         drop_path_rate: see `DPT`.
         in_chans: channels of an image.
 
     Raises:
-        InputError: `size` is none of the three.
+        InputError: an unknown `size`.
     """
 
     pos_embed4: nn.Parameter
 
     def __init__(self, size: str, num_classes: int = 1000, drop_path_rate: float = 0.1, in_chans: int = 3) -> None:
         super().__init__(size, drop_path_rate, in_chans)
-        self.num_features = self.head_hidden_size = EMBED_DIMS[-1]
+        self.num_features = self.head_hidden_size = self.stages[4].embed_dim
         self.feature_info = [
-            {"num_chs": dim, "reduction": stride, "module": f"block{index}"}
-            for index, dim, stride in zip(STAGES, EMBED_DIMS, STRIDES, strict=True)
+            {"num_chs": stage.embed_dim, "reduction": stride, "module": f"block{index}"}
+            for (index, stage), stride in zip(self.stages.items(), STRIDES, strict=True)
         ]
-        self.cls_token = nn.Parameter(trunc_normal_(torch.empty(1, 1, EMBED_DIMS[-1]), std=0.02))
-        self.norm: nn.Module = nn.LayerNorm(EMBED_DIMS[-1], eps=1e-6)
+        self.cls_token = nn.Parameter(trunc_normal_(torch.empty(1, 1, self.num_features), std=0.02))
+        self.norm: nn.Module = nn.LayerNorm(self.num_features, eps=1e-6)
         self.reset_classifier(num_classes)
         self._register_unused_buffers()
 
@@ -76,7 +76,7 @@ class DPTClassifier(DPT):
         """
         if norm or output_fmt != "NCHW":
             raise InputError("DPT's feature maps come without a final norm and as NCHW: norm=False, output_fmt='NCHW'")
-        taken, _ = feature_take_indices(len(STAGES), indices)
+        taken, _ = feature_take_indices(len(self.stages), indices)
         maps = super().forward(x)
         intermediates = [maps[index] for index in taken]
         return intermediates if intermediates_only else (self._last_tokens(maps[2]), intermediates)
@@ -85,7 +85,7 @@ class DPTClassifier(DPT):
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop what the feature maps do not need; called by timm's `features_only=True`."""
-        taken, _ = feature_take_indices(len(STAGES), indices)
+        taken, _ = feature_take_indices(len(self.stages), indices)
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
@@ -117,7 +117,7 @@ class DPTClassifier(DPT):
         """Add what the authors' classifier files hold besides: the shapes and patch centres of a 224x224 image."""
         for index in (2, 3, 4):
             depatch = getattr(self, f"patch_embed{index}")
-            side = STAGES[index].position_side
+            side = self.stages[index].position_side
             depatch.register_buffer("value_spatial_shapes", torch.tensor([[2 * side, 2 * side]]))
             anchor = patch_centres((side, side), torch.float32, torch.device("cpu"))
             depatch.box_coder.register_buffer("anchor", anchor)

@@ -21,7 +21,7 @@ class DPT(backbone.DPT):
     """The backbone, with MMDetection's way to start from pretrained weights.
 
     Args:
-        size: "tiny", "small" or "medium".
+        size: see `dpt_zoo.models.DPT`.
         drop_path_rate: see `dpt_zoo.models.DPT`.
         init_cfg: None, or `dict(type="Pretrained", checkpoint=WEIGHTS)` with an ImageNet classifier's weights: its
             name in the zoo ("dpt_tiny"), a path, `https://...` or `hf://org/repo/file`.
