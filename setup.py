@@ -62,6 +62,8 @@ setup(
         "pycocotools>=2.0.8",
         "safetensors>=0.4.5",
         "supervision>=0.26",
+        "defusedxml>=0.7",  # Pascal VOC's labels
+        "pyyaml>=6",  # and YOLO's
         # The weights: each protocol through the library that knows it (docs/weights.md).
         "filelock>=3.12",
         "huggingface_hub>=1.27",
@@ -83,6 +85,7 @@ setup(
             "setuptools>=77",
             "trustme",
             "types-PyYAML",
+            "types-defusedxml",
             "types-jsonschema",
             "types-requests",
         ],

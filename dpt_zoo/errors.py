@@ -25,6 +25,10 @@ class ImageError(DPTZooError):
     """A file or value that is no readable image."""
 
 
+class DataError(DPTZooError):
+    """Training or evaluation data that cannot be used: its text lists what is wrong, by file and annotation."""
+
+
 class WeightsError(DPTZooError):
     """Weights that are missing, unreadable, unsafe, or not this model's."""
 

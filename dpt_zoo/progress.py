@@ -1,8 +1,9 @@
 """How long work tells how far it is: bars on a terminal, nothing elsewhere."""
 
+import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,6 +11,20 @@ if TYPE_CHECKING:
 
 Report = Callable[[int, int | None], None]
 """Takes what is done and, where it is known, what there is to do: bytes, images, ..."""
+
+
+@contextlib.contextmanager
+def count_on_terminal(what: str) -> Iterator[Report]:
+    """A bar on standard error for things that are counted, if it is a terminal; it goes when the block ends."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 class Downloads:

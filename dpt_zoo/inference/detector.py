@@ -10,8 +10,8 @@ from torch import nn
 
 from ..errors import ImageError, InputError
 from ..factory import create_model
+from ..images import load_image
 from .detections import Detections
-from .images import load_image
 
 
 class Detector:

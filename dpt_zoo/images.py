@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import ImageError
+from .errors import ImageError
 
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, struct.error)
 """What Pillow's decoders raise, between them, at bytes that they do not expect."""

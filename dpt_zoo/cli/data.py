@@ -1,0 +1,83 @@
+"""`dpt-zoo check-data`: what is in a data set, and what is wrong with it."""
+
+import argparse
+import json
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..progress import count_on_terminal
+from .printing import BAD_INPUT
+
+if TYPE_CHECKING:
+    from ..data.checks import Check
+
+
+def add_commands(commands: Any) -> None:
+    """Add the subcommand to argparse's `commands`."""
+    check = commands.add_parser("check-data", help="show what is in a data set, and what is wrong with it")
+    check.add_argument("data", nargs="?", type=Path, metavar="DATA", help="a folder of COCO, YOLO or Pascal VOC data")
+    check.add_argument("--annotations", type=Path, metavar="FILE", help="or a COCO annotation file, with ...")
+    check.add_argument("--images", type=Path, metavar="DIR", help="... the folder of its images")
+    check.add_argument("--jobs", type=int, metavar="N", help="images read at a time")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=run_check_data)
+
+
+def run_check_data(args: argparse.Namespace) -> int:
+    """Print what is in a data set, and all that is wrong with it."""
+    pair = (args.annotations, args.images)
+    if pair.count(None) != (2 if args.data else 0):
+        raise InputError("name a data set's folder, or both --annotations and --images")
+    from ..data.formats import Split, check_splits, find_splits
+
+    with tempfile.TemporaryDirectory() as work_dir, count_on_terminal("reading images") as report:
+        splits = find_splits(args.data, Path(work_dir)) if args.data else [Split(args.annotations.stem, *pair)]
+        checks = check_splits(splits, jobs=args.jobs, report=report)
+    if args.json:
+        print(json.dumps([_record(split.name, check) for split, check in zip(splits, checks, strict=True)], indent=2))
+    else:
+        for split, check in zip(splits, checks, strict=True):
+            _print(split.name, check)
+    return BAD_INPUT if any(problem.kind.is_error for check in checks for problem in check.problems) else 0
+
+
+def _print(name: str, check: "Check") -> None:
+    from ..data.problems import describe, printable
+
+    print(
+        f"{name}: {check.num_images:,} images, {check.num_empty_images:,} of them without objects; "
+        f"{check.num_objects:,} objects, {check.num_masks:,} of them with masks; {len(check.classes):,} classes"
+    )
+    counts = ", ".join(f"{printable(name)} {count:,}" for name, count in check.classes.items())
+    if counts:
+        print(textwrap.fill(counts, 100, initial_indent="  ", subsequent_indent="  ", break_long_words=False))
+    for title, is_error in (("error", True), ("warning", False)):
+        problems = [problem for problem in check.problems if problem.kind.is_error == is_error]
+        if problems:
+            print(f"{name}: {len(problems):,} {title}{'s' * (len(problems) > 1)}\n{describe(problems)}")
+    if not check.problems:
+        print(f"{name}: sound")
+
+
+def _record(name: str, check: "Check") -> dict[str, Any]:
+    return {
+        "split": name,
+        "num_images": check.num_images,
+        "num_empty_images": check.num_empty_images,
+        "num_objects": check.num_objects,
+        "num_masks": check.num_masks,
+        "classes": check.classes,
+        "problems": [
+            {
+                "kind": problem.kind.title,
+                "is_error": problem.kind.is_error,
+                "where": problem.where,
+                "what": problem.what,
+                "image_id": problem.image_id,
+            }
+            for problem in check.problems
+        ],
+    }
