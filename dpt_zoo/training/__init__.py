@@ -1,0 +1,1 @@
+"""Training and fine-tuning, on MMEngine's Runner."""
