@@ -237,14 +237,15 @@ def _check_tensors(record: WeightsRecord, tensors: dict[str, Tensor], path: Path
 def _check_hashes(record: WeightsRecord, facts: Facts | None, sha256: str | None, digest: str, path: Path) -> None:
     """Hold hashes against the manifest's, or where it has none against those of the first download here."""
     if record.sha256 or record.tensors_sha256:
-        known, whence = (record.sha256, record.tensors_sha256), "the manifest has"
+        known, whence, remedy = (record.sha256, record.tensors_sha256), "the manifest has", "fetch it again"
     elif facts:
         known, whence = (facts.sha256, facts.tensors_sha256), f"the first download here, on {facts.recorded}, had"
+        remedy = f"fetch it again, or if it was replaced there: dpt-zoo cache remove {record.name} --forget"
     else:
         return
     if not any(expected and expected == found for expected, found in zip(known, (sha256, digest), strict=True)):
         expected, found = (_show_hashes(*each) for each in (known, (sha256, digest)))
-        raise WeightsError(f"{path}: this is another file than expected: it has {found}, {whence} {expected}")
+        raise WeightsError(f"{path}: this is another file than expected: it has {found}, {whence} {expected}: {remedy}")
 
 
 def _show_hashes(sha256: str | None, digest: str | None) -> str:
