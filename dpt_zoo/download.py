@@ -30,10 +30,9 @@ def select_names(patterns: Sequence[str], every_detector: bool = False) -> list[
     Raises:
         InputError: nothing is selected, or nothing matches a pattern.
     """
-    manifest = read_manifest()
     names = list_models() if every_detector else []
     for pattern in patterns:
-        found = [name for name in (*manifest.checkpoints, *manifest.classifiers) if fnmatch.fnmatchcase(name, pattern)]
+        found = [name for name in read_manifest().records if fnmatch.fnmatchcase(name, pattern)]
         names += found or [get_weights_record(pattern).name]  # which tells the nearest name
     if not names:
         raise InputError("no model is named: give names, patterns such as 'mrcnn*', or --all")

@@ -123,11 +123,6 @@ class Classifier(PublishedWeights):
         """What the model is, in words: "DPT-Tiny ImageNet-1k classifier"."""
         return f"DPT-{self.size.capitalize()} ImageNet-1k classifier"
 
-    @property
-    def summary(self) -> str:
-        """The title with its published accuracy, in one line."""
-        return f"{self.title}: {self.published['top1']} top-1 accuracy."
-
 
 def data_path(relative: str) -> Path:
     """Find a data file (`configs/...`, `weights_manifest.json`) in a checkout or in an installed wheel.
@@ -154,16 +149,6 @@ def get_checkpoint(name: str) -> Checkpoint:
     return _find(name, read_manifest().checkpoints)
 
 
-def get_classifier(name: str) -> Classifier:
-    """The manifest's record of an ImageNet classifier: "dpt_tiny", "dpt_small" or "dpt_medium".
-
-    Raises:
-        UnknownModelError: no classifier has this name; the text suggests the nearest.
-        ManifestError: the manifest cannot be read.
-    """
-    return _find(name, read_manifest().classifiers)
-
-
 def get_weights_record(name: str) -> Checkpoint | Classifier:
     """The manifest's record of a detector or a classifier.
 
@@ -171,16 +156,20 @@ def get_weights_record(name: str) -> Checkpoint | Classifier:
         UnknownModelError: no model has this name; the text suggests the nearest.
         ManifestError: the manifest cannot be read.
     """
-    manifest = read_manifest()
-    return _find(name, {**manifest.checkpoints, **manifest.classifiers})
+    return _find(name, read_manifest().records)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All records, by name."""
+    """The records, by name."""
 
     checkpoints: dict[str, Checkpoint]
     classifiers: dict[str, Classifier]
+
+    @property
+    def records(self) -> dict[str, Checkpoint | Classifier]:
+        """Those of the detectors, then those of the classifiers."""
+        return {**self.checkpoints, **self.classifiers}
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from reference_data import PHOTO, read_json, rule_model
 
 import dpt_zoo
 from dpt_zoo.inference.detections import COCO_CATEGORY_IDS
-from dpt_zoo.manifest import get_classifier
+from dpt_zoo.manifest import get_weights_record
 from dpt_zoo.weights.store import adopt
 
 TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
@@ -73,7 +73,7 @@ def test_training_starts_from_imagenet_weights_and_saves(data_root: Path) -> Non
     from dpt_zoo.models import DPTClassifier
 
     torch.save({"model": DPTClassifier("tiny").state_dict()}, data_root / "classifier.pth")
-    adopt(get_classifier("dpt_tiny"), data_root / "classifier.pth")
+    adopt(get_weights_record("dpt_tiny"), data_root / "classifier.pth")
     config = data_root / "one_epoch.py"
     config.write_text(
         f"_base_ = {str(dpt_zoo.get_checkpoint('retinanet_dpt_t_1x').config_path)!r}\n"

@@ -11,7 +11,7 @@ from reference_data import read_json
 
 import dpt_zoo
 from dpt_zoo.factory import build_detector
-from dpt_zoo.manifest import data_path, get_classifier, read_manifest
+from dpt_zoo.manifest import data_path, get_weights_record, read_manifest
 from dpt_zoo.models import DPTClassifier
 from dpt_zoo.sources import BaiduNetdisk, GoogleDrive, HubFile, LocalFile, WebFile
 from dpt_zoo.weights.digests import structure_sha256
@@ -33,7 +33,7 @@ def test_manifest_says_what_was_published() -> None:
 
 def test_manifest_has_the_classifiers() -> None:
     for entry in PUBLISHED["imagenet_backbones"]:
-        classifier = get_classifier(entry["name"])
+        classifier = get_weights_record(entry["name"])
         assert classifier.num_params == read_json(f"schema_imagenet_{entry['name']}.json")["parameters_total"]
         assert round(classifier.num_params / 1e6, 1) == entry["params_m"]
         assert classifier.published == {"top1": entry["acc1"], "gflops_224": entry["flops_g_224"]}
@@ -90,7 +90,7 @@ def test_classifier(size: str) -> None:
     schema = read_json(f"schema_imagenet_dpt_{size}.json")
     model = DPTClassifier(size)
     assert sorted(describe(model)) == sorted(schema["state_dict"])
-    assert structure_sha256(model.state_dict()) == get_classifier(f"dpt_{size}").structure_sha256
+    assert structure_sha256(model.state_dict()) == get_weights_record(f"dpt_{size}").structure_sha256
     assert count_parameters(model) == schema["parameters_total"]
 
 

@@ -176,9 +176,7 @@ def _cache_row(entry: Entry) -> tuple[str, ...]:
 
 def _record_of(entry: Entry) -> WeightsRecord:
     """The manifest's record, or for weights from elsewhere an empty one."""
-    manifest = read_manifest()
-    known: dict[str, WeightsRecord] = {**manifest.checkpoints, **manifest.classifiers}
-    return known.get(entry.name) or WeightsRecord(name=entry.name, sources=())
+    return read_manifest().records.get(entry.name) or WeightsRecord(name=entry.name, sources=())
 
 
 def _find_file(source: str) -> Path:

@@ -203,8 +203,7 @@ def _accept(record: WeightsRecord, entry: Entry, source: Source, original: Path,
     facts = entry.read_facts()
     try:
         weights = read_weights(original)
-        if weights.container == "pth":
-            verify_crc(original)
+        verify_crc(original)
         digest = _check_tensors(record, weights.tensors, original)
         sha256 = measured.sha256 if weights.container == "pth" else None
         _check_hashes(record, facts, sha256, digest, original)
@@ -226,8 +225,7 @@ def _check_tensors(record: WeightsRecord, tensors: dict[str, Tensor], path: Path
     """Refuse what is not this model's, or not finite; return the digest."""
     structure = structure_sha256(tensors)
     if record.structure_sha256 not in (structure, None):
-        manifest = read_manifest()
-        others = [*manifest.checkpoints.values(), *manifest.classifiers.values()]
+        others = read_manifest().records.values()
         like = next((f"those of {each.name}" for each in others if each.structure_sha256 == structure), "others")
         raise WeightsError(f"{path}: these are not {record.name}'s tensors, by name, type and shape they are {like}")
     check_finite(tensors, path)
