@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py import
 python scripts/benchmark.py backbone
+python scripts/benchmark.py train
 python scripts/benchmark.py weights
 """
 
@@ -21,10 +22,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20
 AUTHORS_FILE = ROOT / "tests/reference/authors_format_retinanet_dpt_t_1x.pth.xz"
+WAYS = ("explicit", "ours", "checkpointed")
 
 
 def benchmark_import(args: argparse.Namespace) -> None:
@@ -49,22 +52,21 @@ def benchmark_backbone(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     print(f"DPT-{args.size}, {args.height}x{args.width}, float32, batch 1, {args.threads} threads, {args.runs} runs")
     times = _alternate({kind: _backbone_pass(kind, args) for kind in ("ours", "explicit")}, args.runs)
-    peaks = {kind: [_peak_in_child(kind, args) for _ in range(args.runs)] for kind in times}
+    peaks = {kind: [_in_child("backbone-peak", kind, args) for _ in range(args.runs)] for kind in times}
     for kind in times:
         print(f"{kind:10}{_spread(times[kind], 1)} s, peak memory over the weights {_spread(peaks[kind], 1 / MIB)} MiB")
     print(f"ours / explicit: time {_ratio(times, 'explicit'):.2f}, memory {_ratio(peaks, 'explicit'):.2f}")
 
 
-def benchmark_backbone_peak(args: argparse.Namespace) -> None:
+def measure_backbone_peak(args: argparse.Namespace) -> None:
     """Print, in bytes, how far one forward pass raises this process's memory."""
     import torch
 
     torch.set_num_threads(args.threads)
     forward = _backbone_pass(args.kind, args)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = _memory("VmRSS")
+    growth = _watch_memory("cpu")
     forward()
-    print(_memory("VmHWM") - before)
+    print(growth())
 
 
 def _backbone_pass(kind: str, args: argparse.Namespace) -> Callable[[], object]:
@@ -86,10 +88,80 @@ def _backbone_pass(kind: str, args: argparse.Namespace) -> Callable[[], object]:
     return forward
 
 
-def _peak_in_child(kind: str, args: argparse.Namespace) -> int:
-    shape = [f"--{name}={getattr(args, name)}" for name in ("size", "height", "width", "threads")]
-    command = [sys.executable, __file__, "backbone-peak", kind, *shape]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def benchmark_train(args: argparse.Namespace) -> None:
+    """A training step, ours, with gradient checkpointing and the explicit way: each in its process, in turn."""
+    import torch
+
+    print(f"{args.architecture}, DPT-{args.size}, {args.height}x{args.width}, batch 1, {args.threads} threads")
+    print(f"a step: forward with losses, backward, AdamW; {args.runs} runs of {args.steps} steps after one to warm up")
+    print("memory: the peak over the built model, so with gradients, AdamW's state and what the allocator holds back")
+    print("explicit: a softmax matrix, a two-step sampler; checkpointed: ours with gradient checkpointing")
+    modes = ("float32", "bfloat16", "bfloat16-compiled")
+    settings = [("cpu", "float32")] + [("cuda", mode) for mode in modes if torch.cuda.is_available()]
+    for args.device, args.mode in settings:
+        times: dict[str, list[float]] = {way: [] for way in WAYS}
+        peaks: dict[str, list[float]] = {way: [] for way in WAYS}
+        for _ in range(args.runs):
+            for way in WAYS:
+                seconds, peak = _in_child("train-steps", way, args, "architecture", "steps", "device", "mode")
+                times[way] += seconds
+                peaks[way].append(peak)
+        scale, unit = (1e3, "ms") if args.device == "cuda" else (1, "s")
+        print(f"{args.device}, {args.mode}")
+        for way in WAYS:
+            print(f"  {way:12} {_spread(times[way], scale)} {unit}, memory {_spread(peaks[way], 1 / MIB)} MiB")
+        for way in WAYS[1:]:
+            ratios = (_ratio(values, "explicit", way) for values in (times, peaks))
+            print("  {} / explicit: time {:.2f}, memory {:.2f}".format(way, *ratios))
+
+
+def measure_train_steps(args: argparse.Namespace) -> None:
+    """Print the seconds of each training step, and in bytes how far they raised this process's memory."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    step = _train_step(args)
+    growth = _watch_memory(args.device)
+    seconds = _alternate({"step": step}, args.steps)["step"]
+    print(json.dumps([seconds, growth()]))
+
+
+def _train_step(args: argparse.Namespace) -> Callable[[], object]:
+    import dpt_zoo.mmlab  # before mmengine and mmdet
+
+    # isort: split
+    import torch
+    from explicit_dpt import make_explicit
+    from mmdet.testing import demo_mm_inputs
+    from mmengine.optim import AmpOptimWrapper, OptimWrapper
+
+    import dpt_zoo
+
+    torch.manual_seed(0)
+    name = f"{args.architecture}_dpt_{args.size[0]}_1x"
+    model: Any = dpt_zoo.create_model(name, pretrained=False, device=args.device).train()
+    if args.kind == "explicit":
+        make_explicit(model.backbone)
+    model.backbone.gradient_checkpointing = args.kind == "checkpointed"
+    if args.mode == "bfloat16-compiled":
+        model.backbone.compile()
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
+    optimizer = OptimWrapper(adamw) if args.mode == "float32" else AmpOptimWrapper(optimizer=adamw, dtype="bfloat16")
+    images = demo_mm_inputs(1, (3, args.height, args.width), num_items=[8], num_classes=80, with_mask=True)
+
+    def step() -> None:
+        model.train_step(images, optimizer)
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def _in_child(subcommand: str, kind: str, args: argparse.Namespace, *more: str) -> Any:
+    """Run a hidden subcommand with the same options in a process of its own; return what it prints, from JSON."""
+    options = [f"--{name}={getattr(args, name)}" for name in ("size", "height", "width", "threads", *more)]
+    command = [sys.executable, __file__, subcommand, kind, *options]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def benchmark_weights(args: argparse.Namespace) -> None:
@@ -239,6 +311,19 @@ measure(run)
 """
 
 
+def _watch_memory(device: str) -> Callable[[], int]:
+    """Begin to watch; the result tells by how many bytes the peak since then is above what is in use now."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+        return lambda: torch.cuda.max_memory_allocated() - allocated
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    resident = _memory("VmRSS")
+    return lambda: _memory("VmHWM") - resident
+
+
 def _memory(field: str) -> int:
     """This process's memory in bytes, by Linux's name: "VmRSS" now, "VmHWM" at its peak."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -257,8 +342,8 @@ def _alternate(actions: dict[str, Callable[[], object]], runs: int) -> dict[str,
     return times
 
 
-def _ratio(values: Mapping[str, Sequence[float]], peer: str) -> float:
-    return statistics.median(values["ours"]) / statistics.median(values[peer])
+def _ratio(values: Mapping[str, Sequence[float]], peer: str, kind: str = "ours") -> float:
+    return statistics.median(values[kind]) / statistics.median(values[peer])
 
 
 def _spread(values: Sequence[float], factor: float) -> str:
@@ -293,7 +378,19 @@ def main() -> None:
     backbone.set_defaults(run=benchmark_backbone)
     peak = commands.add_parser("backbone-peak", parents=[shape])
     peak.add_argument("kind", choices=("ours", "explicit"))
-    peak.set_defaults(run=benchmark_backbone_peak)
+    peak.set_defaults(run=measure_backbone_peak)
+
+    model = argparse.ArgumentParser(add_help=False, parents=[shape])
+    model.add_argument("--architecture", default="retinanet", choices=("retinanet", "mrcnn"))
+    model.add_argument("--steps", type=int, default=2, help="timed steps of a process; default: %(default)s")
+    train = commands.add_parser("train", help=benchmark_train.__doc__, parents=[model])
+    train.add_argument("--runs", type=int, default=3)
+    train.set_defaults(run=benchmark_train)
+    steps = commands.add_parser("train-steps", parents=[model])
+    steps.add_argument("kind", choices=WAYS)
+    steps.add_argument("--device", required=True)
+    steps.add_argument("--mode", required=True)
+    steps.set_defaults(run=measure_train_steps)
 
     weights = commands.add_parser("weights", help=benchmark_weights.__doc__)
     weights.add_argument("--runs", type=int, default=5)
@@ -301,7 +398,7 @@ def main() -> None:
     weights.set_defaults(run=benchmark_weights)
 
     args = parser.parse_args()
-    if args.run is not benchmark_backbone_peak:
+    if args.run not in (measure_backbone_peak, measure_train_steps):
         _print_machine()
     args.run(args)
 

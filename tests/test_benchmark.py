@@ -30,6 +30,18 @@ def test_backbone() -> None:
     assert re.fullmatch(r"ours / explicit: time \d+\.\d\d, memory 0\.\d\d", ratios)
 
 
+def test_train() -> None:
+    short = ("--runs", "1", "--steps", "1", "--threads", "1")
+    printed = run("train", *short, "--size", "tiny", "--height", "256", "--width", "384")
+    assert printed[0] == "retinanet, DPT-tiny, 256x384, batch 1, 1 threads"
+    setting, _, ours, checkpointed, *ratios = printed[4:]
+    assert setting == "cpu, float32"
+    peaks = [float(line.split("memory")[1].split()[0]) for line in (checkpointed, ours)]
+    assert 0 < peaks[0] < 0.95 * peaks[1]
+    for way, line in zip(("ours", "checkpointed"), ratios, strict=True):
+        assert re.fullmatch(rf"  {way} / explicit: time \d+\.\d\d, memory \d\.\d\d", line)
+
+
 def test_weights() -> None:
     printed = "\n".join(run("weights", "--runs", "1", "--megabytes", "20"))
     for ratio in ("ours / curl: speed", "above `import torch` / weights:", "ours / mmengine: time"):

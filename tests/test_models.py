@@ -1,7 +1,8 @@
-"""The network by itself: sizes, precision, equality with the explicit computation, and timm's interface."""
+"""The network by itself: sizes, precision, the explicit computation, gradient checkpointing, and timm's interface."""
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -10,13 +11,19 @@ import torch
 from explicit_dpt import make_explicit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from reference_data import random_images
 from rule_weights import load_rule_weights
 from torch import Tensor
 
 from dpt_zoo.errors import InputError
+from dpt_zoo.manifest import get_checkpoint
 from dpt_zoo.models import DPT, DPTClassifier, depatch
 from dpt_zoo.models.attention import Mlp
+from dpt_zoo.models.backbone import SIZES
 from dpt_zoo.models.depatch import DePatch, grid_points
 
 STRIDES = (4, 8, 16, 32)
@@ -51,6 +58,16 @@ class TestSizes:
             for ours, theirs in zip(backbone(images), explicit(images), strict=True):
                 assert (ours - theirs).abs().max() < 1e-9 * theirs.std()
 
+    @pytest.mark.parametrize("name", SIZES)
+    def test_every_depth_and_width(self, name: str) -> None:
+        model = load_rule_weights(DPT(name).double()).eval()
+        explicit = make_explicit(copy.deepcopy(model))
+        images = random_images(7, (1, 3, 72, 100)).double()
+        with torch.inference_mode():
+            for ours, theirs, stage in zip(model(images), explicit(images), SIZES[name], strict=True):
+                assert ours.shape[1] == stage.embed_dim
+                assert (ours - theirs).abs().max() < 1e-9 * theirs.std()
+
     def test_stage_1_takes_its_embedding_as_it_stands_where_the_cell_count_is_its_own(self, backbone: DPT) -> None:
         assert torch.equal(backbone.position_embedding(1, (28, 112)), backbone.get_parameter("pos_embed1"))
 
@@ -66,7 +83,7 @@ class TestSizes:
             backbone(torch.zeros(1, 3, *size))
 
     def test_an_unknown_size_is_refused(self) -> None:
-        with pytest.raises(InputError, match="no DPT of size 'large': choose one of tiny, small, medium"):
+        with pytest.raises(InputError, match="no DPT of size 'large': choose one of nano, tiny, small, medium"):
             DPT("large")
 
 
@@ -133,6 +150,75 @@ def test_stochastic_depth_rises_linearly_over_all_blocks() -> None:
     model = DPT("small", drop_path_rate=0.15)
     rates = [block.drop_path.drop_prob for stage in (1, 2, 3, 4) for block in getattr(model, f"block{stage}")]
     assert rates == pytest.approx([0.15 * block / 15 for block in range(16)])
+
+
+class TestGradientCheckpointing:
+    @pytest.mark.parametrize("drop_path_rate", [0.0, 0.5])
+    def test_maps_and_gradients_are_the_same(self, drop_path_rate: float) -> None:
+        model = DPT("tiny", drop_path_rate).double().train()
+        images = random_images(7, (2, 3, 64, 96)).double()
+        results = []
+        for model.gradient_checkpointing in (False, True):
+            torch.manual_seed(0)
+            maps = model(images)
+            gradients = torch.autograd.grad(sum_of_squares(maps), list(model.parameters()), materialize_grads=True)
+            results.append([*maps, *gradients, torch.rand(1)])  # the next random number, too
+        for plain, checkpointed in zip(*results, strict=True):
+            assert torch.equal(plain, checkpointed)
+
+    def test_a_detectors_losses_and_gradients_are_the_same(self) -> None:
+        init_default_scope("mmdet")
+        cfg = Config.fromfile(get_checkpoint("retinanet_dpt_t_1x").config_path)
+        cfg.merge_from_dict({"model.backbone.drop_path_rate": 0.5})
+        results = []
+        for checkpointed in (False, True):
+            cfg.merge_from_dict({"model.backbone.gradient_checkpointing": checkpointed})
+            torch.manual_seed(0)
+            model = MODELS.build(cfg.model).train()
+            data = model.data_preprocessor(demo_mm_inputs(2, (3, 64, 96), num_classes=80), True)
+            total, losses = model.parse_losses(model(**data, mode="loss"))
+            total.backward()
+            results.append([*losses.values(), *(parameter.grad for parameter in model.parameters())])
+        for without, with_it in zip(*results, strict=True):
+            assert torch.equal(without, with_it)
+
+    def test_much_less_is_kept_for_the_gradients(self) -> None:
+        model = DPT("tiny").train()
+        plain = sum(saved_for_backward(model))
+        model.gradient_checkpointing = True
+        assert sum(saved_for_backward(model)) < 0.2 * plain
+
+    def test_outside_training_nothing_changes(self) -> None:
+        model = DPT("tiny").eval()
+        plain = saved_for_backward(model)
+        model.gradient_checkpointing = True
+        assert saved_for_backward(model) == plain
+
+    @pytest.mark.parametrize("grad", [True, False])
+    def test_it_warns_of_nothing(self, grad: bool) -> None:
+        model = DPT("nano", gradient_checkpointing=True).train()
+        with warnings.catch_warnings(), torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=torch.bfloat16):
+            warnings.simplefilter("error")
+            maps = model(random_images(7, (1, 3, 64, 64)))
+            if grad:
+                sum_of_squares(maps).backward()
+
+
+def sum_of_squares(maps: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack([feature_map.float().square().sum() for feature_map in maps]).sum()
+
+
+def saved_for_backward(model: DPT) -> list[int]:
+    """Elements of each tensor that a pass keeps for the gradients."""
+    sizes: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(random_images(7, (1, 3, 128, 128)))
+    return sizes
 
 
 class TestTimm:

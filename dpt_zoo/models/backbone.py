@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
 from .attention import Block, Size, tokens_to_map
@@ -35,6 +36,12 @@ def _published(*depths: int) -> tuple[Stage, ...]:
 
 
 SIZES = {
+    "nano": (
+        Stage(1, 32, 1, 4, 8, 48),
+        Stage(1, 64, 2, 4, 4, 24),
+        Stage(2, 128, 4, 4, 2, 12),
+        Stage(1, 192, 6, 4, 1, 6),
+    ),
     "tiny": _published(2, 2, 2, 2),
     "small": _published(3, 4, 6, 3),
     "medium": _published(3, 4, 18, 3),
@@ -47,19 +54,24 @@ class DPT(nn.Module):
     """The backbone, with the authors' parameter names.
 
     Args:
-        size: "tiny", "small" or "medium".
+        size: "nano", which is ours, or the paper's "tiny", "small" and "medium".
         drop_path_rate: stochastic depth of the last block, in [0, 1); it rises linearly from 0 at the first.
         in_channels: channels of an image.
+        gradient_checkpointing: in training, keep only what goes into each block and patch embedding, and compute the
+            rest again in the backward pass: less memory, more time, the same gradients.
 
     Raises:
-        InputError: `size` is none of the three.
+        InputError: `size` is none of these.
     """
 
-    def __init__(self, size: str, drop_path_rate: float = 0.1, in_channels: int = 3) -> None:
+    def __init__(
+        self, size: str, drop_path_rate: float = 0.1, in_channels: int = 3, gradient_checkpointing: bool = False
+    ) -> None:
         super().__init__()
         if size not in SIZES:
             raise InputError(f"there is no DPT of size {size!r}: choose one of {', '.join(SIZES)}")
         self.size = size
+        self.gradient_checkpointing = gradient_checkpointing
         self.stages = dict(enumerate(SIZES[size], 1))
         for index, stage in self.stages.items():
             # The last position embedding has one more entry, in front: the class token's.
@@ -113,14 +125,20 @@ class DPT(nn.Module):
         """Cut the map `x` into this stage's patches: tokens `(B, H*W, C)` that know their place, and `(H, W)`."""
         patch_size = 4 if stage == 1 else 2
         size = (x.shape[2] // patch_size, x.shape[3] // patch_size)
-        tokens = getattr(self, f"patch_embed{stage}")(x)
+        tokens = self._run(getattr(self, f"patch_embed{stage}"), x)
         return tokens + self.position_embedding(stage, size), size
 
     def transform(self, tokens: Tensor, size: Size, stage: int) -> Tensor:
         """Run this stage's blocks on the tokens `(B, N, C)` of a map of `size`."""
         for block in getattr(self, f"block{stage}"):
-            tokens = block(tokens, size)
+            tokens = self._run(block, tokens, size)
         return tokens
+
+    def _run(self, module: nn.Module, *inputs: Tensor | Size) -> Tensor:
+        """Run a part of the network, which in training may be checkpointed."""
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(module, *inputs, use_reentrant=False)
+        return module(*inputs)
 
     def position_embedding(self, stage: int, size: Size) -> Tensor:
         """A stage's position embedding on a map of `size`, without the class token's: `(1, H*W, C)`."""

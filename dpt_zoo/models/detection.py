@@ -15,6 +15,9 @@ from ..weights.store import read_trusted
 from . import backbone
 from .classifier import is_classifiers_own
 
+PREFIX = "backbone."
+"""What a detector's names of the backbone's tensors begin with."""
+
 
 @MODELS.register_module()
 class DPT(backbone.DPT):
@@ -23,15 +26,23 @@ class DPT(backbone.DPT):
     Args:
         size: see `dpt_zoo.models.DPT`.
         drop_path_rate: see `dpt_zoo.models.DPT`.
-        init_cfg: None, or `dict(type="Pretrained", checkpoint=WEIGHTS)` with an ImageNet classifier's weights: its
-            name in the zoo ("dpt_tiny"), a path, `https://...` or `hf://org/repo/file`.
+        gradient_checkpointing: see `dpt_zoo.models.DPT`.
+        init_cfg: None, or `dict(type="Pretrained", checkpoint=WEIGHTS)` with the weights of an ImageNet classifier, or
+            of a detector with this backbone: a name in the zoo ("dpt_tiny"), a path, `https://...` or
+            `hf://org/repo/file`.
 
     Raises:
         InputError: any other `init_cfg`, or an unknown `size`.
     """
 
-    def __init__(self, size: str, drop_path_rate: float = 0.1, init_cfg: dict[str, Any] | None = None) -> None:
-        super().__init__(size, drop_path_rate)
+    def __init__(
+        self,
+        size: str,
+        drop_path_rate: float = 0.1,
+        gradient_checkpointing: bool = False,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(size, drop_path_rate, gradient_checkpointing=gradient_checkpointing)
         if init_cfg is not None and (init_cfg.get("type") != "Pretrained" or "checkpoint" not in init_cfg):
             raise InputError(f"DPT's init_cfg is dict(type='Pretrained', checkpoint=WEIGHTS) or None, not {init_cfg}")
         self.init_cfg = init_cfg
@@ -46,8 +57,13 @@ class DPT(backbone.DPT):
         if self.init_cfg is None:
             return
         origin = self.init_cfg["checkpoint"]
-        path, state = read_trusted(read_manifest().classifiers.get(origin, origin))
-        taken = {name: tensor for name, tensor in state.items() if not is_classifiers_own(name)}
-        left_out = [name for name in state if name not in taken]
-        load_weights(self, taken, path, f"DPT-{self.size.capitalize()}")
-        print_log(f"backbone: {len(taken)} tensors from {origin}, left out: {', '.join(left_out) or 'none'}", "current")
+        path, state = read_trusted(read_manifest().records.get(origin, origin))
+        backbones = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+        if backbones:  # a detector's file
+            left_out = [name for name in state if not name.startswith(PREFIX)]
+        else:
+            backbones = {name: tensor for name, tensor in state.items() if not is_classifiers_own(name)}
+            left_out = [name for name in state if name not in backbones]
+        load_weights(self, backbones, path, f"DPT-{self.size.capitalize()}")
+        parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in left_out)) or "none"
+        print_log(f"backbone: {len(backbones)} tensors from {origin}, left out: {parts}", "current")
