@@ -5,9 +5,7 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
-    # Portrait and landscape in different batches, as the authors had it. Two things differ: a square image
-    # counts as landscape, and an epoch's last batch may hold one of each where the authors repeated an image.
-    batch_sampler=dict(type="AspectRatioBatchSampler"),
+    batch_sampler=dict(type="GroupBatchSampler"),  # the authors' order: no batch mixes wide images with others
     dataset=dict(
         type="CocoDataset",
         data_root=data_root,

@@ -1,6 +1,9 @@
 # What both detectors share: how an image reaches the network, the backbone, and the pyramid on it.
 # A recipe names the backbone's size and its ImageNet weights.
-custom_imports = dict(imports=["dpt_zoo.models.detection"], allow_failed_imports=False)
+custom_imports = dict(
+    imports=["dpt_zoo.models.detection", "dpt_zoo.training.batches", "dpt_zoo.training.checkpoints"],
+    allow_failed_imports=False,
+)
 
 model = dict(
     data_preprocessor=dict(

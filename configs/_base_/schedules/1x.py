@@ -6,7 +6,7 @@ optim_wrapper = dict(
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=1)
+train_cfg = dict(type="ResumableTrainLoop", max_epochs=12, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 

@@ -1,0 +1,59 @@
+"""The order in which the authors' tool trains on images."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import DATA_SAMPLERS
+from numpy.typing import NDArray
+from torch.utils.data import BatchSampler
+
+
+@DATA_SAMPLERS.register_module()
+class GroupBatchSampler(BatchSampler):
+    """Batches of images wider than high, or of others, drawn as `DistributedGroupSampler` of MMDetection 2.8 does.
+
+    In each epoch both groups are shuffled, and filled up from their own beginning until every process gets the same
+    number of full batches of them. Then all batches are shuffled, and each process takes as many in a row.
+
+    Args:
+        sampler: MMEngine's `DefaultSampler`, for its data set, seed, epoch, rank and number of processes.
+        batch_size: images in a batch of one process.
+    """
+
+    sampler: Any
+
+    def __init__(self, sampler: Any, batch_size: int) -> None:
+        super().__init__(sampler, batch_size, drop_last=False)
+        self._groups = _group_by_shape(sampler.dataset)
+
+    def __len__(self) -> int:
+        return sum(self._num_batches(group) for group in self._groups)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.sampler.rank * len(self)
+        yield from self._draw()[first : first + len(self)].tolist()
+
+    def _num_batches(self, group: NDArray[np.int64]) -> int:
+        """How many batches of a group each process gets."""
+        return math.ceil(len(group) / (self.batch_size * self.sampler.world_size))
+
+    def _draw(self) -> NDArray[np.int64]:
+        """The batches of all processes in this epoch `(N, batch_size)`: indices in the data set."""
+        generator = torch.Generator().manual_seed(self.sampler.seed + self.sampler.epoch)
+        batches = []
+        for group in self._groups:
+            shuffled = group[torch.randperm(len(group), generator=generator).numpy()]
+            shape = self._num_batches(group) * self.sampler.world_size, self.batch_size
+            batches.append(np.resize(shuffled, shape))  # which repeats what it fills up with
+        together = np.concatenate(batches)
+        return together[torch.randperm(len(together), generator=generator).numpy()]
+
+
+def _group_by_shape(dataset: Any) -> list[NDArray[np.int64]]:
+    """The indices of the images that are not wider than high, and of those that are."""
+    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
+    is_wide = np.array([info["width"] > info["height"] for info in infos], dtype=bool)
+    return [np.flatnonzero(~is_wide), np.flatnonzero(is_wide)]
