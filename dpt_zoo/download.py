@@ -25,14 +25,14 @@ class Outcome:
 
 
 def select_names(patterns: Sequence[str], every_detector: bool = False) -> list[str]:
-    """Names of detectors and classifiers that match shell-style patterns, each once.
+    """Names of models that match shell-style patterns, each once; patterns are for what the authors published.
 
     Raises:
         InputError: nothing is selected, or nothing matches a pattern.
     """
     names = list_models() if every_detector else []
     for pattern in patterns:
-        found = [name for name in read_manifest().records if fnmatch.fnmatchcase(name, pattern)]
+        found = [name for name in read_manifest().published if fnmatch.fnmatchcase(name, pattern)]
         names += found or [get_weights_record(pattern).name]  # which tells the nearest name
     if not names:
         raise InputError("no model is named: give names, patterns such as 'mrcnn*', or --all")
@@ -81,13 +81,15 @@ def download(
             except queue.Empty:
                 return
             record, entry = records[index], entries[index]
-            error = None
+            path, error = entry.weights, None
             try:
                 report = bars.report_of(record.name)
-                obtain(record, folder=entry.folder, keep_original=keep_original, thorough=thorough, report=report)
+                path = obtain(
+                    record, folder=entry.folder, keep_original=keep_original, thorough=thorough, report=report
+                )
             except DPTZooError as caught:
                 error = caught
-            outcomes[record.name] = Outcome(record.name, entry.weights, was_cached[index], error)
+            outcomes[record.name] = Outcome(record.name, path, was_cached[index], error)
 
     with Downloads(was_cached.count(False)) as bars:
         # Daemons: an interrupt ends the command at once, and what has come so far is gone on with next time.

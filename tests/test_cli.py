@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import Run
 from PIL import Image
 from reference_data import PHOTO
 
 import dpt_zoo
+from dpt_zoo.manifest import list_demos, read_manifest
+
+DEMO = "mrcnn_dpt_nano_digits"
 
 
 class TestList:
@@ -24,15 +28,26 @@ class TestList:
         empty_cache.mkdir()
         (empty_cache / "mrcnn_dpt_t_ms3x.safetensors").touch()
         status, out, err = run("list")
-        head, *rows = out.splitlines()
+        head, *rows = out.partition("\n\n")[0].splitlines()
         assert (status, err) == (0, "")
         assert head.split("  ")[0] == "name" and head.endswith("cached")
         assert [row.split()[0] for row in rows] == dpt_zoo.list_models()
         assert rows[7].split() == ["mrcnn_dpt_t_ms3x", "34.8", "M", "MS+3x", "42.2", "39.4", "unchecked"]
         assert rows[0].split() == ["retinanet_dpt_t_1x", "24.9", "M", "1x", "39.5", "-", "no"]
 
+    def test_the_demos_have_a_table_of_their_own(self, run: Run) -> None:
+        title, head, *rows = run("list")[1].partition("\n\n")[2].splitlines()
+        assert title == "Trained by this project on digit scenes, and shipped with it:"
+        assert head.split() == ["name", "params", "box", "AP", "mask", "AP", "measured", "on"]
+        assert [row.split()[0] for row in rows] == list_demos()
+        for row, demo in zip(rows, read_manifest().demos.values(), strict=True):
+            mask = demo.measured["segm"]["mAP"] if "segm" in demo.measured else "-"
+            assert row.split()[3:5] == [str(demo.measured["bbox"]["mAP"]), str(mask)]
+            assert row.endswith(demo.data)
+
     def test_some(self, run: Run) -> None:
         assert len(run("list", "*_m_*")[1].splitlines()) == 5
+        assert run("list", "*nano*")[1] == run("list")[1].partition("\n\n")[2]
         assert run("list", "yolo*") == (2, "", "dpt-zoo: no model's name matches 'yolo*': `dpt-zoo list` shows all\n")
 
     def test_a_closed_pipe_is_no_error(self) -> None:
@@ -78,9 +93,38 @@ class TestInfo:
             assert fact in out
         assert re.search("\n  sha256 +unknown: nobody has recorded it yet\n  size +unknown\n", out)
 
+    def test_a_demo(self, run: Run) -> None:
+        demo = read_manifest().demos[DEMO]
+        status, out, err = run("info", demo.name)
+        facts = dict(re.findall(r"^  (\w[\w ]*?)  +(.*)$", out, re.M))
+        assert (status, err) == (0, "")
+        assert (facts["model"], facts["classes"]) == ("Mask R-CNN DPT-Nano for digit scenes", "10 (digit scenes)")
+        assert facts["measured segm"].startswith(f"mAP {demo.measured['segm']['mAP']}  AP50 ")
+        assert (facts["measured on"], facts["command"]) == (demo.data, demo.command)
+        assert (facts["seed"], facts["machine"]) == (str(demo.seed), demo.machine)
+        assert f"torch {demo.versions['torch']}" in facts["versions"] and float(facts["minutes"]) > 0
+        assert Path(facts["log"]) == demo.log_path and Path(facts["sources"]).is_file()
+        assert facts["sha256"] == demo.sha256 and facts["size"] == f"{demo.num_bytes:,} bytes"
+        assert facts["cached"] == "not needed: shipped with the project"
+
     def test_a_wrong_name(self, run: Run) -> None:
         expected = "dpt-zoo: there is no model 'mrcnn_dpt_t': did you mean mrcnn_dpt_t_1x?\n"
         assert run("info", "mrcnn_dpt_t") == (2, "", expected)
+
+
+class TestTheTwelve:
+    """What is about the authors' models leaves the demos out."""
+
+    def test_downloads_of_many(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
+        _, out, _ = run("download", "--all", "mrcnn*", "*nano*", "dpt_tiny")
+        assert out == ""  # no authors' model has such a name
+        _, out, _ = run("download", "--all", "mrcnn*")
+        assert [line.split()[0] for line in out.splitlines()] == ["name", *dpt_zoo.list_models()]
+
+    def test_publishing(self, run: Run) -> None:
+        complaint = f"dpt-zoo: {DEMO} is shipped with this project: `publish` is for the authors' models\n"
+        assert run("publish", DEMO, "--repo", "org/name") == (2, "", complaint)
 
 
 class TestDetect:
@@ -108,6 +152,17 @@ class TestDetect:
         assert all(record["image_id"] == 139 and record["score"] >= 0.45 for record in records)
         with Image.open(out / "000000000139.detections.jpg") as picture:
             assert picture.size == (320, 240)
+
+    def test_a_model_of_ones_own_classes(self, run: Run, tmp_path: Path) -> None:
+        model = dpt_zoo.create_model("mrcnn_dpt_t_1x", pretrained=False, num_classes=2)
+        meta = {"dataset_meta": {"classes": ("cat", "café")}}  # as MMEngine writes it
+        torch.save({"state_dict": model.state_dict(), "meta": meta}, tmp_path / "mine.pth")
+        status, printed, err = run(
+            *("detect", PHOTO, "--model", "mrcnn_dpt_t_1x", "--weights", tmp_path / "mine.pth"),
+            *("--out", tmp_path, "--score-threshold", 0),
+        )
+        assert (status, err) == (0, "")
+        assert re.match(rf"{re.escape(str(PHOTO))}: \d+ (cat|café)(, \d+ (cat|café))?\n", printed)
 
     def test_bad_images_are_told_and_the_others_are_done(self, run: Run, rule_file: Path, tmp_path: Path) -> None:
         photo = Image.open(PHOTO).convert("RGB")

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,19 +14,35 @@ from mmengine.registry import init_default_scope
 from reference_data import PHOTO, rule_model
 from rule_weights import rule_state_dict
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dpt_zoo
 from dpt_zoo.errors import DPTZooError, FetchError, InputError, UnknownModelError, WeightsError
 from dpt_zoo.factory import build_detector
 from dpt_zoo.inference import Detector
-from dpt_zoo.weights.converting import convert
+from dpt_zoo.manifest import list_demos, read_manifest
+from dpt_zoo.weights.converting import convert, write_safetensors
+from dpt_zoo.weights.reading import Weights, read_state_dict
 from dpt_zoo.weights.store import adopt
+
+NANO = "retinanet_dpt_nano_digits"
+"""The smallest model: for what holds for all."""
+NUMBERED = ("class 0", "class 1", "class 2")
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def three_classes() -> State:
+    """The smallest model, as if trained on three classes."""
+    return dpt_zoo.create_model(NANO, pretrained=False, num_classes=3).state_dict()
 
 
 class TestNames:
     def test_patterns(self) -> None:
         assert len(dpt_zoo.list_models()) == 12
+        assert dpt_zoo.list_models("*nano*") == []
         assert dpt_zoo.list_models("mrcnn*_1x") == ["mrcnn_dpt_t_1x", "mrcnn_dpt_s_1x", "mrcnn_dpt_m_1x"]
         assert dpt_zoo.list_models("yolo*") == []
 
@@ -139,14 +155,98 @@ class TestOtherClasses:
             "roi_head.mask_head.conv_logits.weight, roi_head.mask_head.conv_logits.bias"
         )
 
-    def test_a_file_of_as_many_classes_is_taken_whole(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        fine_tuned: Any = dpt_zoo.create_model("retinanet_dpt_t_1x", pretrained=False, num_classes=3)
-        save_file(fine_tuned.state_dict(), tmp_path / "mine.safetensors")
-        model: Any = dpt_zoo.create_model("retinanet_dpt_t_1x", weights=tmp_path / "mine.safetensors", num_classes=3)
-        assert torch.equal(model.bbox_head.retina_cls.weight, fine_tuned.bbox_head.retina_cls.weight)
+    def test_those_of_a_file_as_well(self, three_classes: State, tmp_path: Path) -> None:
+        path = write_pth(tmp_path, three_classes, {"CLASSES": ("cat", "dog", "emu")})
+        model: Any = dpt_zoo.create_model(NANO, weights=path, num_classes=10)
+        assert model.bbox_head.retina_cls.out_channels == 10 * 9
+        assert model.dataset_meta["classes"] == tuple("0123456789")
+        assert torch.equal(model.neck.fpn_convs[0].conv.bias, three_classes["neck.fpn_convs.0.conv.bias"])
+
+
+class TestOwnClasses:
+    """A model that somebody trained is used as any other."""
+
+    @pytest.mark.parametrize("name", ["retinanet_dpt_t_1x", "mrcnn_dpt_t_1x"])
+    @pytest.mark.parametrize("num_classes", [None, 3])
+    def test_a_file_is_taken_whole(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, num_classes: int | None
+    ) -> None:
+        trained = dpt_zoo.create_model(name, pretrained=False, num_classes=3).state_dict()
+        path = write_pth(tmp_path, trained, {"dataset_meta": {"classes": ("cat", "dog", "emu")}})
+        convert(path, tmp_path / "model.safetensors")
+        model: Any = dpt_zoo.create_model(name, weights=tmp_path / "model.safetensors", num_classes=num_classes)
+        assert all(torch.equal(tensor, trained[key]) for key, tensor in model.state_dict().items())
+        assert model.dataset_meta["classes"] == ("cat", "dog", "emu")
+        assert Detector(model)(PHOTO).classes == ("cat", "dog", "emu")
         assert not caplog.records
-        with pytest.raises(WeightsError, match=r"bbox_head.retina_cls.weight \(float32\[27, 256, 3, 3\] in the file"):
-            dpt_zoo.create_model("retinanet_dpt_t_1x", weights=tmp_path / "mine.safetensors")
+
+    NAMES: ClassVar[dict[str, tuple[Any, tuple[str, ...]]]] = {
+        "MMEngine": ({"dataset_meta": {"classes": ("cat", "dog", "café"), "palette": []}}, ("cat", "dog", "café")),
+        "MMCV": ({"CLASSES": ("cat", "dog", "emu")}, ("cat", "dog", "emu")),
+        "plain": ({"classes": ["cat", "dog", "emu"]}, ("cat", "dog", "emu")),
+        "some are none": ({"classes": ["cat", 7, None]}, ("cat", "class 1", "class 2")),
+        "none can be shown": ({"classes": ["\x1b[2J", "x" * 101, ""]}, NUMBERED),
+        "too few": ({"classes": ["cat"]}, NUMBERED),
+        "too many": ({"CLASSES": ["cat"] * 80}, NUMBERED),
+        "a text": ({"CLASSES": "cat"}, NUMBERED),
+        "elsewhere": ({"dataset_meta": ["classes"], "epoch": 3}, NUMBERED),
+        "nothing": ({}, NUMBERED),
+    }
+
+    @pytest.mark.parametrize(("meta", "names"), NAMES.values(), ids=NAMES)
+    def test_names(self, three_classes: State, tmp_path: Path, meta: Any, names: tuple[str, ...]) -> None:
+        model: Any = dpt_zoo.create_model(NANO, weights=write_pth(tmp_path, three_classes, meta))
+        assert model.dataset_meta == {"classes": names}
+
+    def test_names_of_as_many_as_coco_has(self, rule_file: Path, empty_cache: Path, tmp_path: Path) -> None:
+        """A person's file may name them; the authors' models are of COCO's classes whatever their files say."""
+        path = tmp_path / "named.safetensors"
+        write_safetensors(Weights(read_state_dict(rule_file), {"CLASSES": ["thing"] * 80}, "pth"), path)
+        mine: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=path)
+        assert mine.dataset_meta["classes"] == ("thing",) * 80
+        adopt(read_manifest().checkpoints["mrcnn_dpt_t_1x"], path)
+        theirs: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x")
+        assert theirs.dataset_meta["classes"][:2] == ("person", "bicycle")
+
+    @pytest.mark.parametrize("shape", [(0,), (8,), (28,), (10**7,), (), (3, 9)])
+    @pytest.mark.parametrize("layer", ["retina_cls", "retina_reg"])
+    def test_layers_that_fit_no_number_of_classes(
+        self, three_classes: State, tmp_path: Path, layer: str, shape: tuple[int, ...]
+    ) -> None:
+        bias = f"bbox_head.{layer}.bias"
+        path = write_pth(tmp_path, {**three_classes, bias: torch.zeros(shape, dtype=torch.float16)}, {})
+        with pytest.raises(WeightsError, match=rf"these are not {NANO}'s weights, .* tensors differ: .*{bias}"):
+            dpt_zoo.create_model(NANO, weights=path)
+
+
+def write_pth(folder: Path, state: State, meta: Any) -> Path:
+    """Write a checkpoint as training leaves it."""
+    torch.save({"state_dict": state, "meta": meta, "optimizer": {}}, folder / "epoch_3.pth")
+    return folder / "epoch_3.pth"
+
+
+class TestShipped:
+    """The demos are there by their names, without cache or network."""
+
+    @pytest.mark.parametrize("name", list_demos())
+    def test_they_need_no_download(self, name: str, monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
+        monkeypatch.setenv("DPT_ZOO_MIRROR", "https://mirror.invalid")
+        monkeypatch.setattr("socket.socket.connect", None)  # nobody may call it
+        demo = read_manifest().demos[name]
+        detector = Detector(name)
+        assert type(detector.model) is {"retinanet": RetinaNet, "mask_rcnn": MaskRCNN}[demo.architecture]
+        assert Path(detector.model.cfg.filename) == demo.config_path
+        shipped = read_state_dict(Path(demo.sources[0].url))
+        assert all(torch.equal(tensor, shipped[key].to(tensor)) for key, tensor in detector.model.state_dict().items())
+        assert detector.model.dataset_meta == {"classes": tuple("0123456789")}
+        assert detector(PHOTO).classes == tuple("0123456789")
+
+    def test_they_are_models_as_the_others(self) -> None:
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits", num_classes=3)
+        assert model.roi_head.mask_head.conv_logits.out_channels == 3
+        assert model.dataset_meta["classes"] == NUMBERED
+        fresh: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits", pretrained=False)
+        assert fresh.dataset_meta["classes"] == tuple("0123456789")
 
 
 class TestRefusals:

@@ -19,6 +19,9 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "config": PATHS,
     "sources": (None, 7, "x", ["x"], [{}], [{"path": "x"}], [{"kind": "pigeon", "path": "x"}]),
     "more": (1,),
+    "demo config": PATHS,
+    "demo log": PATHS,
+    "demo more": (1,),
     "file path": PATHS,
     "file more": ("x",),
     "gdrive id": ("", "..", "a/b", "a?b=c", "a b", "a\0", 7),
@@ -38,12 +41,15 @@ SOURCES: dict[str, dict[str, Any]] = {
 
 
 def write(folder: Path, field: str, value: Any) -> None:
-    """Write the manifest with another value in the fourth detector's record."""
+    """Write the manifest with another value in the fourth detector's record, or in the first demo's."""
     content = json.loads(manifest.data_path("weights_manifest.json").read_text())
     *kind, name = field.split()
-    if kind:
-        field, value = "sources", [{"kind": kind[0], **SOURCES[kind[0]], name: value}]
-    content["detectors"][3][field] = value
+    if kind == ["demo"]:
+        content["demos"][0][name] = value
+    elif kind:
+        content["detectors"][3]["sources"] = [{"kind": kind[0], **SOURCES[kind[0]], name: value}]
+    else:
+        content["detectors"][3][name] = value
     (folder / "weights_manifest.json").write_text(json.dumps(content))
 
 
@@ -70,7 +76,10 @@ def test_what_it_cannot_say(folder: Path, field: str, value: Any) -> None:
     assert str(raised.value).isprintable()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"{}", b"\xff", b'{"detectors": 1, "classifiers": []}'])
+NUMBER_FOR_LIST = b'{"detectors": 1, "classifiers": [], "demos": []}'
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"{}", b"\xff", NUMBER_FOR_LIST])
 def test_a_file_that_is_no_manifest(folder: Path, content: bytes | None) -> None:
     (folder / "weights_manifest.json").unlink()
     if content is not None:

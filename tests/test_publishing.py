@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 import dpt_zoo
 from dpt_zoo.errors import DPTZooError, InputError, OutputError
+from dpt_zoo.manifest import read_manifest
 from dpt_zoo.sources import HubFile, parse_location
 from dpt_zoo.weights.digests import tensors_sha256
 from dpt_zoo.weights.hub import fetch_from_hub
@@ -29,7 +30,7 @@ from dpt_zoo.weights.publishing import model_card, publish, resolved_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # how the client uses httpx
 
-CHECKPOINT = dpt_zoo.get_checkpoint("mrcnn_dpt_t_1x")
+CHECKPOINT = read_manifest().checkpoints["mrcnn_dpt_t_1x"]
 REPO = "org/dpt"
 DIGEST = "0123456789abcdef" * 4
 EVERY_MODEL = pytest.mark.parametrize("name", dpt_zoo.list_models())
@@ -191,11 +192,11 @@ class TestRefusals:
 class TestCard:
     @EVERY_MODEL
     def test_the_hub_accepts_it(self, name: str) -> None:
-        assert check_card(str(model_card(dpt_zoo.get_checkpoint(name), REPO, DIGEST))) == ([], [])
+        assert check_card(str(model_card(read_manifest().checkpoints[name], REPO, DIGEST))) == ([], [])
 
     @EVERY_MODEL
     def test_its_figures_are_the_manifests(self, name: str, tmp_path: Path) -> None:
-        checkpoint = dpt_zoo.get_checkpoint(name)
+        checkpoint = read_manifest().checkpoints[name]
         model_card(checkpoint, REPO, DIGEST).save(tmp_path / "README.md")
         metadata: Any = metadata_load(tmp_path / "README.md")
         model_name, results = model_index_to_eval_results(metadata["model-index"])
@@ -211,7 +212,7 @@ class TestCard:
 
     @EVERY_MODEL
     def test_its_table_has_the_same_figures(self, name: str) -> None:
-        checkpoint = dpt_zoo.get_checkpoint(name)
+        checkpoint = read_manifest().checkpoints[name]
         header, _, *rows = [
             [cell.strip() for cell in line.strip("|").split("|")]
             for line in section(model_card(checkpoint, REPO, DIGEST), "Results").splitlines()
@@ -230,7 +231,7 @@ class TestCard:
         masks = model_card(CHECKPOINT, REPO, DIGEST).data.to_dict()
         assert (masks["license"], masks["library_name"]) == ("apache-2.0", "dpt-zoo")
         assert masks["pipeline_tag"] == "image-segmentation"
-        boxes = model_card(dpt_zoo.get_checkpoint("retinanet_dpt_s_ms3x"), REPO, DIGEST).data.to_dict()
+        boxes = model_card(read_manifest().checkpoints["retinanet_dpt_s_ms3x"], REPO, DIGEST).data.to_dict()
         assert boxes["pipeline_tag"] == "object-detection"
         assert boxes["tags"] == ["dpt", "retinanet", "object-detection", "mmdetection"]
 
@@ -290,7 +291,7 @@ class TestCard:
 
 @EVERY_MODEL
 def test_the_config_stands_alone(name: str, tmp_path: Path) -> None:
-    checkpoint = dpt_zoo.get_checkpoint(name)
+    checkpoint = read_manifest().checkpoints[name]
     (tmp_path / "config.py").write_text(resolved_config(checkpoint))
     alone = Config.fromfile(tmp_path / "config.py")
     assert alone.to_dict() == Config.fromfile(checkpoint.config_path).to_dict()

@@ -41,7 +41,7 @@ from web_server import (
 
 from dpt_zoo import manifest
 from dpt_zoo.errors import FetchError, InputError, OutputError, WeightsError
-from dpt_zoo.manifest import Checkpoint, WeightsRecord, get_checkpoint
+from dpt_zoo.manifest import Checkpoint, WeightsRecord, get_checkpoint, read_manifest
 from dpt_zoo.sources import GoogleDrive, HubFile, LocalFile, Source, WebFile
 from dpt_zoo.weights import http
 from dpt_zoo.weights.cache import Entry
@@ -96,7 +96,7 @@ def record_of(*sources: Source, **changes: Any) -> Checkpoint:
     """The record of a model that is small enough for tests."""
     structure = structure_sha256(STATE)
     return dataclasses.replace(
-        get_checkpoint(NAME), sources=sources, num_params=40_008, structure_sha256=structure, **changes
+        read_manifest().checkpoints[NAME], sources=sources, num_params=40_008, structure_sha256=structure, **changes
     )
 
 

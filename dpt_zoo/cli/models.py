@@ -8,10 +8,13 @@ from ..manifest import (
     SCHEDULE_TITLES,
     Checkpoint,
     Classifier,
+    DemoDetector,
+    Figures,
     WeightsRecord,
-    get_checkpoint,
     get_weights_record,
+    list_demos,
     list_models,
+    read_manifest,
 )
 from ..weights.cache import Entry, Facts, cache_dir
 from .printing import cache_state, print_table
@@ -29,14 +32,24 @@ def add_commands(commands: Any) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print the table of models."""
-    names = list_models(args.pattern)
-    if not names:
+    """Print the table of the authors' models, and below it that of those trained by this project."""
+    manifest = read_manifest()
+    models, demos = list_models(args.pattern), list_demos(args.pattern)
+    if not models and not demos:
         raise InputError(f"no model's name matches {args.pattern!r}: `dpt-zoo list` shows all")
-    print_table(
-        ("name", "params", "schedule", "box AP", "mask AP", "cached"),
-        [_list_row(get_checkpoint(name)) for name in names],
-    )
+    if models:
+        print_table(
+            ("name", "params", "schedule", "box AP", "mask AP", "cached"),
+            [_list_row(manifest.checkpoints[name]) for name in models],
+        )
+    if models and demos:
+        print()
+    if demos:
+        print("Trained by this project on digit scenes, and shipped with it:")
+        print_table(
+            ("name", "params", "box AP", "mask AP", "measured on"),
+            [_list_demo_row(manifest.demos[name]) for name in demos],
+        )
     return 0
 
 
@@ -46,8 +59,8 @@ def run_info(args: argparse.Namespace) -> int:
     facts = {
         "model": record.title,
         "parameters": f"{record.num_params:,}",
-        "classes": f"{record.num_classes:,} ({'COCO' if isinstance(record, Checkpoint) else 'ImageNet-1k'})",
-        **_published(record),
+        "classes": f"{record.num_classes:,} ({record.dataset})",
+        **_quality(record),
         "licence": f"{record.license}, paper: {record.paper}",
         "sources": "\n".join(source.url for source in record.sources),
         **_trust(record),
@@ -60,26 +73,52 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def _list_row(checkpoint: Checkpoint) -> tuple[str, ...]:
-    box, mask = (checkpoint.published.get(task, {}).get("mAP") for task in ("bbox", "segm"))
     return (
         checkpoint.name,
-        f"{checkpoint.num_params / 1e6:.1f} M",
+        _millions(checkpoint.num_params),
         SCHEDULE_TITLES[checkpoint.schedule],
-        str(box),
-        "-" if mask is None else str(mask),
+        *_average_precisions(checkpoint.published),
         cache_state(Entry(cache_dir(), checkpoint.name)),
     )
 
 
-def _published(record: Checkpoint | Classifier) -> dict[str, str]:
-    if isinstance(record, Classifier):
-        return {"published": f"top-1 accuracy {record.published['top1']}"}
+def _list_demo_row(demo: DemoDetector) -> tuple[str, ...]:
+    return demo.name, _millions(demo.num_params), *_average_precisions(demo.measured), demo.data
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"
+
+
+def _average_precisions(figures: Figures) -> tuple[str, ...]:
+    return tuple(str(figures.get(task, {}).get("mAP", "-")) for task in ("bbox", "segm"))
+
+
+def _quality(record: Checkpoint | Classifier | DemoDetector) -> dict[str, str]:
+    """How good a model is, and how it was made."""
+    match record:
+        case Classifier():
+            return {"published": f"top-1 accuracy {record.published['top1']}"}
+        case Checkpoint():
+            return {"config": str(record.config_path), **_figures("published", record.published)}
+        case DemoDetector():
+            return {
+                "config": str(record.config_path),
+                **_figures("measured", record.measured),
+                "measured on": record.data,
+                "command": record.command,
+                "seed": str(record.seed),
+                "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+                "machine": record.machine,
+                "minutes": f"{record.minutes:g}",
+                "log": str(record.log_path),
+            }
+
+
+def _figures(word: str, figures: Figures) -> dict[str, str]:
     return {
-        "config": str(record.config_path),
-        **{
-            f"published {task}": "  ".join(f"{figure} {value}" for figure, value in figures.items())
-            for task, figures in record.published.items()
-        },
+        f"{word} {task}": "  ".join(f"{figure} {value}" for figure, value in values.items())
+        for task, values in figures.items()
     }
 
 
@@ -92,15 +131,18 @@ def _trust(record: WeightsRecord) -> dict[str, str]:
     if record.sha256 or record.tensors_sha256:
         known, said_by = record, "pinned by the manifest"
     unknown = "unknown: nobody has recorded it yet"
+    cached = {
+        "yes": f"{entry.weights}\nhash, structure and finite numbers are checked",
+        "unchecked": f"{entry.weights}\nnot yet checked, or changed since: it is checked before it is used",
+        "in part": f"no, {entry.part} has come so far",
+        "no": f"no, {entry.weights} is not there",
+    }
     return {
         "sha256": f"{known.sha256}\n{said_by}" if known and known.sha256 else unknown,
         "size": f"{known.num_bytes:,} bytes" if known and known.num_bytes else "unknown",
         "tensors sha256": f"{known.tensors_sha256}\n{said_by}" if known and known.tensors_sha256 else unknown,
         "structure sha256": f"{record.structure_sha256}\npinned by the manifest",
-        "cached": {
-            "yes": f"{entry.weights}\nhash, structure and finite numbers are checked",
-            "unchecked": f"{entry.weights}\nnot yet checked, or changed since: it is checked before it is used",
-            "in part": f"no, {entry.part} has come so far",
-            "no": f"no, {entry.weights} is not there",
-        }[cache_state(entry)],
+        "cached": "not needed: shipped with the project"
+        if isinstance(record, DemoDetector)
+        else cached[cache_state(entry)],
     }

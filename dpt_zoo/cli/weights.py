@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, WeightsError
-from ..manifest import WeightsRecord, get_checkpoint, get_weights_record, read_manifest
+from ..manifest import Checkpoint, WeightsRecord, get_checkpoint, get_weights_record, read_manifest
 from ..weights.cache import Entry, cache_dir, list_entries
 from .printing import BAD_INPUT, cache_state, complain, print_table, size
 
@@ -161,6 +161,8 @@ def run_publish(args: argparse.Namespace) -> int:
     from ..weights.publishing import publish
 
     checkpoint = get_checkpoint(args.name)
+    if not isinstance(checkpoint, Checkpoint):
+        raise InputError(f"{args.name} is shipped with this project: `publish` is for the authors' models")
     path = _find_weights(args.name)
     facts = Entry(path.parent, args.name).read_facts()
     if facts:  # the card tells what was measured

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import FetchError, InputError, OutputError, WeightsError
 from ..files import atomic_path
-from ..manifest import PublishedWeights, WeightsRecord, read_manifest
+from ..manifest import DemoDetector, PublishedWeights, WeightsRecord, read_manifest
 from ..progress import Downloads, Report
 from ..sources import BaiduNetdisk, GoogleDrive, HubFile, LocalFile, Source, parse_location
 from . import gdrive, http
@@ -25,7 +25,7 @@ from .converting import write_safetensors
 from .digests import structure_sha256, tensors_sha256
 from .hub import fetch_from_hub
 from .loading import check_finite
-from .reading import read_state_dict, read_weights, verify_crc
+from .reading import Weights, read_state_dict, read_weights, verify_crc
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +36,16 @@ def is_offline() -> bool:
 
 
 def read_trusted(location: str | Path | WeightsRecord) -> tuple[Path, dict[str, Tensor]]:
+    """Read the tensors of weights, as `read_trusted_weights` does."""
+    path, weights = read_trusted_weights(location)
+    return path, weights.tensors
+
+
+def read_trusted_weights(location: str | Path | WeightsRecord) -> tuple[Path, Weights]:
     """Read the weights of a record of the manifest, or from a path, `https://...` or `hf://org/repo/file`.
 
     Returns:
-        The file that they are in, and its tensors, which are finite.
+        The file that they are in, and what it holds: tensors that are finite, and a meta that may say anything.
 
     Raises:
         InputError: the location is of no known form.
@@ -49,13 +55,13 @@ def read_trusted(location: str | Path | WeightsRecord) -> tuple[Path, dict[str, 
     if isinstance(location, WeightsRecord):
         with Downloads() as bars:
             path = obtain(location, report=bars.report_of(location.name))
-        return path, read_state_dict(path)
+        return path, read_weights(path)
     source = parse_location(location)
     if not isinstance(source, LocalFile):
-        return read_trusted(_record_of(source))
-    state = read_state_dict(source.path)
-    check_finite(state, source.path)
-    return source.path, state
+        return read_trusted_weights(_record_of(source))
+    weights = read_weights(source.path)
+    check_finite(weights.tensors, source.path)
+    return source.path, weights
 
 
 def obtain(
@@ -66,7 +72,7 @@ def obtain(
     thorough: bool = False,
     report: Report | None = None,
 ) -> Path:
-    """The weights' file in the cache, fetched first if it is not there.
+    """The weights' file in the cache, fetched first if it is not there; of a demo, the project's own.
 
     What is there needs no network and no lock. While one process fetches, others that want the same wait for it.
 
@@ -79,7 +85,10 @@ def obtain(
     Raises:
         FetchError: no source gave the right file; the text tells each one's reason, and the ways by hand.
         OutputError: the folder cannot be written, or is full.
+        WeightsError: a demo's file is not as it was shipped.
     """
+    if isinstance(record, DemoDetector):
+        return _shipped(record)
     entry = Entry(folder or cache_dir(), record.name)
     with contextlib.suppress(WeightsError):
         if found := find(record, entry, thorough=thorough):
@@ -152,6 +161,12 @@ def _offline_variables() -> list[str]:
     """Those of the variables that forbid the network."""
     names = ("DPT_ZOO_OFFLINE", "HF_HUB_OFFLINE")
     return [name for name in names if os.environ.get(name, "").lower() in ("1", "true", "yes", "on")]
+
+
+def _shipped(record: DemoDetector) -> Path:
+    path = Path(record.sources[0].url)
+    _check_hashes(record, None, None, _check_tensors(record, read_state_dict(path), path), path)
+    return path
 
 
 def _fetch_from_any(record: WeightsRecord, entry: Entry, keep_original: bool, report: Report | None) -> None:
