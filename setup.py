@@ -83,6 +83,7 @@ setup(
             "ruff",
             "scikit-learn>=1.3",
             "setuptools>=77",
+            "tensorboard",
             "trustme",
             "types-PyYAML",
             "types-defusedxml",

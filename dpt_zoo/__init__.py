@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .evaluation import evaluate
     from .factory import create_model
     from .inference import Detector
     from .manifest import get_checkpoint, list_models
+    from .training.run import train
 
-__all__ = ["Detector", "create_model", "get_checkpoint", "list_models"]
+__all__ = ["Detector", "create_model", "evaluate", "get_checkpoint", "list_models", "train"]
 
 _HOMES = {
     "Detector": "inference",
     "create_model": "factory",
+    "evaluate": "evaluation",
     "get_checkpoint": "manifest",
     "list_models": "manifest",
+    "train": "training.run",
 }
 
 

@@ -1,17 +1,32 @@
-"""The torch.hub entry points, one for each detector of the manifest."""
+"""The torch.hub entry points: one for each detector of the manifest, the authors' and the shipped, and two to work."""
 
 from collections.abc import Callable
 from typing import Any
 
-from .manifest import Checkpoint, get_checkpoint, list_models
+from .manifest import Checkpoint, DemoDetector, read_manifest
 
 
 def entry_points() -> dict[str, Callable[..., Any]]:
-    """A function for each detector, by name, which makes it; its docstring tells the published figures."""
-    return {name: _entry_point(get_checkpoint(name)) for name in list_models()}
+    """A function for each detector, by name, which makes it, and whose docstring tells its figures; two to work."""
+    models = {name: _entry_point(checkpoint) for name, checkpoint in read_manifest().detectors.items()}
+    return {**models, "train": train, "evaluate": evaluate}
 
 
-def _entry_point(checkpoint: Checkpoint) -> Callable[..., Any]:
+def train(recipe: str, **options: Any) -> Any:
+    """Train a recipe, or fine-tune a detector by its name: see `dpt_zoo.train`. Returns the weights' file."""
+    from .training.run import train
+
+    return train(recipe, **options)
+
+
+def evaluate(recipe: str, **options: Any) -> Any:
+    """Measure a detector on a data set: see `dpt_zoo.evaluate`. Returns COCO's figures in percent."""
+    from .evaluation import evaluate
+
+    return evaluate(recipe, **options)
+
+
+def _entry_point(checkpoint: Checkpoint | DemoDetector) -> Callable[..., Any]:
     def entry_point(**kwargs: Any) -> Any:
         from .factory import create_model
 

@@ -220,6 +220,8 @@ _NOISE: tuple[tuple[str, type[Warning], str], ...] = (
     ("__array__ implementation doesn't accept a copy", DeprecationWarning, r"pycocotools\.mask"),
     # Runner looks for mmcv's operators in a way that Python 3.12 deprecates.
     (r"'pkgutil\.find_loader' is", DeprecationWarning, r"mmengine\.utils\.dl_utils\.misc"),
+    # With accumulated gradients the first iterations make no step of the optimizer.
+    ("Detected call of `scheduler.step", UserWarning, r"mmengine\.optim\.scheduler\.param_scheduler"),
     # Two docstrings of mmdet are no raw strings; told when they are compiled, of a file instead of a module.
     (".*invalid escape sequence", Warning, r".*[/\\]mmdet[/\\]models[/\\]"),
 )

@@ -1,4 +1,4 @@
-"""`dpt-zoo check-data`: what is in a data set, and what is wrong with it."""
+"""`dpt-zoo check-data` and `make-digits`: what is in a data set and wrong with it, and one to try things on."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    """Add the subcommand to argparse's `commands`."""
+    """Add the subcommands to argparse's `commands`."""
     check = commands.add_parser("check-data", help="show what is in a data set, and what is wrong with it")
     check.add_argument("data", nargs="?", type=Path, metavar="DATA", help="a folder of COCO, YOLO or Pascal VOC data")
     check.add_argument("--annotations", type=Path, metavar="FILE", help="or a COCO annotation file, with ...")
@@ -24,6 +24,13 @@ def add_commands(commands: Any) -> None:
     check.add_argument("--jobs", type=int, metavar="N", help="images read at a time")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=run_check_data)
+
+    digits = commands.add_parser("make-digits", help="make scenes of handwritten digits, to try things on")
+    digits.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+    digits.add_argument("--num-train", type=int, default=8000, metavar="N", help="default: %(default)s")
+    digits.add_argument("--num-test", type=int, default=500, metavar="N", help="default: %(default)s")
+    digits.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    digits.set_defaults(run=run_make_digits)
 
 
 def run_check_data(args: argparse.Namespace) -> int:
@@ -42,6 +49,16 @@ def run_check_data(args: argparse.Namespace) -> int:
         for split, check in zip(splits, checks, strict=True):
             _print(split.name, check)
     return BAD_INPUT if any(problem.kind.is_error for check in checks for problem in check.problems) else 0
+
+
+def run_make_digits(args: argparse.Namespace) -> int:
+    """Make digit scenes."""
+    from ..data.digits import make_digit_scenes
+
+    with count_on_terminal("drawing scenes") as report:
+        make_digit_scenes(args.folder, num_train=args.num_train, num_test=args.num_test, seed=args.seed, report=report)
+    print(f"{args.folder}: {args.num_train:,} scenes to train on, {args.num_test:,} to test with")
+    return 0
 
 
 def _print(name: str, check: "Check") -> None:

@@ -1,5 +1,6 @@
 """What the subcommands print alike."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,11 @@ from ..weights.cache import Entry
 
 BAD_INPUT = 2
 """The exit status when something that the command was given could not be used."""
+
+
+def is_main_process() -> bool:
+    """Whether this is the one process of those that torchrun started that prints what all of them have."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def complain(error: DPTZooError) -> None:
