@@ -160,7 +160,7 @@ class TestOtherClasses:
         model: Any = dpt_zoo.create_model(NANO, weights=path, num_classes=10)
         assert model.bbox_head.retina_cls.out_channels == 10 * 9
         assert model.dataset_meta["classes"] == tuple("0123456789")
-        assert torch.equal(model.neck.fpn_convs[0].conv.bias, three_classes["neck.fpn_convs.0.conv.bias"])
+        assert torch.equal(model.backbone.pos_embed1, three_classes["backbone.pos_embed1"])
 
 
 class TestOwnClasses:
