@@ -117,6 +117,19 @@ def test_the_steps_of_a_run_are_those_of_a_plain_loop(digits: Path, tmp_path: Pa
         torch.testing.assert_close(Recorder.trained[name], tensor, rtol=0, atol=1e-6)
 
 
+def test_a_compiled_backbone_trains_to_the_same_weights(digits: Path, tmp_path: Path) -> None:
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters["stats"]
+    trained = {}
+    for compiled in (True, False):
+        before = counters["unique_graphs"]
+        path = train(RECIPE, **quick(tmp_path / str(compiled), digits, compile=compiled))
+        assert (counters["unique_graphs"] > before) == compiled
+        trained[compiled] = read_weights(path).tensors
+    for name, tensor in trained[False].items():
+        torch.testing.assert_close(trained[True][name], tensor, rtol=0, atol=1e-4, msg=name)
+
+
 class TestOnesOwnData:
     """A detector of the zoo, fine-tuned."""
 
