@@ -60,6 +60,8 @@ setup(
         "numpy>=1.26",
         "pillow>=10.1",
         "pycocotools>=2.0.8",
+        "faster-coco-eval>=1.6",
+        "matplotlib>=3.8",
         "safetensors>=0.4.5",
         "supervision>=0.26",
         "defusedxml>=0.7",  # Pascal VOC's labels
@@ -84,6 +86,7 @@ setup(
             "scikit-learn>=1.3",
             "setuptools>=77",
             "tensorboard",
+            "torchmetrics",
             "trustme",
             "types-PyYAML",
             "types-defusedxml",

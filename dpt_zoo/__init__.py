@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .evaluation import evaluate
+    from .evaluation.run import evaluate
     from .factory import create_model
     from .inference import Detector
     from .manifest import get_checkpoint, list_models
@@ -20,7 +20,7 @@ __all__ = ["Detector", "create_model", "evaluate", "get_checkpoint", "list_model
 _HOMES = {
     "Detector": "inference",
     "create_model": "factory",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.run",
     "get_checkpoint": "manifest",
     "list_models": "manifest",
     "train": "training.run",

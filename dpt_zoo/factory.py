@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from .errors import InputError
 from .manifest import Architecture, DetectorRecord, get_checkpoint
 from .weights.loading import load_weights
+from .weights.reading import Weights
 from .weights.store import read_trusted_weights
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,19 @@ def set_num_classes(model_cfg: Any, num_classes: int) -> None:
             owner[head].num_classes = num_classes
 
 
+def read_classes(cfg: Any, weights: Weights) -> tuple[str, ...]:
+    """The names of the classes that weights for a recipe know: as the file tells, else the recipe's, else "class 0"."""
+    head = cfg.model.get("roi_head", cfg.model).bbox_head
+    architecture: Architecture = "mask_rcnn" if "roi_head" in cfg.model else "retinanet"
+    num_classes = _count_classes(architecture, weights.tensors) or head.num_classes
+    return tuple(_dataset_meta(cfg, num_classes, weights.meta)["classes"])
+
+
+def unnamed_classes(num_classes: int) -> tuple[str, ...]:
+    """What classes are called whose names nothing tells."""
+    return tuple(f"class {index}" for index in range(num_classes))
+
+
 def _count_classes(architecture: Architecture, tensors: Mapping[str, Tensor]) -> int | None:
     """How many classes a detector's weights are for, by the length of its biases; None if they do not tell."""
     lengths = {name: tensor.shape[0] for name, tensor in tensors.items() if tensor.ndim == 1}
@@ -125,7 +139,7 @@ def _dataset_meta(cfg: Any, num_classes: int, meta: Mapping[str, Any]) -> dict[s
     from mmdet.datasets import CocoDataset
 
     dataset_meta = dict(cfg.train_dataloader.dataset.get("metainfo", CocoDataset.METAINFO))
-    numbered = tuple(f"class {index}" for index in range(num_classes))
+    numbered = unnamed_classes(num_classes)
     if len(dataset_meta["classes"]) != num_classes:
         dataset_meta = {"classes": numbered}
     told = _told_classes(meta)

@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import threading
@@ -56,6 +57,15 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(f"{folder} has {free:,} bytes free, {needed:,} are needed: make room, or choose another")
+
+
+def hash_file(path: Path) -> "hashlib._Hash":
+    """The SHA-256 of what is in a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -20,8 +20,8 @@ def train(recipe: str, **options: Any) -> Any:
 
 
 def evaluate(recipe: str, **options: Any) -> Any:
-    """Measure a detector on a data set: see `dpt_zoo.evaluate`. Returns COCO's figures in percent."""
-    from .evaluation import evaluate
+    """Measure a detector on a data set: see `dpt_zoo.evaluate`. Returns COCO's figures, and what they are of."""
+    from .evaluation.run import evaluate
 
     return evaluate(recipe, **options)
 

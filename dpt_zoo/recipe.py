@@ -138,10 +138,19 @@ def use_amp(cfg: Config) -> None:
     Raises:
         InputError: there is no GPU.
     """
-    if not torch.cuda.is_available():
-        raise InputError("amp needs a GPU: on CPUs without matrix units for it, half precision is slower")
+    _require_gpu()
     dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     cfg.optim_wrapper.update(type="AmpOptimWrapper", dtype=dtype)
+
+
+def use_amp_in_tests(cfg: Config) -> None:
+    """Have a recipe's tests compute in half precision, float16, where that is safe.
+
+    Raises:
+        InputError: there is no GPU.
+    """
+    _require_gpu()
+    cfg.test_cfg.fp16 = True
 
 
 def keep_average(cfg: Config) -> None:
@@ -163,6 +172,11 @@ def write_tensorboard(cfg: Config) -> None:
 def report_progress(cfg: Config) -> None:
     """Have a recipe tell on standard error how far it is."""
     _add_hook(cfg, type="ProgressHook")
+
+
+def _require_gpu() -> None:
+    if not torch.cuda.is_available():
+        raise InputError("amp needs a GPU: on CPUs without matrix units for it, half precision is slower")
 
 
 def _keep_rle_masks(dataset: ConfigDict) -> None:

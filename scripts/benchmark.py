@@ -4,11 +4,13 @@ python scripts/benchmark.py import
 python scripts/benchmark.py backbone
 python scripts/benchmark.py train
 python scripts/benchmark.py weights
+python scripts/benchmark.py evaluate
 """
 
 import argparse
 import contextlib
 import functools
+import io
 import json
 import lzma
 import os
@@ -28,6 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20
 AUTHORS_FILE = ROOT / "tests/reference/authors_format_retinanet_dpt_t_1x.pth.xz"
 WAYS = ("explicit", "ours", "checkpointed")
+SHAPE = ("size", "height", "width", "threads")
+PACKAGES = ("torch", "torchvision", "timm", "mmdet", "faster-coco-eval", "pycocotools")
+STEPS = (*SHAPE, "architecture", "steps", "device", "mode")
 
 
 def benchmark_import(args: argparse.Namespace) -> None:
@@ -52,7 +57,7 @@ def benchmark_backbone(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     print(f"DPT-{args.size}, {args.height}x{args.width}, float32, batch 1, {args.threads} threads, {args.runs} runs")
     times = _alternate({kind: _backbone_pass(kind, args) for kind in ("ours", "explicit")}, args.runs)
-    peaks = {kind: [_in_child("backbone-peak", kind, args) for _ in range(args.runs)] for kind in times}
+    peaks = {kind: [_in_child("backbone-peak", kind, args, SHAPE) for _ in range(args.runs)] for kind in times}
     for kind in times:
         print(f"{kind:10}{_spread(times[kind], 1)} s, peak memory over the weights {_spread(peaks[kind], 1 / MIB)} MiB")
     print(f"ours / explicit: time {_ratio(times, 'explicit'):.2f}, memory {_ratio(peaks, 'explicit'):.2f}")
@@ -103,7 +108,7 @@ def benchmark_train(args: argparse.Namespace) -> None:
         peaks: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(args.runs):
             for way in WAYS:
-                seconds, peak = _in_child("train-steps", way, args, "architecture", "steps", "device", "mode")
+                seconds, peak = _in_child("train-steps", way, args, STEPS)
                 times[way] += seconds
                 peaks[way].append(peak)
         scale, unit = (1e3, "ms") if args.device == "cuda" else (1, "s")
@@ -157,9 +162,9 @@ def _train_step(args: argparse.Namespace) -> Callable[[], object]:
     return step
 
 
-def _in_child(subcommand: str, kind: str, args: argparse.Namespace, *more: str) -> Any:
+def _in_child(subcommand: str, kind: str, args: argparse.Namespace, names: Sequence[str]) -> Any:
     """Run a hidden subcommand with the same options in a process of its own; return what it prints, from JSON."""
-    options = [f"--{name}={getattr(args, name)}" for name in ("size", "height", "width", "threads", *more)]
+    options = [f"--{name}={getattr(args, name)}" for name in names]
     command = [sys.executable, __file__, subcommand, kind, *options]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -250,6 +255,118 @@ def _benchmark_reading(original: Path, args: argparse.Namespace) -> None:
     print(f"make a {checkpoint.title}, {runs} runs")
     print(f"  create_model, cached   {_spread(times['create'], 1e3)} ms")
     print(f"  the network alone, as PyTorch initialises it{_spread(times['build'], 1e3)} ms")
+
+
+def benchmark_evaluate(args: argparse.Namespace) -> None:
+    """COCO's figures of boxes and of masks, ours and by pycocotools: each in its process, in turn."""
+    print(f"{args.images} images with {args.detections} detections each, {args.runs} runs")
+    print("time: from the files to the figures; memory: the peak over the bare process; both with what is imported")
+    with tempfile.TemporaryDirectory() as args.folder:
+        _make_results(Path(args.folder), args.images, args.detections)
+        for args.metric in ("bbox", "segm"):
+            times: dict[str, list[float]] = {"ours": [], "pycocotools": []}
+            peaks: dict[str, list[float]] = {"ours": [], "pycocotools": []}
+            figures = {}
+            for _ in range(args.runs):
+                for kind in times:
+                    seconds, peak, figures[kind] = _in_child("evaluate-once", kind, args, ("folder", "metric"))
+                    times[kind].append(seconds)
+                    peaks[kind].append(peak)
+            print(args.metric)
+            for kind in times:
+                print(f"  {kind:12}{_spread(times[kind], 1)} s, memory {_spread(peaks[kind], 1 / MIB)} MiB")
+            ratios = 1 / _ratio(times, "pycocotools"), _ratio(peaks, "pycocotools")
+            print("  ours / pycocotools: speed {:.2f}, memory {:.2f}".format(*ratios))
+            difference = max(abs(one - other) for one, other in zip(*figures.values(), strict=True))
+            print(f"  mAP {figures['ours'][0]:.4f}, the largest difference in the twelve figures {difference:.0e}")
+
+
+def measure_evaluation(args: argparse.Namespace) -> None:
+    """Print the seconds, in bytes how far this process's memory was raised, and the figures, from 0 to 1."""
+    evaluate = {"ours": _our_figures, "pycocotools": _their_figures}[args.kind]
+    growth = _watch_memory("cpu")
+    start = time.perf_counter()
+    figures = evaluate(args.folder / "annotations.json", args.folder / f"{args.metric}.json", args.metric)
+    print(json.dumps([time.perf_counter() - start, growth(), figures]))
+
+
+def _our_figures(annotations: Path, found: Path, kind: Any) -> list[float]:
+    from dpt_zoo.evaluation.figures import Truth
+
+    def records() -> Iterator[dict[str, Any]]:  # read when they are asked for, as an evaluation does
+        yield from json.loads(found.read_text())
+
+    figures = Truth(annotations).compare(records(), kind).figures
+    return [-1 if value is None else value / 100 for value in figures.values()]
+
+
+def _their_figures(annotations: Path, found: Path, kind: str) -> list[float]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        run = COCOeval(truth, truth.loadRes(str(found)), kind)
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return [float(value) for value in run.stats]
+
+
+def _make_results(folder: Path, num_images: int, num_detections: int) -> None:
+    """Write a COCO file, and COCO results of boxes and of masks that are like a detector's, the same each time.
+
+    About 7 objects of 80 classes are in an image, of all sizes. They are found more or less well and more or less
+    surely, several times, and often as another class.
+    """
+    import numpy as np
+    from pycocotools import mask as masks
+
+    rng = np.random.default_rng(0)
+    height, width, num_classes = 480, 640, 80
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    def outline(centers: Any, sizes: Any) -> tuple[list[Any], list[Any], list[Any]]:
+        """The boxes, polygons and masks of blobs."""
+        radii = rng.uniform(0.4, 0.5, (len(centers), len(angles), 1))
+        points = centers[:, None] + sizes[:, None] * radii * directions
+        points = np.clip(points, 0, (width, height)).round(2)
+        boxes = np.concatenate([points.min(1), np.ptp(points, 1)], axis=1)
+        polygons = points.reshape(len(points), -1).tolist()
+        return boxes.tolist(), polygons, masks.frPyObjects(polygons, height, width)
+
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    results: dict[str, list[dict[str, Any]]] = {"bbox": [], "segm": []}
+    for id in range(1, num_images + 1):
+        images.append({"id": id, "file_name": f"{id:012}.jpg", "height": height, "width": width})
+        count = 1 + rng.poisson(6)
+        centers = rng.uniform(0, (width, height), (count, 2))
+        sizes = rng.lognormal(3.8, 1, (count, 1)) * rng.lognormal(0, 0.3, (count, 2))
+        labels = rng.integers(1, num_classes + 1, count)
+        for box, polygon, mask, label in zip(*outline(centers, sizes), labels.tolist(), strict=True):
+            record = {"id": len(annotations) + 1, "image_id": id, "category_id": label, "bbox": box}
+            area, crowd = float(masks.area(mask)), int(rng.random() < 0.01)
+            annotations.append({**record, "segmentation": [polygon], "area": area, "iscrowd": crowd})
+
+        chosen = rng.integers(count, size=num_detections)
+        errors = rng.exponential(0.2, (num_detections, 1))
+        centers = centers[chosen] + errors * sizes[chosen] * rng.normal(size=(num_detections, 2))
+        sizes = sizes[chosen] * np.exp(errors * rng.normal(size=(num_detections, 2)))
+        others = rng.integers(1, num_classes + 1, num_detections)
+        labels = np.where(rng.random(num_detections) < 0.7, labels[chosen], others)
+        scores = rng.random(num_detections) * np.exp(-3 * errors[:, 0])
+        blobs = outline(np.clip(centers, 1, (width - 1, height - 1)), sizes)
+        for box, _, mask, label, score in zip(*blobs, labels.tolist(), scores.tolist(), strict=True):
+            record = {"image_id": id, "category_id": label, "score": score}
+            code = {"size": [height, width], "counts": mask["counts"].decode()}
+            results["bbox"].append({**record, "bbox": box})
+            results["segm"].append({**record, "segmentation": code})
+    categories = [{"id": id, "name": f"class {id}"} for id in range(1, num_classes + 1)]
+    contents = {"annotations": {"images": images, "annotations": annotations, "categories": categories}, **results}
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
 
 
 @contextlib.contextmanager
@@ -355,7 +472,7 @@ def _print_machine() -> None:
     from importlib.metadata import version
 
     cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "mmdet"))
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     print(f"{cpu.group(1) if cpu else platform.processor()}, {os.cpu_count()} processors, {platform.system()}")
     print(f"Python {platform.python_version()}, {versions}")
 
@@ -397,8 +514,19 @@ def main() -> None:
     weights.add_argument("--megabytes", type=int, default=400, help="size of the file to fetch; default: %(default)s")
     weights.set_defaults(run=benchmark_weights)
 
+    evaluate = commands.add_parser("evaluate", help=benchmark_evaluate.__doc__)
+    evaluate.add_argument("--images", type=int, default=5000)
+    evaluate.add_argument("--detections", type=int, default=100, help="of an image; default: %(default)s")
+    evaluate.add_argument("--runs", type=int, default=3)
+    evaluate.set_defaults(run=benchmark_evaluate)
+    once = commands.add_parser("evaluate-once")
+    once.add_argument("kind", choices=("ours", "pycocotools"))
+    once.add_argument("--folder", type=Path, required=True)
+    once.add_argument("--metric", required=True)
+    once.set_defaults(run=measure_evaluation)
+
     args = parser.parse_args()
-    if args.run not in (measure_backbone_peak, measure_train_steps):
+    if args.run not in (measure_backbone_peak, measure_train_steps, measure_evaluation):
         _print_machine()
     args.run(args)
 

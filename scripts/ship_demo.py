@@ -2,9 +2,10 @@
 
 python scripts/ship_demo.py mrcnn_dpt_nano_digits TRAINED LOG RESULTS...
 
-RESULTS are JSON files, which together have the COCO figures in percent ("bbox", "segm": "mAP", "AP50", "AP75", ...) and
-how the detector was made ("data", "command", "seed", "versions", "machine", "minutes"; see the manifest's schema). The
-figures should be of float16 weights: measure those that `dpt-zoo convert TRAINED half.safetensors --half` gives.
+RESULTS are JSON files, which together have the COCO figures ("figures", as in an `evaluation.json`) and how the
+detector was made ("data", "command", "seed", "versions", "machine", "minutes"; see the manifest's schema); of what is
+in several the last counts. The figures should be of float16 weights: evaluate those that
+`dpt-zoo convert TRAINED half.safetensors --half` gives.
 """
 
 import argparse
@@ -74,18 +75,20 @@ def _read_results(paths: list[Path]) -> dict[str, Any]:
     try:
         for path in paths:
             told |= json.loads(path.read_text(encoding="utf-8"))
-        measured = {task: _percents(told[task]) for task in ("bbox", "segm") if task in told}
+        measured = {task: _percents(figures) for task, figures in told.get("figures", {}).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: these are no results, see the top of this script: {error}") from error
-    missing = [field for field in ("bbox", *MADE) if field not in told]
+    missing = [field for field in ("figures", *MADE) if field not in told]
     if missing:
         raise InputError(f"{' '.join(map(str, paths))}: {', '.join(missing)} is in none of them")
     return {"measured": measured, **{field: told[field] for field in MADE}}
 
 
 def _percents(figures: dict[str, float | None]) -> dict[str, float]:
-    """Those that there was something to measure on for."""
-    return {figure: round(value, 1) for figure, value in figures.items() if value is not None}
+    """The average precisions, of what there was something to measure on for."""
+    return {
+        name: round(value, 1) for name, value in figures.items() if name.startswith(("AP", "mAP")) and value is not None
+    }
 
 
 def _read_log(path: Path) -> bytes:

@@ -50,3 +50,17 @@ def test_weights() -> None:
     memory = r"memory (?:growth|above `import torch` / weights:) +([\d.]+)"
     growth, peak = (float(found[1]) for found in re.finditer(memory, printed))
     assert growth < 64 and peak < 2.5
+
+
+def test_evaluate() -> None:
+    printed = run("evaluate", "--images", "20", "--detections", "30", "--runs", "1")
+    assert printed[0] == "20 images with 30 detections each, 1 runs"
+    for kind, lines in (("bbox", printed[2:7]), ("segm", printed[7:])):
+        assert lines[0] == kind
+        peaks = [float(line.split("memory")[1].split()[0]) for line in lines[1:3]]
+        assert min(peaks) > 10
+        assert re.fullmatch(r"  ours / pycocotools: speed \d+\.\d\d, memory \d\.\d\d", lines[3])
+        figures = re.fullmatch(r"  mAP (\S+), the largest difference in the twelve figures (\S+)", lines[4])
+        assert figures
+        assert 0.1 < float(figures[1]) < 0.9
+        assert float(figures[2]) < 1e-9

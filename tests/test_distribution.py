@@ -61,10 +61,10 @@ print(type(model).__name__, dpt_zoo.__file__, model.cfg.filename)
 import contextlib, io, torch
 with contextlib.redirect_stderr(io.StringIO()):  # how far it is
     weights = torch.hub.load({repo!r}, "train", {name!r}, epochs=1, workers=0, work_dir="run", {options})
-    figures = torch.hub.load({repo!r}, "evaluate", {name!r}, weights=weights, workers=0, {options})
-print(*figures["bbox"])
+    evaluation = torch.hub.load({repo!r}, "evaluate", {name!r}, weights=weights, workers=0, {options})
+print(*evaluation.figures["bbox"])
 """
-        assert run_python(bare_python, code, tmp_path) == "mAP AP50 AP75 APs APm APl\n"
+        assert run_python(bare_python, code, tmp_path) == "mAP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl\n"
 
     def test_each_entry_point_is_its_model(self) -> None:
         import hubconf

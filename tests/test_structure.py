@@ -174,7 +174,8 @@ def check_demo(name: str) -> None:
     assert all(isinstance(json.loads(line), dict) for line in lines)
 
 
-FIGURES = {"bbox": {"mAP": 81.23456, "AP50": 95, "AP75": 90.06, "APl": None}, "segm": {"mAP": 1, "AP50": 2, "AP75": 3}}
+BOX_FIGURES = {"mAP": 81.23456, "AP50": 95, "AP75": 90.06, "APl": None, "AR1": 50.0}
+FIGURES = {"figures": {"bbox": BOX_FIGURES, "segm": {"mAP": 1, "AP50": 2, "AP75": 3}}, "versions": {"torch": "other"}}
 MADE = {
     "data": "two scenes",
     "command": "dpt-zoo train",
@@ -222,7 +223,7 @@ def test_shipping_a_demo(project: Path) -> None:
         ("mrcnn_dpt_nano_digits", "trained.pth", "trained.pth", ["figures.json", "made.json"], "JSON lines"),
         ("mrcnn_dpt_nano_digits", "trained.pth", "log.json", ["figures.json"], "data, command, .* is in none of them"),
         ("mrcnn_dpt_nano_digits", "trained.pth", "log.json", ["none.json"], "these are no results"),
-        ("mrcnn_dpt_nano_digits", "trained.pth", "log.json", ["log.json", "made.json"], "bbox is in none of them"),
+        ("mrcnn_dpt_nano_digits", "trained.pth", "log.json", ["log.json", "made.json"], "figures is in none of them"),
     ],
 )
 def test_what_is_no_demo_is_not_shipped(

@@ -1,7 +1,7 @@
 """`dpt-zoo evaluate`: COCO's figures of a detector."""
 
 import argparse
-import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +11,48 @@ from .printing import is_main_process, print_table
 def add_commands(commands: Any) -> None:
     """Add the subcommand to argparse's `commands`."""
     evaluate = commands.add_parser("evaluate", help="measure a detector on a data set")
-    evaluate.add_argument("recipe", metavar="CONFIG|NAME", help="configs/....py, or one of `dpt-zoo list`")
-    evaluate.add_argument("weights", nargs="?", metavar="WEIGHTS", help="NAME, path, https://, hf:// (default: NAME's)")
-    evaluate.add_argument("--eval", nargs="+", choices=("bbox", "segm"), dest="kinds", help="default: all it finds")
-    evaluate.add_argument("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data")
-    evaluate.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
-    evaluate.add_argument("--workers", type=int, metavar="N", help="processes that load data")
-    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON, too")
-    evaluate.set_defaults(run=run_evaluate)
+    add = evaluate.add_argument
+    add("recipe", metavar="CONFIG|NAME", help="configs/....py, or one of `dpt-zoo list`")
+    add("weights", nargs="?", metavar="WEIGHTS", help="NAME, path, https:// or hf:// (default: NAME's)")
+    add("--eval", nargs="+", choices=("bbox", "segm"), dest="kinds", help="default: all that the model finds")
+    add("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data")
+    add("--annotations", type=Path, metavar="FILE", help="or a COCO annotation file")
+    add("--images", type=Path, metavar="DIR", help="and the folder of its images")
+    add("--limit", type=int, metavar="N", help="measure on the first N images only")
+    add("--skip-missing", action="store_true", help="leave out images that are missing or unreadable")
+    add("--batch-size", type=int, metavar="N", help="images at a time")
+    add("--workers", type=int, metavar="N", help="processes that load data, beside each that detects")
+    add("--amp", action="store_true", help="half precision where that is safe, on a GPU")
+    add("--evaluator", choices=("faster-coco-eval", "pycocotools"), help="what compares; the figures are the same")
+    add("--work-dir", type=Path, metavar="DIR", help="keep what is found, and write a report with plots and pictures")
+    add("--resume", action="store_true", help="go on with what --work-dir holds")
+    add("--out", type=Path, metavar="PREFIX", help="write COCO results to PREFIX.bbox.json and PREFIX.segm.json")
+    add("--format-only", action="store_true", help="write them for a test server, and measure nothing")
+    add("--show-dir", type=Path, metavar="DIR", help="draw the truth, and what was found, on all images")
+    add("--per-class", action="store_true", help="print the average precision of each class, too")
+    evaluate.set_defaults(run=run_evaluate, evaluator="faster-coco-eval")
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
-    """Measure, and print COCO's table."""
-    from ..evaluation import FIGURES, evaluate
-    from ..files import open_atomic
+    """Measure, and print COCO's tables."""
+    from ..evaluation.figures import NAMES
+    from ..evaluation.run import evaluate
 
-    options = {key: getattr(args, key) for key in ("kinds", "data_root", "batch_size", "workers")}
-    figures = evaluate(args.recipe, args.weights, **options)
-    if args.out and is_main_process():
-        with open_atomic(args.out) as file:
-            file.write(f"{json.dumps(figures, indent=2)}\n".encode())
-    if is_main_process():
-        print_table(("", *FIGURES), [(kind, *map(_show, row.values())) for kind, row in figures.items()])
+    options = {key: value for key, value in vars(args).items() if key not in ("run", "recipe", "weights", "per_class")}
+    evaluation = evaluate(args.recipe, args.weights, **options)
+    if not is_main_process():
+        return 0
+    if evaluation.skipped:
+        print(f"skipped, of {evaluation.num_images + len(evaluation.skipped):,} images:", file=sys.stderr)
+        print(*(f"  {image}" for image in evaluation.skipped), sep="\n", file=sys.stderr)
+    if evaluation.figures:
+        print_table(("", *NAMES), [(kind, *map(_show, row.values())) for kind, row in evaluation.figures.items()])
+    if args.per_class:
+        for kind, classes in evaluation.per_class.items():
+            print()
+            print_table(
+                (f"{kind}, by class", *NAMES), [(name, *map(_show, row.values())) for name, row in classes.items()]
+            )
     return 0
 
 

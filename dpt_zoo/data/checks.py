@@ -56,6 +56,7 @@ def check_coco(
     images: Path,
     *,
     classes: Sequence[str] | None = None,
+    with_objects: bool = True,
     with_masks: bool = False,
     read_images: bool = True,
     jobs: int | None = None,
@@ -67,6 +68,7 @@ def check_coco(
         annotations: the JSON file.
         images: the folder that the file's image names are relative to.
         classes: the names that are expected, in order: the training split's, or the model's.
+        with_objects: whether there have to be objects; if not, those that there are are not looked at.
         with_masks: whether every object needs a mask. Masks that are there are checked in any case.
         read_images: whether to decode the images; if not, only their presence is checked.
         jobs: how many images are read at a time; by default a few more than there are processors.
@@ -78,21 +80,26 @@ def check_coco(
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
     checker = _Checker(annotations, images)
-    if checker.read():
+    if checker.read(with_objects):
         checker.check_categories(classes)
         checker.check_images()
-        checker.check_annotations(classes, with_masks)
+        if with_objects:
+            checker.check_annotations(classes, with_masks)
         checker.check_files(read_images, jobs, report)
     return checker.result()
 
 
-def raise_errors(*checks: Check) -> None:
+def raise_errors(*checks: Check, ignored: Collection[Kind] = ()) -> None:
     """Refuse data that cannot be used.
+
+    Args:
+        ignored: what is no error where it is wrong with one image.
 
     Raises:
         DataError: the checks found errors: its text lists the first of each kind and counts the rest.
     """
-    errors = [problem for check in checks for problem in check.problems if problem.kind.is_error]
+    problems = [problem for check in checks for problem in check.problems]
+    errors = [each for each in problems if each.kind.is_error and (each.kind not in ignored or each.image_id is None)]
     if errors:
         raise DataError(f"the data cannot be used as they are:\n{describe(errors, limit=5)}")
 
@@ -144,12 +151,13 @@ class _Checker:
     def add(self, kind: Kind, what: str, where: str | None = None, image_id: int | None = None) -> None:
         self.problems.append(Problem(kind, where or self.annotations.name, what, image_id))
 
-    def read(self) -> bool:
+    def read(self, with_objects: bool) -> bool:
         """Read the records; whether there are any to be checked."""
+        nouns = [noun for noun in self.records if with_objects or noun != "annotations"]
         try:
             with self.annotations.open(encoding="utf-8") as file:
                 content = json.load(file)
-            fault = _content_fault(content, self.records)
+            fault = _content_fault(content, nouns)
         except OSError as error:
             fault = f"it cannot be read: {error.strerror or error}"
         except (ValueError, RecursionError) as error:
@@ -157,7 +165,7 @@ class _Checker:
         if fault:
             self.add(Kind.FILE, fault, str(self.annotations))
             return False
-        self.records = {noun: content[noun] for noun in self.records}
+        self.records.update({noun: content[noun] for noun in nouns})
         return True
 
     def check_categories(self, expected: Sequence[str] | None) -> None:
@@ -306,7 +314,7 @@ def _content_fault(content: Any, keys: Iterable[str]) -> str | None:
     wrong = [key for key in keys if not isinstance(content[key], list)]
     if wrong:
         return f"{', '.join(wrong)}: not a list"
-    first = next(iter(content["annotations"]), None)
+    first = next(iter(content.get("annotations", [])), None)
     if isinstance(first, dict) and "bbox" not in first:
         for key in ("caption", "segments_info"):
             if key in first:

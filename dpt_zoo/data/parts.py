@@ -1,15 +1,15 @@
 """The parts of a data set that a recipe trains on and validates with, found and checked before it does."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mmengine.config import Config, ConfigDict
 
 from ..errors import DataError
-from ..progress import Report
 from .checks import Check, raise_errors
 from .formats import Split, check_splits, find_splits
+from .problems import Kind
 
 Part = Literal["train", "val"]
 
@@ -23,27 +23,27 @@ def check_parts(
     work_dir: Path,
     parts: Sequence[Part] = ("train", "val"),
     *,
-    read_images: bool = True,
-    report: Report | None = None,
+    ignored: Collection[Kind] = (),
+    **options: Any,
 ) -> dict[Part, Check]:
     """Find a recipe's data, or those in a folder of COCO, YOLO or Pascal VOC data instead, and check them.
 
     Args:
-        cfg: the recipe; its model tells whether objects need masks.
+        cfg: the recipe.
         data_root: the folder. One without names for its parts is all of the first that is asked for.
         work_dir: where converted annotations are written.
         parts: what is needed; of a folder's, only the first has to be there.
-        read_images: see `check_coco`.
-        report: takes how many images of a part are checked, and how many there are.
+        ignored: what may be wrong all the same.
+        options: of `check_coco`; by default, objects need masks if the recipe's model finds them.
 
     Raises:
         DataError: the data cannot be used: its text lists what is wrong with them.
         OutputError: the converted annotations cannot be written.
     """
     splits = _choose(find_splits(data_root, work_dir), parts, data_root) if data_root else _splits_of(cfg, parts)
-    with_masks = "mask_head" in cfg.model.get("roi_head", {})
-    checks = check_splits(splits.values(), with_masks=with_masks, read_images=read_images, report=report)
-    raise_errors(*checks)
+    finds_masks = "mask_head" in cfg.model.get("roi_head", {})
+    checks = check_splits(splits.values(), **{"with_masks": finds_masks, **options})
+    raise_errors(*checks, ignored=ignored)
     return dict(zip(splits, checks, strict=True))
 
 

@@ -1,5 +1,6 @@
 """What a detector found in one image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,18 +44,25 @@ class Detections:
         masks = None if self.masks is None else self.masks[keep]
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks, self.classes)
 
-    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int | None] | None = None) -> list[dict[str, Any]]:
         """COCO's results format: one record per object, boxes as xywh, masks as compressed RLE.
 
-        The 80 COCO classes get COCO's category ids (1 to 90, with gaps), any others 1, 2, 3, ...
+        Args:
+            image_id: the image's.
+            category_ids: of each class; objects of a class without one are left out. By default the 80 COCO classes
+                have COCO's (1 to 90, with gaps), any others 1, 2, 3, ...
         """
-        is_coco = len(self.classes) == len(COCO_CATEGORY_IDS)
+        if category_ids is None:
+            is_coco = len(self.classes) == len(COCO_CATEGORY_IDS)
+            category_ids = COCO_CATEGORY_IDS if is_coco else range(1, len(self.classes) + 1)
         records = []
         for index, (box, score, label) in enumerate(zip(self.boxes, self.scores, self.labels, strict=True)):
+            if category_ids[label] is None:
+                continue
             x1, y1, x2, y2 = box.tolist()
             record: dict[str, Any] = {
                 "image_id": image_id,
-                "category_id": COCO_CATEGORY_IDS[label] if is_coco else int(label) + 1,
+                "category_id": category_ids[label],
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "score": float(score),
             }

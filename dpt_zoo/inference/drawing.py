@@ -10,12 +10,13 @@ from PIL import Image
 from .detections import Detections
 
 
-def draw(image: NDArray[np.uint8], detections: Detections) -> Image.Image:
+def draw(image: NDArray[np.uint8], detections: Detections, *, with_scores: bool = True) -> Image.Image:
     """Draw each object's mask, box, class name and score on a copy of an image, one colour per class.
 
     Args:
         image: `(H, W, 3)` RGB in 0..255.
         detections: what was found in it.
+        with_scores: whether scores are written beside the names.
     """
     height, width = image.shape[:2]
     colours, text_colours = _palettes(len(detections.classes))
@@ -24,7 +25,9 @@ def draw(image: NDArray[np.uint8], detections: Detections) -> Image.Image:
     objects = sv.Detections(
         xyxy=detections.boxes, mask=detections.masks, confidence=detections.scores, class_id=detections.labels
     )
-    labels = [f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores, strict=True)]
+    labels = detections.names
+    if with_scores:
+        labels = [f"{name} {score:.2f}" for name, score in zip(labels, detections.scores, strict=True)]
     picture = Image.fromarray(image)
     if detections.masks is not None:
         picture = sv.MaskAnnotator(colours, opacity=0.45).annotate(picture, objects)

@@ -1,7 +1,6 @@
 """Stream a file over HTTP to disk: resumed where it stopped, hashed on the way, in constant memory."""
 
 import contextlib
-import hashlib
 import json
 import random
 import socket
@@ -19,7 +18,7 @@ import urllib3
 
 from .. import __version__
 from ..errors import FetchError
-from ..files import check_space
+from ..files import check_space, hash_file
 from ..progress import Report
 from ..sources import is_secure
 
@@ -113,7 +112,7 @@ def version_file(part: Path) -> Path:
 
 def measure(path: Path) -> Download:
     """Hash a file that is on disk."""
-    return Download(_hash(path).hexdigest(), path.stat().st_size)
+    return Download(hash_file(path).hexdigest(), path.stat().st_size)
 
 
 def opener_of(url: str) -> Opener:
@@ -185,7 +184,7 @@ def _attempt(session: requests.Session, key: str, opener: Opener, part: Path, re
             version_file(part).write_text(json.dumps(asdict(version)), encoding="utf-8")
         check_space(part.parent, (total or 0) - start + reserve)
         with part.open("ab") as file:
-            digest, done = _hash(part), start
+            digest, done = hash_file(part), start
             report(done, total)
             for chunk in _chunks(response):
                 file.write(chunk)
@@ -321,11 +320,3 @@ def _discard(part: Path) -> None:
 
 def _size(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
-
-
-def _hash(path: Path) -> Any:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest
