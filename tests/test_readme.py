@@ -1,4 +1,4 @@
-"""The README: every command in it runs, and its table is the manifest's."""
+"""The README: every command in it runs, and its tables are the manifest's."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from reference_data import PHOTO, ROOT
 
-from dpt_zoo.manifest import Checkpoint, read_manifest
+from dpt_zoo.results_table import write_tables
 
 README = (ROOT / "README.md").read_text()
 
@@ -57,7 +57,7 @@ def test_demo(checkout: Path) -> None:
     environment = {**os.environ, "VENV": sys.prefix, "PYTHONPATH": str(checkout)}
     done = subprocess.run(["bash", checkout / "scripts/demo.sh"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^bbox( +\d+\.\d| +-){6}$", done.stdout, re.M)
+    assert re.search(r"^bbox( +\d+\.\d| +-){12}$", done.stdout, re.M)
     assert "stopped; to go on from" in done.stderr
     assert re.search(r"^epoch 2/2  box AP \d+\.\d, mask AP \d+\.\d$", done.stderr, re.M)
     picture = Path(done.stdout.splitlines()[-1].removeprefix("The picture: "))
@@ -77,23 +77,24 @@ def test_the_worked_example_of_training(tmp_path: Path) -> None:
     assert re.search(r"^epoch 3/3  box AP \d+\.\d$", done.stderr, re.M)
 
 
-def test_the_tables_are_the_manifests() -> None:
-    rows = [
-        [cell.strip(" `") for cell in line.strip("|").split("|")] for line in README.splitlines() if line[:3] == "| `"
-    ]
-    manifest = read_manifest()
-    assert [row[0] for row in rows] == [*manifest.checkpoints, *manifest.demos]
-    for name, method, num_params, *figures in rows:
-        record = manifest.detectors[name]
-        if isinstance(record, Checkpoint):
-            known, title = record.published, f"{method} {figures.pop(0)}"
-        else:
-            known, title = record.measured, f"{method} for digit scenes"
-        assert title == record.title
-        assert num_params == f"{record.num_params / 1e6:.1f} M"
-        assert figures == [
-            str(known.get(task, {}).get(figure, "-")) for task in ("bbox", "segm") for figure in ("mAP", "AP50", "AP75")
-        ]
+def test_the_example_of_evaluation(tmp_path: Path) -> None:
+    _, example = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/evaluation.md").read_text(), re.S)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", example], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs/shown").iterdir())) == 10
+    table = re.findall(r"^\| `(.+?)`", (ROOT / "docs/evaluation.md").read_text(), re.M)
+    written = {path.name for path in (tmp_path / "runs/evaluation").iterdir()}
+    assert {name.rstrip("/") for name in table if not name.startswith("--")} == written
+
+
+def test_the_tables_are_the_manifests(tmp_path: Path) -> None:
+    copy = tmp_path / "README.md"
+    copy.write_text(README)
+    write_tables(copy)
+    assert copy.read_text() == README, "run: dpt-zoo reproduce --readme README.md"
 
 
 def test_links_lead_somewhere() -> None:
