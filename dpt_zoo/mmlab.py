@@ -149,7 +149,7 @@ def _require_average(pool_mode: int) -> None:
 
 def _refuse(operator: str, *args: Any, **kwargs: Any) -> NoReturn:
     raise OperatorUnavailableError(
-        f"dpt-zoo: mmcv's operator {operator} is unavailable: the installed mmcv has no compiled operators, "
+        f"mmcv's operator {operator} is unavailable: the installed mmcv has no compiled operators, "
         "and without them only nms, roi_align (average) and sigmoid_focal_loss are served, all that this "
         f"zoo's detectors need.\n  To use it, install a full mmcv built for torch {torch.__version__}: "
         "pip uninstall mmcv-lite, then pip install mmcv==2.1.0 where it has a wheel, or build it."

@@ -176,6 +176,7 @@ class TestProcesses:
     def test_a_lost_one_ends_the_others_and_what_was_found_is_gone_on_with(
         self, digits: Path, work_dir: Path, tmp_path: Path
     ) -> None:
+        (tmp_path / "evaluation.json").write_text("of an earlier evaluation")
         run = launch(2, digits, tmp_path)
         found = wait_for_results(tmp_path, 2)
         children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True)
@@ -226,6 +227,7 @@ class TestResuming:
         with pytest.raises(InputError, match="holds an evaluation with other weights and recipe"):
             dpt_zoo.evaluate("retinanet_dpt_nano_digits", data_root=digits, work_dir=work_dir, resume=True)
         assert len(lines(work_dir)) == NUM_IMAGES
+        assert kept(work_dir)
 
     def test_without_it_all_is_measured_anew(self, digits: Path, tmp_path: Path) -> None:
         measure(digits, work_dir=tmp_path, limit=2)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import signal
 import subprocess
@@ -205,7 +206,9 @@ class TestStopping:
         work_dir = tmp_path / "stopped"
         command = [sys.executable, "-m", "dpt_zoo", "train", RECIPE, "--data-root", str(digits), "--epochs", "4"]
         command += ["--workers", "0", "--seed", "0", "--batch-size", "2", "--work-dir", str(work_dir)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=allow_ctrl_c)
+        # Sums depend on how many threads share them.
+        options: dict[str, Any] = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=allow_ctrl_c, **options)
         wait_for(work_dir, "epoch_1.pth")
         process.send_signal(signal.SIGINT)
         _, told = process.communicate()
@@ -213,7 +216,7 @@ class TestStopping:
         assert re.search(r"stopped; to go on from .*/(epoch|iter)_\d+\.pth, resume the run\n$", told)
         assert not (work_dir / "model.safetensors").exists()
 
-        subprocess.run([*command, "--resume"], check=True, cwd=ROOT)
+        subprocess.run([*command, "--resume"], check=True, **options)
         ours, theirs = read_weights(work_dir / "model.safetensors").tensors, read_weights(whole).tensors
         assert all(torch.allclose(tensor, theirs[name], atol=1e-6) for name, tensor in ours.items())
 

@@ -21,6 +21,9 @@ from .results import Results
 UNREADABLE = (Kind.MISSING_IMAGE, Kind.UNREADABLE_IMAGE)
 """What can be wrong with an image that is skipped."""
 
+RESULT = "evaluation.json"
+"""In a work_dir, when an evaluation is done: its `Evaluation`."""
+
 _SETTINGS = "settings.json"
 
 
@@ -124,10 +127,11 @@ def _begin(folder: Path, settings: Mapping[str, str], resume: bool) -> Results:
                 f"{folder.parent} holds an evaluation with other {' and '.join(changed)}: choose another work_dir, or "
                 "begin anew without resume"
             )
-        return Results(folder)
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        (folder.parent / RESULT).unlink(missing_ok=True)  # of an earlier evaluation, which this one may not get to
+        if earlier is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
     except OSError as error:
         raise OutputError(f"{folder} cannot be made: {error.strerror}: choose another work_dir") from error
     with open_atomic(folder / _SETTINGS) as file:

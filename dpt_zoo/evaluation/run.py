@@ -30,12 +30,9 @@ from ..weights.store import read_trusted_weights
 from .figures import EVALUATORS, Evaluator, Figures, Kind, Score, Truth
 from .mistakes import find_mistakes
 from .pictures import show
-from .plan import UNREADABLE, Plan, make_plan
+from .plan import RESULT, UNREADABLE, Plan, make_plan
 from .report import write_report
 from .results import Results, write_coco
-
-RESULT = "evaluation.json"
-"""In a work_dir, when an evaluation is done: its `Evaluation`."""
 
 
 @dataclass(frozen=True)
