@@ -328,7 +328,7 @@ def _row_content(row: Row, *, with_verdicts: bool) -> dict[str, Any]:
             content |= {"difference": None if cell.tenths is None else cell.tenths / 10, "holds": cell.holds}
         cells.setdefault(kind, {})[name] = content
     known = row.evaluation or {}
-    facts = {key: value for key, value in known.items() if key not in ("figures", "per_class")}
+    facts = {key: value for key, value in known.items() if key not in ("figures", "per_class", "mistakes")}
     return {"error": row.error, "cells": cells, "seconds_per_image": row.seconds, **facts}
 
 

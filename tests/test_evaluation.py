@@ -132,7 +132,10 @@ class TestFigures:
         assert facts["annotations"]["path"] == str(annotations(digits))
         assert facts["versions"]["faster-coco-eval"]
         assert 0 < facts["seconds"]["detecting"] < 600
-        assert list(facts["per_class"]["segm"]) == list("0123456789")
+        assert list(facts["per_class"]["segm"]) == facts["mistakes"]["classes"] == list("0123456789")
+        num_objects = len(json.loads(annotations(digits).read_text())["annotations"])
+        assert sum(map(sum, facts["mistakes"]["confusion"][:-1])) == num_objects
+        assert facts["mistakes"]["worst"][0]["mistakes"] >= facts["mistakes"]["worst"][-1]["mistakes"] > 0
 
     def test_a_limit_is_the_first_images(self, data: Path) -> None:
         limited = measure(data, limit=3)

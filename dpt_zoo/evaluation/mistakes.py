@@ -87,6 +87,11 @@ class Mistakes:
     confusion: NDArray[np.int64]
     worst: tuple[Comparison, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values, of the worst images their names and how many mistakes there are."""
+        worst = [{"file_name": each.image["file_name"], "mistakes": len(each.mistakes)} for each in self.worst]
+        return {"classes": list(self.classes.values()), "confusion": self.confusion.tolist(), "worst": worst}
+
 
 def find_mistakes(
     truth: Mapping[str, Any], found: Iterable[tuple[int, Sequence[Record]]], num_worst: int = 9

@@ -22,7 +22,7 @@ UNREADABLE = (Kind.MISSING_IMAGE, Kind.UNREADABLE_IMAGE)
 """What can be wrong with an image that is skipped."""
 
 RESULT = "evaluation.json"
-"""In a work_dir, when an evaluation is done: its `Evaluation`."""
+"""In a work_dir, when an evaluation is done: its `Evaluation` and `Mistakes`."""
 
 _SETTINGS = "settings.json"
 

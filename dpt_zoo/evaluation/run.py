@@ -268,7 +268,7 @@ def _conclude(
             show(outputs.pictures, plan.images, truth, results.of_images(plan.image_ids))
         if outputs.report:
             mistakes = find_mistakes(truth, results.of_images(plan.image_ids))
-            content = dataclasses.asdict(evaluation)
+            content = {**dataclasses.asdict(evaluation), "mistakes": mistakes.to_json()}
             with open_atomic(outputs.report / RESULT) as file:
                 file.write(f"{json.dumps(content, indent=2)}\n".encode())
             precision = {kind: score.precision for kind, score in scores.items()}
