@@ -16,7 +16,7 @@ dpt-zoo make-digits "$data" --num-train 400 --num-test 100
 echo "== Detecting with the shipped $model"
 python scripts/contact_sheet.py "$out/found.png" "$model" "$data"/val2017/0000{01..12}.png
 
-echo "== Measuring it on the test scenes (COCO's average precisions, in percent)"
+echo "== Measuring it on the test scenes (COCO's figures, in percent)"
 dpt-zoo evaluate "$model" --data-root "$data"
 
 echo "== Fine-tuning it on the training scenes, stopped after half a minute ..."
