@@ -14,23 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, OutputError
+from .evaluation.record import RESULT, Evaluation
 from .files import hash_file
 from .manifest import get_checkpoint, list_models
 from .results_table import Record, Results, Row
 
-FIELDS = {
-    "figures",
-    "num_images",
-    "limit",
-    "amp",
-    "skipped",
-    "weights",
-    "annotations",
-    "seconds",
-    "processes",
-    "device",
-    "versions",
-}
+FIELDS = {field.name for field in dataclasses.fields(Evaluation)}
 """What an `evaluation.json` has at least."""
 
 
@@ -124,7 +113,7 @@ def _find_evaluation(name: str, settings: Settings) -> dict[str, Any] | None:
 
 def _read_evaluation(folder: Path) -> dict[str, Any] | None:
     try:
-        evaluation = json.loads((folder / "evaluation.json").read_bytes())
+        evaluation = json.loads((folder / RESULT).read_bytes())
     except (OSError, ValueError):
         return None
     return evaluation if isinstance(evaluation, dict) and evaluation.keys() >= FIELDS else None
@@ -146,7 +135,7 @@ def _evaluate(record: Record, settings: Settings) -> Row:
     if status != 0:
         return Row(record, error=_reason(status, said).removeprefix(f"{record.name}: "))
     evaluation = _read_evaluation(folder)
-    return Row(record, evaluation, error=None if evaluation else f"{folder} has no evaluation.json of the known form")
+    return Row(record, evaluation, error=None if evaluation else f"{folder} has no {RESULT} of the known form")
 
 
 def _command(name: str, folder: Path, settings: Settings) -> list[str]:

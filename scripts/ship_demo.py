@@ -9,7 +9,6 @@ in several the last counts. The figures should be of float16 weights: evaluate t
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import dpt_zoo
 from dpt_zoo.errors import DPTZooError, InputError
-from dpt_zoo.files import open_atomic
+from dpt_zoo.files import hash_file, open_atomic
 from dpt_zoo.manifest import read_manifest, record_measured
 from dpt_zoo.weights.converting import write_safetensors
 from dpt_zoo.weights.digests import structure_sha256, tensors_sha256
@@ -59,7 +58,7 @@ def ship(name: str, trained: Path, log: Path, results: list[Path]) -> None:
     known = {
         "num_params": sum(parameter.numel() for parameter in model.parameters()),
         **made,
-        "sha256": hashlib.sha256(shipped.read_bytes()).hexdigest(),
+        "sha256": hash_file(shipped).hexdigest(),
         "num_bytes": shipped.stat().st_size,
         "tensors_sha256": tensors_sha256(tensors),
         "structure_sha256": structure_sha256(tensors),

@@ -23,7 +23,7 @@ import dpt_zoo
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import DataError, DPTZooError, InputError
 from dpt_zoo.evaluation.figures import NAMES
-from dpt_zoo.evaluation.run import Evaluation
+from dpt_zoo.evaluation.record import Evaluation
 
 MODEL, CONFIG = "mrcnn_dpt_nano_digits", "configs/demo/mask_rcnn_dpt_nano_digits.py"
 WEIGHTS = ROOT / "configs/demo" / f"{MODEL}.safetensors"

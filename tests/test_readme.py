@@ -30,6 +30,15 @@ def folder(tmp_path: Path, rule_file: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
+def run_block(block: str, folder: Path) -> str:
+    """Run a block of shell commands in a folder, and return what it told on standard error."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command, environment = ["bash", "-euc", block], {**os.environ, "PATH": path}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
 def test_python(folder: Path) -> None:
     code = "\n".join(blocks("python")).replace("path/to/this/checkout", str(ROOT))
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
@@ -39,13 +48,8 @@ def test_python(folder: Path) -> None:
 def test_shell(folder: Path) -> None:
     set_up, *others = blocks("bash")
     assert re.findall(r"^bash (\S+)", set_up, re.M) == ["scripts/demo.sh", "scripts/test.sh"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for block in others:
-        done = subprocess.run(
-            ["bash", "-euc", block], cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": path}
-        )
-        assert done.returncode == 0, done.stderr
-        assert "arning" not in done.stderr
+        assert "arning" not in run_block(block, folder)
     assert (folder / "detections" / "photo.detections.jpg").is_file()
 
 
@@ -68,22 +72,14 @@ def test_demo(checkout: Path) -> None:
 
 def test_the_worked_example_of_training(tmp_path: Path) -> None:
     _, example, *_ = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.S)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euc", example], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PATH": path}
-    )
-    assert done.returncode == 0, done.stderr
+    told = run_block(example, tmp_path)
     assert (tmp_path / "runs/found/000001.detections.png").is_file()
-    assert re.search(r"^epoch 3/3  box AP \d+\.\d$", done.stderr, re.M)
+    assert re.search(r"^epoch 3/3  box AP \d+\.\d$", told, re.M)
 
 
 def test_the_example_of_evaluation(tmp_path: Path) -> None:
     _, example = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/evaluation.md").read_text(), re.S)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euc", example], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PATH": path}
-    )
-    assert done.returncode == 0, done.stderr
+    run_block(example, tmp_path)
     assert len(list((tmp_path / "runs/shown").iterdir())) == 10
     table = re.findall(r"^\| `(.+?)`", (ROOT / "docs/evaluation.md").read_text(), re.M)
     written = {path.name for path in (tmp_path / "runs/evaluation").iterdir()}

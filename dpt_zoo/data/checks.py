@@ -14,7 +14,7 @@ from ..errors import DataError, ImageError, InputError
 from ..images import load_image
 from ..progress import Report
 from .objects import MAX_NUMBER, Fault, Size, area_faults, box_faults, format_size, mask_faults
-from .problems import Kind, Problem, describe
+from .problems import Kind, Problem, describe, list_names
 
 PROVENANCE = "converted_from"
 """The key of a COCO record that names the file and line of another format that it was made from."""
@@ -190,11 +190,11 @@ class _Checker:
         common = [name for name in expected if name in names]
         further = [name for name in names if name not in expected]
         if missing:
-            self.add(Kind.CLASSES, f"{len(missing)} of {len(expected)} are missing: {_list(missing)}")
+            self.add(Kind.CLASSES, f"{len(missing)} of {len(expected)} are missing: {list_names(missing)}")
         if common != [name for name in names if name in expected]:
-            self.add(Kind.CLASSES, f"they are {_list(names)}, in another order than {_list(expected)}")
+            self.add(Kind.CLASSES, f"they are {list_names(names)}, in another order than {list_names(expected)}")
         if further:
-            self.add(Kind.OTHER_CLASSES, _list(further))
+            self.add(Kind.OTHER_CLASSES, list_names(further))
 
     def check_images(self) -> None:
         """Check the images' records."""
@@ -380,8 +380,3 @@ def _reference_faults(
 
 def _id(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value < 2**63 else None
-
-
-def _list(names: Sequence[str], limit: int = 5) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(repr, names[:limit])) + rest

@@ -1,6 +1,6 @@
 """What can be wrong with data, and how it is told."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -77,6 +77,12 @@ def describe(problems: Iterable[Problem], limit: int | None = None) -> str:
         if limit is not None and len(those) > limit:
             lines.append(f"    ... and {len(those) - limit:,} more")
     return "\n".join(lines)
+
+
+def list_names(names: Sequence[str], limit: int = 5) -> str:
+    """The first names, quoted, and how many more there are."""
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(repr, names[:limit])) + rest
 
 
 def printable(text: str) -> str:

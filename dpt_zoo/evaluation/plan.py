@@ -2,27 +2,24 @@
 
 import hashlib
 import json
-import reprlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
 
 from ..data.checks import Check
-from ..data.problems import Kind
+from ..data.problems import Kind, list_names
 from ..errors import DataError, InputError, OutputError
 from ..factory import read_classes, unnamed_classes
 from ..files import hash_file, open_atomic
 from ..weights.reading import Weights
+from .record import RESULT
 from .results import Results
 
 UNREADABLE = (Kind.MISSING_IMAGE, Kind.UNREADABLE_IMAGE)
 """What can be wrong with an image that is skipped."""
-
-RESULT = "evaluation.json"
-"""In a work_dir, when an evaluation is done: its `Evaluation` and `Mistakes`."""
 
 _SETTINGS = "settings.json"
 
@@ -109,7 +106,7 @@ def _match_classes(classes: tuple[str, ...], names: tuple[str, ...], annotations
     if unknown:
         raise DataError(
             f"{annotations}: {len(unknown)} of its {len(names)} classes are none of the model's {len(classes)}: "
-            f"{_list(unknown)}; the model knows {_list(classes)}"
+            f"{list_names(unknown)}; the model knows {list_names(classes)}"
         )
     return classes
 
@@ -137,8 +134,3 @@ def _begin(folder: Path, settings: Mapping[str, str], resume: bool) -> Results:
     with open_atomic(folder / _SETTINGS) as file:
         file.write(json.dumps(settings).encode())
     return Results(folder)
-
-
-def _list(names: Sequence[str], limit: int = 5) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(reprlib.repr, names[:limit])) + rest

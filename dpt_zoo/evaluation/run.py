@@ -27,44 +27,13 @@ from ..progress import count_on_terminal
 from ..runner import from_main_process, quiet_runner, unwrapped
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted_weights
-from .figures import EVALUATORS, Evaluator, Figures, Kind, Score, Truth
+from .figures import EVALUATORS, Evaluator, Kind, Score, Truth
 from .mistakes import find_mistakes
 from .pictures import show
-from .plan import RESULT, UNREADABLE, Plan, make_plan
+from .plan import UNREADABLE, Plan, make_plan
+from .record import RESULT, Evaluation
 from .report import write_report
 from .results import Results, write_coco
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How good a detector is, and on what and with what that was measured.
-
-    Attributes:
-        figures: COCO's twelve, in percent, of boxes ("bbox") and of masks ("segm").
-        per_class: the same of each class, by its name.
-        num_images: how many images they are of.
-        limit: of how many at most that was to be; None without a limit.
-        amp: whether that was in half precision.
-        skipped: the images that could not be read, and why.
-        weights, annotations: the "path" and "sha256" of these files.
-        seconds: how long "detecting" took, on average over the processes, and "measuring".
-        processes: how many there were.
-        device: the GPU or the processor.
-        versions: of the software.
-    """
-
-    figures: dict[Kind, Figures]
-    per_class: dict[Kind, dict[str, Figures]]
-    num_images: int
-    limit: int | None
-    amp: bool
-    skipped: tuple[str, ...]
-    weights: dict[str, str]
-    annotations: dict[str, str]
-    seconds: dict[str, float]
-    processes: int
-    device: str
-    versions: dict[str, str]
 
 
 def evaluate(
