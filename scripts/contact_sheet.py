@@ -6,15 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torchvision.utils import make_grid
 
 import dpt_zoo
 from dpt_zoo.files import open_atomic
-from dpt_zoo.images import load_image
-from dpt_zoo.inference.detections import Detections
-from dpt_zoo.inference.drawing import draw
+from dpt_zoo.inference.detections import Detections, encode_mask
 
 COLUMNS = 4
 ENLARGED = 2
@@ -24,18 +21,21 @@ ENLARGED = 2
 def main() -> None:
     sheet, model, *images = sys.argv[1:]
     detector = dpt_zoo.Detector(model, score_threshold=0.5)
-    pictures = [draw(*enlarge(image, detector(image))) for image in map(load_image, map(Path, images))]
+    pictures = [enlarge(found).plot() for found in detector(images)]
     tiles = torch.stack([torch.from_numpy(np.array(picture)).movedim(2, 0) for picture in pictures])
     grid = make_grid(tiles, COLUMNS, padding=4, pad_value=255)
     with open_atomic(Path(sheet)) as file:
         Image.fromarray(grid.movedim(0, 2).numpy()).save(file, "PNG")
 
 
-def enlarge(image: NDArray[np.uint8], found: Detections) -> tuple[NDArray[np.uint8], Detections]:
-    height, width = image.shape[:2]
-    large = np.array(Image.fromarray(image).resize((ENLARGED * width, ENLARGED * height), Image.Resampling.BICUBIC))
+def enlarge(found: Detections) -> Detections:
+    """The same objects in the image enlarged."""
+    assert found.image is not None  # a detector keeps it
+    height, width = (ENLARGED * side for side in found.size)
+    image = np.array(Image.fromarray(found.image).resize((width, height), Image.Resampling.BICUBIC))
     masks = None if found.masks is None else found.masks.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
-    return large, dataclasses.replace(found, boxes=ENLARGED * found.boxes, masks=masks)
+    rles = None if masks is None else [encode_mask(mask) for mask in masks]
+    return dataclasses.replace(found, boxes=ENLARGED * found.boxes, size=(height, width), rles=rles, image=image)
 
 
 if __name__ == "__main__":

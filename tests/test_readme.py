@@ -55,9 +55,10 @@ def test_shell(folder: Path) -> None:
 
 def test_demo(checkout: Path) -> None:
     """The first of the two set-up commands; the second is what runs this test."""
-    stamp = Path(sys.prefix) / "installed-test"
-    if not stamp.exists():
-        pytest.fail(f"{stamp} is missing: run the tests through scripts/test.sh")
+    stamp, setup = Path(sys.prefix) / "installed-test", (checkout / "setup.py").read_bytes()
+    cksum = subprocess.run("cksum", input=setup, capture_output=True, check=True).stdout
+    if not stamp.exists() or stamp.read_bytes() != cksum:  # the demo would install the checkout into this environment
+        pytest.fail(f"{stamp} is not of this setup.py: run the tests through scripts/test.sh")
     environment = {**os.environ, "VENV": sys.prefix, "PYTHONPATH": str(checkout)}
     done = subprocess.run(["bash", checkout / "scripts/demo.sh"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -144,7 +144,7 @@ def _detections(
 
     Crowds are a class of their own, and what is there has score 1.
     """
-    from ..inference.detections import Detections
+    from ..inference.detections import Detections, encode_mask
 
     places = {category_id: place for place, category_id in enumerate(classes)}
     labels = [places[record["category_id"]] + len(places) * bool(record.get("iscrowd")) for record in records]
@@ -155,8 +155,9 @@ def _detections(
         boxes=boxes * np.divide(new_size[::-1] * 2, size[::-1] * 2, dtype=np.float32),
         scores=np.array([record.get("score", 1) for record in records], np.float32),
         labels=np.array(labels, np.int64),
-        masks=np.stack([_mask(record, size, new_size) for record in records]) if has_masks else None,
         classes=(*classes.values(), *(f"{name} (crowd)" for name in classes.values())),
+        size=new_size,
+        rles=[encode_mask(_mask(record, size, new_size)) for record in records] if has_masks else None,
     )
 
 

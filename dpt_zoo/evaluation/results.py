@@ -13,7 +13,7 @@ from mmengine.registry import METRICS
 from .. import mmlab  # noqa: F401  (before mmdet)
 from ..errors import OutputError
 from ..files import open_atomic
-from ..inference.detections import Detections
+from ..inference.detections import Detections, encode_mask
 from .figures import Kind
 
 Records = list[dict[str, Any]]
@@ -59,8 +59,9 @@ class ResultsWriter(BaseMetric):  # type: ignore[misc]
             boxes=found["bboxes"],
             scores=found["scores"],
             labels=found["labels"],
-            masks=found.get("masks"),
             classes=tuple(self.dataset_meta["classes"]),
+            size=sample["ori_shape"],
+            rles=[encode_mask(mask) for mask in found["masks"]] if "masks" in found else None,
         )
         return detections.to_coco(sample["img_id"], self._category_ids)
 

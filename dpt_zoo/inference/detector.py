@@ -1,30 +1,51 @@
 """A model, ready to be called with images."""
 
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import numpy as np
+import cv2
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
+from .. import mmlab  # noqa: F401  (before mmdet)
 from ..errors import ImageError, InputError
 from ..factory import create_model
-from ..images import load_image
 from .detections import Detections
+from .sources import Source, find_sources, is_single
+
+READERS = 2
+"""Threads that read, decode and resize images while the network runs."""
 
 
 class Detector:
     """A detector to be called with images.
 
+    Attributes:
+        classes: the names of what it finds.
+        score_threshold: the least score of an object to be reported.
+        model: the MMDetection model.
+
     Args:
-        model: one of `list_models()`, or a model made by `create_model`.
+        model: one of `list_models()` or of `list_demos()`, or a model made by `create_model`.
         weights: see `create_model`; for a name only.
         score_threshold: the least score of an object to be reported, in [0, 1].
         device: see `create_model`; for a name only.
+        amp: compute in half precision where that is safe, on a GPU.
+        compile: compile the backbone with `torch.compile`; the first images take longer.
+        size: the longest and the shortest side that images are resized to fit, pixels; by default the recipe's own,
+            which is (1333, 800) for the authors' models.
+        batch_size: images given to the network at once, of those that are of one size once resized. What is found does
+            not depend on it.
 
     Raises:
-        InputError: the threshold is outside [0, 1], or as `create_model` does.
+        InputError: an argument cannot be used, or as `create_model` does.
         WeightsError: as `create_model` does.
     """
 
@@ -35,33 +56,157 @@ class Detector:
         weights: str | Path | None = None,
         score_threshold: float = 0.3,
         device: str | torch.device = "auto",
+        amp: bool = False,
+        compile: bool = False,
+        size: tuple[int, int] | None = None,
+        batch_size: int = 1,
     ) -> None:
-        from mmcv.transforms import Compose
-        from mmdet.utils import get_test_pipeline_cfg
-
         if not 0 <= score_threshold <= 1:
             raise InputError(f"score_threshold must be from 0 to 1, not {score_threshold}")
-        self.model: Any = create_model(model, weights=weights, device=device) if isinstance(model, str) else model
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise InputError(f"size must be two lengths in pixels, such as (1333, 800), not {size}")
+        made: Any = create_model(model, weights=weights, device=device) if isinstance(model, str) else model
+        self.model = made
+        self.classes: tuple[str, ...] = tuple(made.dataset_meta["classes"])
         self.score_threshold = score_threshold
-        _load, *transforms = get_test_pipeline_cfg(self.model.cfg)
-        self._pipeline = Compose([{"type": "LoadImageFromNDArray"}, *transforms])
+        self._batch_size = batch_size
+        self._device_type = next(made.parameters()).device.type
+        self._amp = amp
+        if amp and self._device_type == "cpu":
+            raise InputError("amp needs a GPU: on CPUs without matrix units for it, half precision is slower")
+        if compile:
+            made.backbone.compile()
+        self._pipeline = _build_pipeline(made.cfg, size)
 
-    def __call__(self, image: str | Path | NDArray[np.uint8]) -> Detections:
-        """Detect objects in one image: a file's path, or an array `(H, W, 3)` RGB in 0..255.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # bytes and arrays are iterable, too
+        self, images: bytes | Image.Image | NDArray[Any] | Tensor
+    ) -> Detections: ...
+
+    @overload
+    def __call__(self, images: str | Path) -> Any: ...
+
+    @overload
+    def __call__(self, images: Iterable[Any]) -> Iterator[Detections]: ...
+
+    def __call__(self, images: Any) -> Any:
+        """Detect objects in images.
+
+        Args:
+            images: a path, an address (https://...), a PIL image, an array `(H, W, 3)` RGB, a tensor `(3, H, W)`, or
+                an image file's bytes; or several: a folder, a pattern ("photos/*.jpg"), a list or an iterator of all
+                these. See `images.to_pixels` for arrays and tensors of other shapes and types.
+
+        Returns:
+            Of one image its detections; of several an iterator, in their order, which gives each as soon as it is
+            ready. Meanwhile the next ones are read.
 
         Raises:
-            ImageError: the file cannot be read as an image, or the array has another shape or type.
+            ImageError: one cannot be read; those before it have been given.
+            InputError: a folder has no images, or nothing matches a pattern.
         """
-        from mmdet.apis import inference_detector
+        found = _raise_errors(self.stream(find_sources(images)))
+        return next(found) if is_single(images) else found
 
-        pixels = load_image(Path(image)) if isinstance(image, str | Path) else image
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise ImageError(f"an image array is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
-        found = inference_detector(self.model, pixels[..., ::-1], test_pipeline=self._pipeline).pred_instances
-        return Detections(
-            boxes=found.bboxes.cpu().numpy(),
-            scores=found.scores.cpu().numpy(),
-            labels=found.labels.cpu().numpy(),
-            masks=found.masks.cpu().numpy() if "masks" in found else None,
-            classes=tuple(self.model.dataset_meta["classes"]),
-        ).above(self.score_threshold)
+    def stream(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Detections | ImageError]]:
+        """Detect objects in images, of which some may be bad.
+
+        Args:
+            sources: the images, as `find_sources` finds them.
+
+        Returns:
+            Each image with its detections, or with what is wrong with it, in their order. Memory holds those that are
+            being read and the current batch.
+        """
+        prepared = self._prepare_ahead(sources)
+        while batch := list(islice(prepared, self._batch_size)):
+            yield from self._detect(batch)
+
+    def _prepare_ahead(self, sources: Iterable[Source]) -> Iterator["_Prepared"]:
+        """Prepare images in threads, a few more than are asked for."""
+        pool = ThreadPoolExecutor(READERS, thread_name_prefix="dpt-zoo-reader")
+        pending = deque[Any]()
+        try:
+            for source in sources:
+                pending.append(pool.submit(self._prepare, source))
+                if len(pending) > max(READERS, self._batch_size):
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare(self, source: Source) -> "_Prepared":
+        try:
+            image = source.read()
+        except ImageError as error:
+            return _Prepared(source, error)
+        try:
+            return _Prepared(source, image, self._pipeline({"img": image[..., ::-1], "img_id": 0}))
+        except (cv2.error, ZeroDivisionError):
+            height, width = image.shape[:2]
+            text = f"{source.origin}: {width}x{height} pixels cannot be resized: one side would vanish"
+            return _Prepared(source, ImageError(text))
+
+    def _detect(self, batch: list["_Prepared"]) -> list[tuple[Source, Detections | ImageError]]:
+        """Run the network on a batch; images that would be padded beyond what they are alone go apart."""
+        found: dict[int, Detections] = {}
+        groups: dict[tuple[int, ...], list[int]] = {}
+        divisor = self.model.data_preprocessor.pad_size_divisor
+        for index, each in enumerate(batch):
+            if each.data is not None:
+                shape = tuple(-(-side // divisor) for side in each.data["inputs"].shape)
+                groups.setdefault(shape, []).append(index)
+        for indices in groups.values():
+            found |= dict(zip(indices, self._predict([batch[index] for index in indices]), strict=True))
+        return [(each.source, found.get(index, each.image)) for index, each in enumerate(batch)]
+
+    def _predict(self, batch: list["_Prepared"]) -> list[Detections]:
+        """Run the network on images that are of one size once padded."""
+        from .prediction import predict
+
+        data = {key: [each.data[key] for each in batch if each.data] for key in ("inputs", "data_samples")}
+        with torch.no_grad(), torch.autocast(self._device_type, enabled=self._amp):
+            predicted = predict(self.model, data, self.score_threshold)
+        return [
+            Detections(
+                boxes=objects.bboxes.float().cpu().numpy(),
+                scores=objects.scores.float().cpu().numpy(),
+                labels=objects.labels.cpu().numpy(),
+                classes=self.classes,
+                size=each.image.shape[:2],
+                rles=rles,
+                image=each.image,
+                source=each.source.origin,
+            )
+            for each, (objects, rles) in zip(batch, predicted, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An image as it is and as the network takes it, or what is wrong with it."""
+
+    source: Source
+    image: Any
+    data: dict[str, Any] | None = None
+
+
+def _build_pipeline(cfg: Any, size: tuple[int, int] | None) -> Any:
+    """The recipe's own preparation of an image that is in memory."""
+    from mmcv.transforms import Compose
+    from mmdet.utils import get_test_pipeline_cfg
+
+    _load, *transforms = (dict(transform) for transform in get_test_pipeline_cfg(cfg))
+    if size is not None:
+        transforms = [{**each, "scale": tuple(size)} if each["type"] == "Resize" else each for each in transforms]
+    return Compose([{"type": "LoadImageFromNDArray"}, *transforms])
+
+
+def _raise_errors(found: Iterable[tuple[Source, Detections | ImageError]]) -> Iterator[Detections]:
+    for _, each in found:
+        if isinstance(each, ImageError):
+            raise each
+        yield each

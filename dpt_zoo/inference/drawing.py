@@ -22,14 +22,12 @@ def draw(image: NDArray[np.uint8], detections: Detections, *, with_scores: bool 
     colours, text_colours = _palettes(len(detections.classes))
     line = max(1, round(min(height, width) / 300))
     font_size = max(10, round(min(height, width) / 40))
-    objects = sv.Detections(
-        xyxy=detections.boxes, mask=detections.masks, confidence=detections.scores, class_id=detections.labels
-    )
+    objects = detections.to_supervision()
     labels = detections.names
     if with_scores:
         labels = [f"{name} {score:.2f}" for name, score in zip(labels, detections.scores, strict=True)]
     picture = Image.fromarray(image)
-    if detections.masks is not None:
+    if detections.rles is not None:
         picture = sv.MaskAnnotator(colours, opacity=0.45).annotate(picture, objects)
     picture = sv.BoxAnnotator(colours, thickness=line).annotate(picture, objects)
     labeller = sv.RichLabelAnnotator(

@@ -1,0 +1,72 @@
+"""From prepared images to objects: MMDetection's own steps, but for masks, which are compressed one by one."""
+
+from typing import Any
+
+import torch
+from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import bbox2roi
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from .. import mmlab  # noqa: F401  (before mmdet)
+from .detections import RLE, encode_mask
+
+
+def predict(model: Any, batch: dict[str, Any], score_threshold: float) -> list[tuple[InstanceData, list[RLE] | None]]:
+    """Find the objects in a batch of images, as MMDetection's `inference_detector` does.
+
+    Objects below the threshold are left out before their masks are computed, and no more than one mask is held at the
+    size of its image.
+
+    Args:
+        model: one of the zoo's detectors.
+        batch: what its `data_preprocessor` takes: "inputs" and "data_samples".
+        score_threshold: the least score of an object.
+
+    Returns:
+        Of each image the objects ("bboxes", "scores", "labels"; boxes in pixels of the original image), and their masks
+        from a model that has them.
+    """
+    prepared = model.data_preprocessor(batch, False)
+    inputs, samples = prepared["inputs"], prepared["data_samples"]
+    if not hasattr(model, "roi_head"):
+        found = [sample.pred_instances for sample in model.predict(inputs, samples)]
+        return [(objects[objects.scores >= score_threshold], None) for objects in found]
+    features = model.extract_feat(inputs)
+    proposals = model.rpn_head.predict(features, samples, rescale=False)
+    metas = [sample.metainfo for sample in samples]
+    found = model.roi_head.predict_bbox(features, metas, proposals, model.roi_head.test_cfg, rescale=False)
+    found = [objects[objects.scores >= score_threshold] for objects in found]
+    logits = _mask_logits(model.roi_head, features, found)
+    return [
+        _at_original_size(objects, masks, sample, model.roi_head.test_cfg.mask_thr_binary)
+        for objects, masks, sample in zip(found, logits, samples, strict=True)
+    ]
+
+
+def _mask_logits(roi_head: Any, features: tuple[Tensor, ...], found: list[InstanceData]) -> list[Tensor]:
+    """Of each image's objects the mask of their class, `(N, 1, 28, 28)`."""
+    counts = [len(objects) for objects in found]
+    if not sum(counts):
+        return [features[0].new_empty(0, 1, 1, 1)] * len(found)
+    rois = bbox2roi([objects.bboxes for objects in found])
+    logits = roi_head._mask_forward(features, rois)["mask_preds"]
+    labels = torch.cat([objects.labels for objects in found])
+    return list(logits[torch.arange(len(labels)), labels][:, None].split(counts))
+
+
+def _at_original_size(
+    objects: InstanceData, logits: Tensor, sample: DetDataSample, mask_threshold: float
+) -> tuple[InstanceData, list[RLE]]:
+    """The objects in the original image: MMDetection's `FCNMaskHead.predict_by_feat`."""
+    objects.bboxes = objects.bboxes / objects.bboxes.new_tensor(sample.scale_factor).repeat(1, 2)
+    height, width = sample.ori_shape
+    canvas = torch.zeros(height, width, dtype=torch.bool)
+    rles = []
+    for mask, box in zip(logits.sigmoid().cpu(), objects.bboxes.cpu(), strict=True):
+        (pasted,), place = _do_paste_mask(mask[None], box[None], height, width, skip_empty=True)
+        canvas[place] = pasted >= mask_threshold
+        rles.append(encode_mask(canvas.numpy()))
+        canvas[place] = False
+    return objects, rles
