@@ -47,7 +47,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=find_packages(include=["dpt_zoo", "dpt_zoo.*"]),
-    package_data={"dpt_zoo": ["py.typed"]},
+    package_data={"dpt_zoo": ["py.typed"], "dpt_zoo.app": ["examples/*.png"]},
     cmdclass={"build_py": BuildWithData},
     python_requires=">=3.10,<3.14",  # MMEngine 0.10 needs pkgutil.find_loader, which 3.14 does not have
     install_requires=[
@@ -63,7 +63,8 @@ setup(
         "faster-coco-eval>=1.6",
         "matplotlib>=3.8",
         "safetensors>=0.4.5",
-        "supervision>=0.26",
+        "supervision>=0.30",
+        "av>=17.1",  # video files, with their sound; earlier ones crash on some
         "defusedxml>=0.7",  # Pascal VOC's labels
         "pyyaml>=6",  # and YOLO's
         # The weights: each protocol through the library that knows it (docs/weights.md).
@@ -74,12 +75,18 @@ setup(
         "urllib3>=2.6",  # earlier ones can be made to inflate a chunk without bound
     ],
     extras_require={
+        "app": ["gradio>=6.31,<7"],
         "demo": ["scikit-learn>=1.3"],  # has the handwritten digits of the digit scenes
         "test": [
             "build",
+            "gradio>=6.31,<7",
             "hypothesis",
+            "ipykernel",
             "jsonschema",
             "mypy",
+            "nbclient",
+            "pandas",
+            "playwright",
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -222,6 +222,8 @@ _NOISE: tuple[tuple[str, type[Warning], str], ...] = (
     (r"'pkgutil\.find_loader' is", DeprecationWarning, r"mmengine\.utils\.dl_utils\.misc"),
     # With accumulated gradients the first iterations make no step of the optimizer.
     ("Detected call of `scheduler.step", UserWarning, r"mmengine\.optim\.scheduler\.param_scheduler"),
+    # A notebook without ipywidgets, which nothing here needs.
+    ("IProgress not found", Warning, r"tqdm\.auto"),
     # Two docstrings of mmdet are no raw strings; told when they are compiled, of a file instead of a module.
     (".*invalid escape sequence", Warning, r".*[/\\]mmdet[/\\]models[/\\]"),
 )

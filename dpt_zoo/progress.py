@@ -15,14 +15,31 @@ Report = Callable[[int, int | None], None]
 
 @contextlib.contextmanager
 def count_on_terminal(what: str) -> Iterator[Report]:
-    """A bar on standard error for things that are counted, if it is a terminal; it goes when the block ends."""
+    """A bar on standard error for things that are counted, if it is a terminal; it goes when the block ends.
+
+    It shows how many are done, how many in a second, and the time that is left.
+    """
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.text import Text
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    class Rate(progress.ProgressColumn):
+        """What is done in a second."""
+
+        def render(self, task: progress.Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "", "progress.data.speed")
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        Rate(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(what, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 

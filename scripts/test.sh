@@ -8,4 +8,4 @@ use_venv test
 ruff check .
 ruff format --check .
 mypy
-pytest --numprocesses 2 "$@"
+pytest --numprocesses 2 --dist loadgroup "$@"

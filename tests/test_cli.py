@@ -1,21 +1,12 @@
 """The dpt-zoo command, as a user sees it."""
 
-import functools
-import json
-import re
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from conftest import Run
-from PIL import Image
-from reference_data import PHOTO
 
 import dpt_zoo
 from dpt_zoo.manifest import list_demos, read_manifest
@@ -80,33 +71,6 @@ def fastest(arguments: list[str]) -> float:
 
 
 class TestInfo:
-    def test_known_and_unknown_facts(self, run: Run) -> None:
-        status, out, _ = run("info", "mrcnn_dpt_t_1x")
-        assert status == 0
-        for fact in (
-            "Mask R-CNN DPT-Tiny 1x",
-            "34,805,814",
-            "mAP 40.2",
-            "mAP 37.7",
-            "1jCp5mYqHnNs1Uzrh8uopOyRSw0aVLDQp",
-        ):
-            assert fact in out
-        assert re.search("\n  sha256 +unknown: nobody has recorded it yet\n  size +unknown\n", out)
-
-    def test_a_demo(self, run: Run) -> None:
-        demo = read_manifest().demos[DEMO]
-        status, out, err = run("info", demo.name)
-        facts = dict(re.findall(r"^  (\w[\w ]*?)  +(.*)$", out, re.M))
-        assert (status, err) == (0, "")
-        assert (facts["model"], facts["classes"]) == ("Mask R-CNN DPT-Nano for digit scenes", "10 (digit scenes)")
-        assert facts["measured segm"].startswith(f"mAP {demo.measured['segm']['mAP']}  AP50 ")
-        assert (facts["measured on"], facts["command"]) == (demo.data, demo.command)
-        assert (facts["seed"], facts["machine"]) == (str(demo.seed), demo.machine)
-        assert f"torch {demo.versions['torch']}" in facts["versions"] and float(facts["minutes"]) > 0
-        assert Path(facts["log"]) == demo.log_path and Path(facts["sources"]).is_file()
-        assert facts["sha256"] == demo.sha256 and facts["size"] == f"{demo.num_bytes:,} bytes"
-        assert facts["cached"] == "not needed: shipped with the project"
-
     def test_a_wrong_name(self, run: Run) -> None:
         expected = "dpt-zoo: there is no model 'mrcnn_dpt_t': did you mean mrcnn_dpt_t_1x?\n"
         assert run("info", "mrcnn_dpt_t") == (2, "", expected)
@@ -125,99 +89,6 @@ class TestTheTwelve:
     def test_publishing(self, run: Run) -> None:
         complaint = f"dpt-zoo: {DEMO} is shipped with this project: `publish` is for the authors' models\n"
         assert run("publish", DEMO, "--repo", "org/name") == (2, "", complaint)
-
-
-class TestDetect:
-    def test_picture_and_json(self, run: Run, rule_file: Path, tmp_path: Path) -> None:
-        image = tmp_path / "000000000139.jpg"
-        Image.open(PHOTO).convert("RGB").save(image, quality=100)
-        out = tmp_path / "new" / "folder"
-        status, printed, err = run(
-            "detect",
-            image,
-            "--model",
-            "mrcnn_dpt_t_1x",
-            "--weights",
-            rule_file,
-            "--out",
-            out,
-            "--score-threshold",
-            0.45,
-        )
-        assert (status, err) == (0, "")
-        records = json.loads((out / "000000000139.detections.json").read_text())
-        assert printed.startswith(f"{image}: ") and str(out / "000000000139.detections.jpg") in printed
-        assert 1 <= len(records) < 100
-        assert sum(int(part.split()[0]) for part in printed.splitlines()[0].split(": ")[1].split(", ")) == len(records)
-        assert all(record["image_id"] == 139 and record["score"] >= 0.45 for record in records)
-        with Image.open(out / "000000000139.detections.jpg") as picture:
-            assert picture.size == (320, 240)
-
-    def test_a_model_of_ones_own_classes(self, run: Run, tmp_path: Path) -> None:
-        model = dpt_zoo.create_model("mrcnn_dpt_t_1x", pretrained=False, num_classes=2)
-        meta = {"dataset_meta": {"classes": ("cat", "café")}}  # as MMEngine writes it
-        torch.save({"state_dict": model.state_dict(), "meta": meta}, tmp_path / "mine.pth")
-        status, printed, err = run(
-            *("detect", PHOTO, "--model", "mrcnn_dpt_t_1x", "--weights", tmp_path / "mine.pth"),
-            *("--out", tmp_path, "--score-threshold", 0),
-        )
-        assert (status, err) == (0, "")
-        assert re.match(rf"{re.escape(str(PHOTO))}: \d+ (cat|café)(, \d+ (cat|café))?\n", printed)
-
-    def test_bad_images_are_told_and_the_others_are_done(self, run: Run, rule_file: Path, tmp_path: Path) -> None:
-        photo = Image.open(PHOTO).convert("RGB")
-        good = {"grey": photo.convert("L"), "rgba": photo.convert("RGBA"), "dot": photo.resize((1, 1))}
-        for name, image in good.items():
-            image.save(tmp_path / f"{name}.png")
-        photo.resize((20000, 10)).save(tmp_path / "strip.png")
-        Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257).save(tmp_path / "deep.png")
-        (tmp_path / "empty.png").touch()
-        (tmp_path / "text.jpg").write_text("no image")
-        (tmp_path / "cut.png").write_bytes(PHOTO.read_bytes()[:60_000])
-        (tmp_path / "folder.png").mkdir()
-        names = ["empty", "grey", "text.jpg", "rgba", "cut", "folder", "dot", "none", "strip", "deep"]
-        images = [tmp_path / (name if "." in name else f"{name}.png") for name in names]
-        status, out, err = run(
-            "detect", *images, "--model", "mrcnn_dpt_t_1x", "--weights", rule_file, "--out", tmp_path / "out"
-        )
-        assert status == 2
-        assert [line.split(": ")[1] for line in err.splitlines()] == [str(images[i]) for i in (0, 2, 4, 5, 7)]
-        done = [images[i] for i in (1, 3, 6, 8, 9)]
-        assert [line.split(": ")[0] for line in out.splitlines() if not line.startswith("  ")] == list(map(str, done))
-        assert len(list((tmp_path / "out").iterdir())) == 2 * len(done)
-        for path in done:
-            json.loads((tmp_path / "out" / f"{path.stem}.detections.json").read_text())
-            with Image.open(path) as before, Image.open(tmp_path / "out" / f"{path.stem}.detections.png") as after:
-                assert before.size == after.size
-
-    def test_an_interrupt_ends_it_quietly(self, rule_file: Path, tmp_path: Path) -> None:
-        options = ["--model", "mrcnn_dpt_t_1x", "--weights", str(rule_file), "--out", str(tmp_path)]
-        command = [sys.executable, "-m", "dpt_zoo", "detect", *[str(PHOTO)] * 50, *options]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        # A shell's background jobs, and so their children, ignore the signal: these tests may be one.
-        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        with subprocess.Popen(command, preexec_fn=heed, **pipes) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline().startswith(str(PHOTO))
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
-        assert (process.returncode, err) == (130, "")
-        assert not list(tmp_path.glob(".*"))  # nothing half-written stays
-
-    @pytest.mark.parametrize(
-        ("options", "complaint"),
-        [
-            (["--model", "mrcnn"], "there is no model 'mrcnn'"),
-            (["--model", "mrcnn_dpt_t_1x", "--weights", "none.pth"], "none.pth: there is no such file"),
-            (["--model", "mrcnn_dpt_t_1x", "--score-threshold", "2"], "score_threshold must be from 0 to 1"),
-            (["--model", "mrcnn_dpt_t_1x", "--device", "gpu"], "device 'gpu' cannot be used"),
-            (["--model", "mrcnn_dpt_t_1x", "--out", "/dev/null/folder"], "no folder can be made there"),
-        ],
-    )
-    def test_one_clear_line(self, run: Run, tmp_path: Path, options: list[str], complaint: str) -> None:
-        status, out, err = run("detect", PHOTO, "--out", tmp_path, *options)
-        assert (status, out) == (2, "")
-        assert err.startswith("dpt-zoo: ") and complaint in err and err.count("\n") == 1
 
 
 def test_wrong_words_exit_with_2(run: Run) -> None:

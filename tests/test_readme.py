@@ -21,8 +21,10 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, rule_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: a photograph, and the weights that the README's commands name, in a mirror."""
-    Image.open(PHOTO).convert("RGB").save(tmp_path / "photo.jpg")
+    """A user's folder: photographs, and the weights that the README's commands name, in a mirror."""
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.jpg", "photos/1.jpg"):
+        Image.open(PHOTO).convert("RGB").save(tmp_path / name)
     (tmp_path / "mine.pth").symlink_to(rule_file)  # read by content, whatever the name
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / "mrcnn_dpt_t_1x.safetensors").symlink_to(rule_file)
@@ -50,7 +52,8 @@ def test_shell(folder: Path) -> None:
     assert re.findall(r"^bash (\S+)", set_up, re.M) == ["scripts/demo.sh", "scripts/test.sh"]
     for block in others:
         assert "arning" not in run_block(block, folder)
-    assert (folder / "detections" / "photo.detections.jpg").is_file()
+    assert {path.name for path in (folder / "detections/labels").iterdir()} == {"photo.txt", "1.txt"}
+    assert (folder / "detections/pictures/photo.jpg").is_file()
 
 
 def test_demo(checkout: Path) -> None:
@@ -74,7 +77,7 @@ def test_demo(checkout: Path) -> None:
 def test_the_worked_example_of_training(tmp_path: Path) -> None:
     _, example, *_ = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.S)
     told = run_block(example, tmp_path)
-    assert (tmp_path / "runs/found/000001.detections.png").is_file()
+    assert (tmp_path / "runs/found/pictures/000001.png").is_file()
     assert re.search(r"^epoch 3/3  box AP \d+\.\d$", told, re.M)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import DPTZooError
-from . import data, detect, evaluate, models, reproduce, train, weights
+from . import app, data, detect, evaluate, models, reproduce, train, weights
 from .printing import BAD_INPUT, complain
 
 INTERRUPTED = 130
@@ -35,6 +35,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dpt-zoo", description="The twelve COCO detectors of DPT (arXiv 2107.14467).")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (models, weights, data, train, evaluate, reproduce, detect):
+    for module in (models, weights, data, train, evaluate, reproduce, detect, app):
         module.add_commands(commands)
     return parser

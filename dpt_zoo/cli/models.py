@@ -1,8 +1,10 @@
 """`dpt-zoo list` and `info`: what there is, and what is known of it."""
 
 import argparse
+import sys
 from typing import Any
 
+from ..cards import card
 from ..errors import InputError
 from ..manifest import (
     SCHEDULE_TITLES,
@@ -54,22 +56,25 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Print what the manifest and the cache know of a model."""
+    """Print a model's card, and what this machine has of it."""
     record = get_weights_record(args.name)
-    facts = {
-        "model": record.title,
-        "parameters": f"{record.num_params:,}",
-        "classes": f"{record.num_classes:,} ({record.dataset})",
-        **_quality(record),
-        "licence": f"{record.license}, paper: {record.paper}",
-        "sources": "\n".join(source.url for source in record.sources),
-        **_trust(record),
-    }
-    print(record.name)
-    for key, value in facts.items():
+    _print_markdown(card(record))
+    print("\nOn this machine:")
+    for key, value in _facts_here(record).items():
         first, *others = value.splitlines()
         print("\n".join([f"  {key:17}{first}", *(f"{'':19}{line}" for line in others)]))
     return 0
+
+
+def _print_markdown(text: str) -> None:
+    """Print a page as it is for programs, and set for a terminal."""
+    if not sys.stdout.isatty():
+        print(text, end="")
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(text, hyperlinks=False))
 
 
 def _list_row(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -94,32 +99,14 @@ def _average_precisions(figures: Figures) -> tuple[str, ...]:
     return tuple(str(figures.get(task, {}).get("mAP", "-")) for task in ("bbox", "segm"))
 
 
-def _quality(record: Checkpoint | Classifier | DemoDetector) -> dict[str, str]:
-    """How good a model is, and how it was made."""
-    match record:
-        case Classifier():
-            return {"published": f"top-1 accuracy {record.published['top1']}"}
-        case Checkpoint():
-            return {"config": str(record.config_path), **_figures("published", record.published)}
-        case DemoDetector():
-            return {
-                "config": str(record.config_path),
-                **_figures("measured", record.measured),
-                "measured on": record.data,
-                "command": record.command,
-                "seed": str(record.seed),
-                "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
-                "machine": record.machine,
-                "minutes": f"{record.minutes:g}",
-                "log": str(record.log_path),
-            }
-
-
-def _figures(word: str, figures: Figures) -> dict[str, str]:
-    return {
-        f"{word} {task}": "  ".join(f"{figure} {value}" for figure, value in values.items())
-        for task, values in figures.items()
-    }
+def _facts_here(record: Checkpoint | Classifier | DemoDetector) -> dict[str, str]:
+    """Where a model's files are, and what is known of them."""
+    files: dict[str, str] = {}
+    if not isinstance(record, Classifier):
+        files["config"] = str(record.config_path)
+    if isinstance(record, DemoDetector):
+        files["log"] = str(record.log_path)
+    return {**files, **_trust(record)}
 
 
 def _trust(record: WeightsRecord) -> dict[str, str]:

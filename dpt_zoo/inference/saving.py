@@ -1,42 +1,88 @@
-"""Write what was found in an image: a picture and a JSON file beside each other."""
+"""The pictures that a run writes of each image: the drawn one, the objects cut out, their masks."""
 
-import json
-from collections.abc import Sequence
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
 
+from ..errors import OutputError
 from ..files import open_atomic
-from .detections import Detections
-from .drawing import draw
+from .journal import Entry
 
-JPEG_SUFFIXES = (".jpg", ".jpeg")
-
-
-def output_stems(images: Sequence[Path]) -> list[str]:
-    """A name for each image's results, without suffix; images of the same name are told apart by a number."""
-    stems: list[str] = []
-    for image in images:
-        stem, number = image.stem, 1
-        while stem in stems:
-            number += 1
-            stem = f"{image.stem}-{number}"
-        stems.append(stem)
-    return stems
+_LONGEST_JPEG = 65_500
+"""Pixels of a side."""
 
 
-def save_picture(path: Path, image: NDArray[np.uint8], detections: Detections) -> None:
-    """Write the image `(H, W, 3)` RGB with its detections drawn, as JPEG or PNG by the path's suffix."""
-    picture = draw(image, detections)
-    with open_atomic(path) as file:
-        if path.suffix.lower() in JPEG_SUFFIXES:
-            picture.save(file, "JPEG", quality=95)
-        else:
-            picture.save(file, "PNG")
+@dataclass(frozen=True)
+class Saver:
+    """Writes pictures of images and of what is in them, below a folder.
+
+    Attributes:
+        folder: the run's.
+        pictures: write `pictures/STEM.jpg`, or .png for a PNG: the image with its objects drawn.
+        crops: write `crops/CLASS/STEM-N.jpg`: the Nth object, from 1, cut out.
+        masks: write `masks/STEM.png`: a 16-bit image that has at each pixel the number of the object that it belongs
+            to, from 1, or 0; where objects overlap, that of the higher score.
+    """
+
+    folder: Path
+    pictures: bool = True
+    crops: bool = False
+    masks: bool = False
+
+    def save(self, entry: Entry) -> None:
+        """Write what is asked for of an image. Of a video's frame no picture is written: that is the video's.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        if self.pictures and entry.frame is None:
+            is_png = entry.name.lower().endswith(".png") or max(entry.found.size) > _LONGEST_JPEG
+            self._write(f"pictures/{entry.stem}{'.png' if is_png else '.jpg'}", entry.found.plot())
+        if self.crops:
+            for number, (name, crop) in enumerate(zip(entry.found.names, entry.found.crop(), strict=True), 1):
+                self._write(f"crops/{_folder_name(name)}/{entry.stem}-{number}.jpg", crop)
+        if self.masks:
+            self._write(f"masks/{entry.stem}.png", _numbered_masks(entry))
+
+    def _write(self, name: str, picture: Image.Image) -> None:
+        path = self.folder / name
+        make_folder(path.parent)
+        with open_atomic(path) as file:
+            _encode(picture, file, path.suffix)
 
 
-def save_coco(path: Path, detections: Detections, image_id: int | str) -> None:
-    """Write the detections in COCO's results format."""
-    with open_atomic(path) as file:
-        file.write(json.dumps(detections.to_coco(image_id)).encode("utf-8"))
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it is in.
+
+    Raises:
+        OutputError: that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}: choose another folder") from error
+
+
+def _encode(picture: Image.Image, file: IO[bytes], suffix: str) -> None:
+    if suffix == ".jpg":
+        picture.save(file, "JPEG", quality=95)
+    else:
+        picture.save(file, "PNG", compress_level=1)  # a sixth larger, in a quarter of the time
+
+
+def _folder_name(class_name: str) -> str:
+    """A class's name as that of a folder, on any system; names come with weights, and may be anything."""
+    return re.sub(r'[\x00-\x1f\\/:*?"<>|]|^\.+|[. ]+$', "_", class_name)[:50] or "_"
+
+
+def _numbered_masks(entry: Entry) -> Image.Image:
+    numbers = np.zeros(entry.found.size, np.uint16)
+    rles = entry.found.rles or ()
+    for number in range(len(rles), 0, -1):
+        numbers[coco_mask.decode(rles[number - 1]).astype(bool)] = number
+    return Image.fromarray(numbers)

@@ -1,18 +1,18 @@
 """A model's weights, recipe and model card, published as a repository of the Hugging Face Hub."""
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
-from .. import __version__
+from .. import __version__, cards
 from ..errors import DPTZooError, InputError, OutputError
 from ..manifest import Architecture, Checkpoint
-from ..sources import GoogleDrive, HubFile
+from ..sources import HubFile
 from .digests import tensors_sha256
 from .hub import client, reason, status_of
 from .store import is_offline
@@ -24,76 +24,8 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.py", "README
 
 PIPELINE_TAGS: dict[Architecture, str] = {"retinanet": "object-detection", "mask_rcnn": "image-segmentation"}
 """The Hub's names of what a detector is for."""
-SCHEDULES = {"1x": "12 epochs", "ms3x": "36 epochs, on images of several sizes"}
-TASKS = {"bbox": ("object-detection", "box"), "segm": ("instance-segmentation", "mask")}
-"""The Hub's name of each task with published figures, and the word for what is found."""
-
-CARD = Template("""
-# $title
-
-$purpose of COCO's $num_classes kinds of objects, with the backbone of
-[DPT: Deformable Patch-based Transformer for Visual Recognition]($paper) (ACM MM 2021). It has $num_params parameters
-and was trained for $schedule. The weights are those that the paper's authors published; DPT Zoo runs them on current
-PyTorch and MMDetection 3.
-
-## Results
-
-COCO val2017, in percent, as the authors published them. They were not measured again for this card.
-
-$results
-
-## Use
-
-With DPT Zoo installed, or from its checkout by torch.hub:
-
-```python
-import dpt_zoo
-
-detector = dpt_zoo.Detector("$name", weights="$location")
-detections = detector("photo.jpg")  # .boxes .scores .labels .names .masks
-```
-
-```python
-import torch
-
-model = torch.hub.load("path/to/dpt-zoo", "$name", source="local", weights="$location")
-```
-
-The second gives a plain MMDetection model, on which all of MMDetection works. `$config_file` is its whole recipe in the
-syntax of MMDetection 3, for training as well.
-
-## Where the weights come from
-
-The authors' file was converted to safetensors by DPT Zoo $version. No tensor was changed; their names, types and shapes
-were checked, and that all numbers are finite. Nothing in the file was executed.
-
-| | |
-|---|---|
-| authors' file | $origin |
-| its SHA-256 | $sha256 |
-| its size | $num_bytes |
-| SHA-256 of the tensors | `$tensors_sha256` |
-
-The last is what `dpt_zoo.weights.digests.tensors_sha256` gives for any file that holds these tensors.
-
-## License
-
-$license, as the authors' weights.
-
-## Citation
-
-```bibtex
-@inproceedings{chen2021dpt,
-  title = {DPT: Deformable Patch-based Transformer for Visual Recognition},
-  author = {Chen, Zhiyang and Zhu, Yousong and Zhao, Chaoyang and Hu, Guosheng and Zeng, Wei and Wang, Jinqiao and
-            Tang, Ming},
-  booktitle = {Proceedings of the 29th ACM International Conference on Multimedia},
-  year = {2021},
-  eprint = {2107.14467},
-  archivePrefix = {arXiv}
-}
-```
-""")
+TASKS = {"bbox": "object-detection", "segm": "instance-segmentation"}
+"""The Hub's name of each task with published figures."""
 
 
 def publish(checkpoint: Checkpoint, repo: str, weights: Path, *, private: bool = False) -> str:
@@ -146,7 +78,7 @@ def model_card(checkpoint: Checkpoint, repo: str, tensors_sha256: str) -> "Model
         location = HubFile(repo, WEIGHTS_FILE).url
     except ValueError as error:
         raise InputError(str(error)) from error
-    tasks = [TASKS[task][0] for task in checkpoint.published]
+    tasks = [TASKS[task] for task in checkpoint.published]
     data = ModelCardData(
         license=checkpoint.license.lower(),
         library_name="dpt-zoo",
@@ -157,25 +89,8 @@ def model_card(checkpoint: Checkpoint, repo: str, tensors_sha256: str) -> "Model
         model_name=checkpoint.name,
         eval_results=_eval_results(checkpoint),
     )
-    text = CARD.substitute(
-        title=checkpoint.title,
-        purpose="Instance segmentation" if "segm" in checkpoint.published else "Detection",
-        num_classes=checkpoint.num_classes,
-        num_params=f"{checkpoint.num_params:,}",
-        schedule=SCHEDULES[checkpoint.schedule],
-        paper=checkpoint.paper,
-        results=_results_table(checkpoint),
-        name=checkpoint.name,
-        location=location,
-        config_file=CONFIG_FILE,
-        version=__version__,
-        origin=next((source.url for source in checkpoint.sources if isinstance(source, GoogleDrive)), "unknown"),
-        sha256=f"`{checkpoint.sha256}`" if checkpoint.sha256 else "unknown",
-        num_bytes=f"{checkpoint.num_bytes:,} bytes" if checkpoint.num_bytes else "unknown",
-        tensors_sha256=tensors_sha256,
-        license=checkpoint.license,
-    )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+    text = cards.card(dataclasses.replace(checkpoint, tensors_sha256=tensors_sha256), location=location)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
 def resolved_config(checkpoint: Checkpoint) -> str:
@@ -191,12 +106,12 @@ def _eval_results(checkpoint: Checkpoint) -> "list[EvalResult]":
 
     return [
         EvalResult(
-            task_type=TASKS[task][0],
+            task_type=TASKS[task],
             dataset_type="coco",
             dataset_name="COCO 2017",
             dataset_split="validation",
             metric_type=figure,
-            metric_name=f"{TASKS[task][1]} {figure}, in percent",
+            metric_name=f"{cards.TASKS[task]} {figure}, in percent",
             metric_value=value,
             source_name="published by the authors, not measured here",
             source_url=checkpoint.paper,
@@ -204,14 +119,6 @@ def _eval_results(checkpoint: Checkpoint) -> "list[EvalResult]":
         for task, figures in checkpoint.published.items()
         for figure, value in figures.items()
     ]
-
-
-def _results_table(checkpoint: Checkpoint) -> str:
-    columns = list(next(iter(checkpoint.published.values())))
-    rows = [["", *columns], ["---", *("---:" for _ in columns)]]
-    for task, figures in checkpoint.published.items():
-        rows.append([TASKS[task][1], *(str(figures.get(column, "-")) for column in columns)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,142 @@
+"""The page on detecting: all that stands in it runs, and its tables have all that there is, and nothing else."""
+
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import av
+import numpy as np
+import pytest
+from conftest import Run
+from PIL import Image
+from reference_data import ROOT
+
+from dpt_zoo.data.digits import make_digit_scenes
+from dpt_zoo.inference import Detections, Detector
+
+PAGE = (ROOT / "docs" / "inference.md").read_text()
+MODEL = "mrcnn_dpt_nano_digits"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: photos/, photo.jpg and film.mp4 of digit scenes."""
+    folder = tmp_path_factory.mktemp("user")
+    make_digit_scenes(folder / "digits", num_train=1, num_test=3)
+    (folder / "digits" / "val2017").rename(folder / "photos")
+    scenes = [Image.open(path) for path in sorted((folder / "photos").iterdir())]
+    scenes[0].save(folder / "photo.jpg", quality=95)
+    with av.open(str(folder / "film.mp4"), "w") as film:
+        stream = film.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 192, 192, "yuv420p"
+        for scene in scenes:
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(scene), "rgb24")))
+        film.mux(stream.encode(None))
+    return folder
+
+
+def test_python(folder: Path) -> None:
+    code = "\n".join(blocks("python"))
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == [f"photos/00000{number}.png" for number in (1, 2, 3)]
+    assert all(re.fullmatch(r"00000\d\.png \d+", line) for line in lines[3:]) and len(lines) == 6
+    assert (folder / "found.png").is_file()
+    assert (folder / "found.csv").read_text().startswith(",name,label,score,x1,y1,x2,y2")
+
+
+def test_shell(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands, in this process: a new one would load PyTorch each time."""
+    monkeypatch.chdir(folder)
+    first, many, _app = blocks("bash")
+    for line in (first + many).splitlines():
+        piped, _, command = line.rpartition(" | ")
+        name, *arguments = shlex.split(command)
+        assert name == "dpt-zoo"
+        with Path(piped.removeprefix("cat ") or os.devnull).open() as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            status, _, err = run(*arguments)
+        assert (status, err) == (0, ""), line
+    assert (folder / "detections" / "pictures" / "photo.jpg").is_file()
+    found = {path.name for path in (folder / "found").iterdir()}
+    assert found == {"run.json", "detections.jsonl", "coco.json", "detections.csv", "pictures", "crops", "masks"}
+    assert not (folder / "sevens" / "pictures").exists()
+    assert len((folder / "piped" / "detections.jsonl").read_text().splitlines()) == 1
+    assert (folder / "filmed" / "pictures" / "film.mp4").is_file()
+
+
+def test_app() -> None:
+    (command,) = blocks("bash")[2].splitlines()
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    arguments = [*command.split(), "--port", "0"]  # 7860 may be taken
+    with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        try:
+            address = server.stdout.readline().split()[0]
+            with urlopen(address, timeout=60) as answer:
+                assert b"DPT Zoo" in answer.read()
+        finally:
+            server.terminate()
+
+
+def test_the_folders_table(run: Run, folder: Path, tmp_path: Path) -> None:
+    """A run with all of the table's options writes what the table has."""
+    rows = table("in the folder")
+    options = [option for row in rows for option in re.findall(r"`(--(?:format|save)[^`]*)`", row[1])]
+    formats = [option.split()[1] for option in options if option.startswith("--format")]
+    others = [option for option in options if not option.startswith("--format")]
+    status, _, err = run(
+        "detect", folder / "photo.jpg", "--model", MODEL, "--out", tmp_path / "out", "--format", *formats, *others
+    )
+    assert (status, err) == (0, "")
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {name.rstrip("/") for row in rows for name in names(row[0])} == written
+
+
+def test_every_option_is_told(run: Run) -> None:
+    usage = run("detect", "--help")[1]
+    assert set(re.findall(r"--[a-z][a-z-]+", section("dpt-zoo detect"))) == set(
+        re.findall(r"--[a-z][a-z-]+", usage)
+    ) - {"--help"}
+    formats = re.search(r"--format \{(.*?)\}", usage)
+    assert formats
+    assert set(re.findall(r"`--format (\w+)", PAGE)) == set(formats[1].split(","))
+
+
+def test_every_argument_is_told() -> None:
+    told = dict(name.split("=") for row in table("argument") for name in names(row[0]))
+    parameters = inspect.signature(Detector.__init__).parameters
+    assert told.keys() == parameters.keys() - {"self", "model"}
+    for name, value in told.items():
+        assert not value or value == "True" or eval(value) == parameters[name].default
+
+
+def test_everything_of_detections_is_told() -> None:
+    told = {re.split(r"\W", name)[0] for row in table("") for name in names(row[0])}
+    has = {*Detections.__dataclass_fields__, *(name for name in vars(Detections) if not name.startswith("_"))}
+    assert told == has
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def section(heading: str) -> str:
+    return PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def table(first_column: str) -> list[list[str]]:
+    """The cells of each row of the table whose first column has this title."""
+    (found,) = re.findall(rf"^\| ?{first_column} ?\|.*\n\|-.*\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in found.splitlines()]
+
+
+def names(cell: str) -> list[str]:
+    """What stands in a cell as code."""
+    return re.findall("`([^`]+)`", cell)
