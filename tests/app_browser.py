@@ -38,6 +38,7 @@ def _find(playwright: Playwright) -> str:
     if not Path(playwright.chromium.executable_path).exists():
         installed = subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
         if installed.returncode:
-            subprocess.run(["apt-get", "install", "-y", "chromium"], check=True)
+            subprocess.run(["apt-get", "update"], check=True)
+            subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", "chromium"], check=True)
             return _find(playwright)
     return playwright.chromium.executable_path
