@@ -204,6 +204,21 @@ def test_supervision(found: Detections) -> None:
     assert dataclasses.replace(found, rles=None).to_supervision().mask is None
 
 
+def test_huge_images_are_drawn_too() -> None:
+    mask = np.zeros((4, 40_000), bool)
+    mask[:, -8:] = True
+    found = Detections(
+        np.array([[39_992, 0, 40_000, 4]], np.float32),
+        np.ones(1, np.float32),
+        np.zeros(1, np.int64),
+        ("end",),
+        mask.shape,
+        [encode_mask(mask)],
+        np.zeros((4, 40_000, 3), np.uint8),
+    )
+    assert np.asarray(found.plot())[2, -4:].any()
+
+
 class TestFiles:
     """Whole files or none: `files.open_atomic`, with which all of these are written."""
 

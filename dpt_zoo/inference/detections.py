@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 RLE = Mapping[str, Any]
 """A mask as pycocotools compresses it: "size" (height, width) and "counts" (bytes)."""
 
+_LONGEST_COMPACT = 1 << 15
+"""Pixels of an image's side, for supervision's compressed masks."""
+
 COCO_CATEGORY_IDS = tuple(index for index in range(1, 91) if index not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 """COCO's ids of its 80 classes: ten numbers between 1 and 90 are not in use."""
 
@@ -207,12 +210,16 @@ class Detections:
         return pd.DataFrame(columns)
 
     def to_supervision(self) -> "sv.Detections":
-        """The same for supervision's tools; masks stay compressed there (`sv.CompactMask`)."""
+        """The same for supervision's tools; masks stay compressed there (`sv.CompactMask`), but of huge images."""
         import supervision as sv
 
+        masks: Any = self.rles
+        if masks is not None:
+            is_huge = max(self.size) > _LONGEST_COMPACT
+            masks = self.masks if is_huge else sv.CompactMask.from_coco_rle(masks, self._mask_boxes(), self.size)
         return sv.Detections(
             xyxy=self.boxes,
-            mask=None if self.rles is None else sv.CompactMask.from_coco_rle(self.rles, self._mask_boxes(), self.size),
+            mask=masks,
             confidence=self.scores,
             class_id=self.labels,
             data={"class_name": np.array(self.names, dtype=str)},
