@@ -38,7 +38,8 @@ def _find(playwright: Playwright) -> str:
     if not Path(playwright.chromium.executable_path).exists():
         installed = subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
         if installed.returncode:
-            subprocess.run(["apt-get", "update"], check=True)
-            subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", "chromium"], check=True)
+            apt = ["apt-get", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]
+            subprocess.run([*apt, "update"], check=True)
+            subprocess.run([*apt, "install", "--no-install-recommends", "chromium"], check=True)
             return _find(playwright)
     return playwright.chromium.executable_path

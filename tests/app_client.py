@@ -1,6 +1,7 @@
 """The page's server as a process of its own, and clients that speak to it as the page does."""
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -36,6 +37,7 @@ class App:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it
             env={**os.environ, "TMPDIR": str(temporary), "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""},
         )
         self.log: list[str] = []

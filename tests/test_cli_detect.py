@@ -356,6 +356,7 @@ class TestVideo:
         self, scenes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """OpenCV reads a file as it reads a camera."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         clip = make_video(tmp_path / "clip.mp4", 40, scenes)
         monkeypatch.setattr(cv2, "VideoCapture", lambda number, real=cv2.VideoCapture: real(str(clip)))
         detector = Detector("retinanet_dpt_nano_digits")
