@@ -48,6 +48,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def make_folder(folder: Path, role: str = "folder") -> None:
+    """Make a folder, and those that it is in, where they are not there.
+
+    Args:
+        folder: the folder.
+        role: what the error's text calls it.
+
+    Raises:
+        OutputError: that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}: choose another {role}") from error
+
+
 def check_space(folder: Path, needed: int) -> None:
     """Check that there is room in a folder, before work that needs so many bytes.
 

@@ -1,4 +1,4 @@
-"""Images in any form become one form."""
+"""Images in any form become one form; pictures become files."""
 
 import contextlib
 import functools
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import ImageError
+from .errors import ImageError, InputError
+from .files import open_atomic
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX")
 """Pillow's names of what is read. Others are no pictures for a detector, or run programs of the system (EPS)."""
@@ -85,6 +86,20 @@ def to_pixels(image: Any, name: str) -> NDArray[np.uint8]:
         return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, name, "(3, H, W)")
     kind = type(image).__name__
     raise ImageError(f"{name}: {kind} is no image: give a path, an address, a PIL image, an array, a tensor or bytes")
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a picture, as JPEG or PNG by the path's suffix.
+
+    Raises:
+        InputError: the suffix is another.
+        OutputError: the file cannot be written.
+    """
+    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}.get(path.suffix.lower())
+    if kind is None:
+        raise InputError(f"{path}: pictures are written as .jpg or .png, not {path.suffix!r}")
+    with open_atomic(path) as file:
+        picture.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
 
 
 def _decode(file: BinaryIO, name: str) -> NDArray[np.uint8]:

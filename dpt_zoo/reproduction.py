@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, OutputError
+from .errors import InputError
 from .evaluation.record import RESULT, Evaluation
-from .files import hash_file
+from .files import hash_file, make_folder
 from .manifest import get_checkpoint, list_models
 from .results_table import Record, Results, Row
 
@@ -81,10 +81,7 @@ def reproduce(names: Sequence[str], settings: Settings, tell: Callable[[str], No
         UnknownModelError: there is no such detector.
         OutputError: the results cannot be written.
     """
-    try:
-        settings.work_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{settings.work_dir} cannot be made: {error.strerror}: choose another work_dir") from error
+    make_folder(settings.work_dir, "work_dir")
     rows = {name: Row(get_checkpoint(name), _find_evaluation(name, settings)) for name in names}
     results = Results(rows, dataclasses.asdict(settings))
     results.write(settings.work_dir)

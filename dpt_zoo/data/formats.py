@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, OutputError
-from ..files import open_atomic
+from ..errors import DataError
+from ..files import make_folder, open_atomic
 from .checks import PROVENANCE, Check, check_coco
 from .labels import Object, Picture
 from .problems import Problem
@@ -106,10 +106,7 @@ def _convert(folder: Path, work_dir: Path) -> list[Split]:
             f"{folder}: no data set is found here: COCO has annotations/instances_*.json, YOLO has data.yaml, "
             "Pascal VOC has Annotations/*.xml"
         )
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{work_dir} cannot be made: {error.strerror}: choose another folder") from error
+    make_folder(work_dir)
     splits = []
     for part in parts:
         path = work_dir / f"instances_{part.name}.json"

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pycocotools import mask as coco_mask
 
 from ..data.problems import printable
-from ..errors import ImageError, OutputError
-from ..files import open_atomic
+from ..errors import ImageError
+from ..files import make_folder, open_atomic
 from ..images import load_image
 from .mistakes import Comparison, Mistakes, Record, class_names, compare
 
@@ -45,10 +45,7 @@ def show(folder: Path, images: Path, truth: Mapping[str, Any], found: Iterable[t
         picture = _draw_pair(comparison, images, classes, _SHOWN_SIZE)
         if picture is None:
             continue
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{path.parent} cannot be made: {error.strerror}: choose another folder") from error
+        make_folder(path.parent)
         with open_atomic(path) as file:
             picture.save(file, "JPEG", quality=90)
 

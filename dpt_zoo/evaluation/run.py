@@ -18,9 +18,9 @@ from .. import recipe as recipes
 from ..data.checks import Check
 from ..data.parts import check_parts
 from ..environment import device_name, versions
-from ..errors import InputError, OutputError
+from ..errors import InputError
 from ..factory import set_num_classes
-from ..files import open_atomic
+from ..files import make_folder, open_atomic
 from ..launch import process_group, runner_settings
 from ..manifest import read_manifest
 from ..progress import count_on_terminal
@@ -167,10 +167,7 @@ def _folder(work_dir: str | Path | None) -> Iterator[Path]:
             yield Path(from_main_process(lambda: own))
         return
     folder = Path(work_dir).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror}: choose another work_dir") from error
+    make_folder(folder, "work_dir")
     yield folder
 
 

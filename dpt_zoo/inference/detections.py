@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..errors import InputError
-from ..files import open_atomic
+from ..images import write_picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,13 +111,7 @@ class Detections:
             InputError: the suffix is another, or the image was not kept.
             OutputError: the file cannot be written.
         """
-        path = Path(path)
-        kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}.get(path.suffix.lower())
-        if kind is None:
-            raise InputError(f"{path}: pictures are written as .jpg or .png, not {path.suffix!r}")
-        picture = self.plot()
-        with open_atomic(path) as file:
-            picture.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
+        write_picture(Path(path), self.plot())
 
     def crop(self) -> list[Image.Image]:
         """Each object cut out by its box, widened to whole pixels; at least one pixel large.

@@ -14,11 +14,12 @@ from types import FrameType
 import numpy as np
 
 from ..errors import DPTZooError, ImageError, InputError
+from ..files import make_folder
 from ..progress import Report
 from .detections import Detections
 from .detector import Detector
 from .journal import Entry, Journal
-from .saving import Saver, make_folder
+from .saving import Saver
 from .sources import Source
 from .video import Frame, VideoReader, VideoWriter
 

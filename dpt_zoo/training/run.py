@@ -11,7 +11,8 @@ from mmengine.dist import get_world_size, is_main_process
 from .. import recipe as recipes
 from ..data.checks import Check
 from ..data.parts import Part, check_parts
-from ..errors import InputError, OutputError
+from ..errors import InputError
+from ..files import make_folder
 from ..launch import process_group, runner_settings
 from ..progress import count_on_terminal
 from ..runner import from_main_process, quiet_runner, unwrapped
@@ -130,10 +131,7 @@ def train(
 
 def _prepare(cfg: Config, data_root: Path | None, work_dir: Path, resume: bool) -> dict[Part, Check]:
     """Make the folder, and find and check the data; the main process alone does."""
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{work_dir} cannot be made: {error.strerror}: choose another work_dir") from error
+    make_folder(work_dir, "work_dir")
     if not resume and any(work_dir.glob("*.pth")):
         raise InputError(f"{work_dir} holds another run: resume it, or choose another work_dir")
     with count_on_terminal("checking images") as report:
