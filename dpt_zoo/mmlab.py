@@ -10,11 +10,14 @@ Import it before `mmdet.models` (the configs name it in `custom_imports`). It do
 
 import functools
 import importlib
+import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pickle import UnpicklingError
+from threading import Barrier
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -77,10 +80,16 @@ def roi_align_forward(
     _require_average(pool_mode)
     dtype = _precision(input, rois)
     # torchvision works on contiguous maps: cast and reorder in one copy, or in none.
-    features = input.to(dtype, memory_format=torch.contiguous_format)
+    features = input.detach().to(dtype, memory_format=torch.contiguous_format)
+    rois = rois.detach().to(dtype)
     geometry = spatial_scale, aligned_height, aligned_width
-    sampling = sampling_ratio, aligned
-    output.copy_(torch.ops.torchvision.roi_align(features, rois.to(dtype), *geometry, *sampling))
+
+    def align(channels: slice) -> Tensor:
+        part: Tensor = torch.ops.torchvision.roi_align(features[:, channels], rois, *geometry, sampling_ratio, aligned)
+        return part
+
+    for channels, part in _by_channels(align, output):
+        output[:, channels] = part
 
 
 def roi_align_backward(
@@ -100,9 +109,44 @@ def roi_align_backward(
     _require_average(pool_mode)
     dtype = _precision(grad_output, rois)
     grad, rois = grad_output.to(dtype), rois.to(dtype)
-    geometry = spatial_scale, aligned_height, aligned_width, *grad_input.shape
-    sampling = sampling_ratio, aligned
-    grad_input += torch.ops.torchvision._roi_align_backward(grad, rois, *geometry, *sampling)
+    geometry = spatial_scale, aligned_height, aligned_width
+
+    def scatter(channels: slice) -> Tensor:
+        shape = grad_input[:, channels].shape
+        part: Tensor = torch.ops.torchvision._roi_align_backward(
+            grad[:, channels], rois, *geometry, *shape, sampling_ratio, aligned
+        )
+        return part
+
+    for channels, part in _by_channels(scatter, grad_input):
+        grad_input[:, channels] += part
+
+
+def _by_channels(compute: Callable[[slice], Tensor], maps: Tensor) -> Iterable[tuple[slice, Tensor]]:
+    """Compute all channels of maps `(N, C, H, W)`: in threads, as torchvision's CPU kernels use one alone."""
+    threads = 1 if maps.is_cuda else torch.get_num_threads()
+    step = max(1, math.ceil(maps.shape[1] / threads))
+    parts = [slice(start, start + step) for start in range(0, maps.shape[1], step)]
+    # A single part stays in this thread: one of the pool would only have to be woken.
+    return zip(parts, (map if len(parts) == 1 else _pool(threads).map)(compute, parts), strict=True)
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads whose operators stay in them: a second set of OpenMP's workers would take the processors of the first."""
+    started = Barrier(threads + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # OpenMP's number, which is a thread's own, is read before it is set
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, initializer=start)
+    for _ in range(threads):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(threads)  # for this thread, and for what is not a thread's own
+    return pool
 
 
 def sigmoid_focal_loss_forward(

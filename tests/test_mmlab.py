@@ -267,6 +267,28 @@ def test_roi_align_takes_each_region_from_its_map() -> None:
     assert pooled.flatten().tolist() == [2, 0, 1, 2]
 
 
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_roi_align_shared_by_threads_is_that_of_one(channels: int, mode: Callable[[], Any]) -> None:
+    threads = torch.get_num_threads()
+    maps = torch.randn(2, channels, 12, 16)
+    rois = torch.tensor([[0, 3.0, 2.0, 20.0, 15.0], [1, 0.0, 0.0, 31.0, 23.0]])
+    results = []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            with mode():
+                source = maps.clone().requires_grad_(mode is torch.enable_grad)
+                results.append([mmcv.ops.RoIAlign(4, 0.5)(source, rois)])
+                if source.requires_grad:
+                    results[-1] += torch.autograd.grad(results[-1][0].square().sum(), source)
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+    for one, shared in zip(*results, strict=True):
+        assert torch.equal(one, shared)
+
+
 def test_roi_align_of_nothing() -> None:
     maps = random_maps().requires_grad_()
     pooled = mmcv.ops.RoIAlign((2, 3), 0.5)(maps, ROIS[:0])
