@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from torch import Tensor
 from dpt_zoo.errors import InputError
 from dpt_zoo.manifest import get_checkpoint
 from dpt_zoo.models import DPT, DPTClassifier, depatch
-from dpt_zoo.models.attention import Mlp
+from dpt_zoo.models.attention import Mlp, attend
 from dpt_zoo.models.backbone import SIZES
 from dpt_zoo.models.depatch import DePatch, grid_points
 
@@ -121,12 +122,59 @@ class TestPrecision:
             model(random_images(7, (1, 3, 64, 64)))
         assert seen == [torch.bfloat16]
 
-    def test_the_hidden_layer_in_parts_is_the_hidden_layer(self) -> None:
-        mlp = Mlp(16, 2048).double()
-        tokens = torch.randn(2, 1000, 16, dtype=torch.float64)
-        with torch.no_grad():
-            in_parts = mlp(tokens)
-        assert (in_parts - mlp(tokens)).abs().max() < 1e-12
+
+class TestProcessors:
+    """What a CPU computes in another order than a GPU, or in parts, comes out the same."""
+
+    @pytest.mark.parametrize("grad", [True, False])
+    def test_the_hidden_layer_in_parts_is_the_hidden_layer(self, grad: bool) -> None:
+        mlp = Mlp(16, 4096).double()
+        tokens = torch.randn(2, 1000, 16, dtype=torch.float64, requires_grad=True)
+        with torch.set_grad_enabled(grad):
+            results = [[run(tokens)] for run in (mlp, mlp.run)]
+        if grad:
+            inputs = [tokens, *mlp.parameters()]
+            results = [[output, *torch.autograd.grad(output.square().sum(), inputs)] for (output,) in results]
+        for in_parts, at_once in zip(*results, strict=True):
+            assert torch.allclose(in_parts, at_once, rtol=0, atol=1e-12 * at_once.detach().abs().max().item())
+
+    def test_the_hidden_layer_is_not_kept_for_the_gradients(self) -> None:
+        mlp = Mlp(16, 4096)
+        tokens = torch.randn(1, 100, 16, requires_grad=True)
+        assert sum(saved_for_backward(mlp, tokens)) < 0.1 * sum(saved_for_backward(mlp.run, tokens))
+
+    @pytest.mark.parametrize("threads", [1, 3, 4])
+    @pytest.mark.parametrize(("batch", "heads", "num_tokens"), [(1, 1, 60), (1, 1, 61), (1, 5, 24), (2, 3, 20)])
+    def test_attention_in_parts_is_attention(self, batch: int, heads: int, num_tokens: int, threads: int) -> None:
+        q = torch.randn(batch, heads, num_tokens, 8, dtype=torch.float64, requires_grad=True)
+        k, v = torch.randn(2, batch, heads, 7, 8, dtype=torch.float64, requires_grad=True)
+        expected = torch.softmax(q @ k.mT / math.sqrt(8), dim=-1) @ v
+        default = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            found = attend(q, k, v)
+            results = [torch.autograd.grad(x.square().sum(), (q, k, v)) for x in (found, expected)]
+        finally:
+            torch.set_num_threads(default)
+        assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+        for one, other in zip(*results, strict=True):
+            assert torch.allclose(one, other, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_compiled_for_two_sizes_it_takes_any(training: bool) -> None:
+    model = DPT("nano", drop_path_rate=0).train(training)
+    torch.compiler.reset()
+    # Tracing is what breaks graphs and asks for new ones; what makes machine code of them makes no difference here.
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.set_grad_enabled(training):
+        for size in ((256, 384), (320, 448)):
+            compiled(random_images(7, (1, 3, *size)))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for size in ((800, 1216), (333, 500), (256, 256), (416, 1333)):
+                images = random_images(7, (1, 3, *size))
+                for ours, expected in zip(compiled(images), model(images), strict=True):
+                    assert (ours - expected).abs().max() < 1e-4 * expected.std()
 
 
 class TestDePatch:
@@ -184,15 +232,15 @@ class TestGradientCheckpointing:
 
     def test_much_less_is_kept_for_the_gradients(self) -> None:
         model = DPT("tiny").train()
-        plain = sum(saved_for_backward(model))
+        plain = sum(saved_for_backward(model, random_images(7, (1, 3, 128, 128))))
         model.gradient_checkpointing = True
-        assert sum(saved_for_backward(model)) < 0.2 * plain
+        assert sum(saved_for_backward(model, random_images(7, (1, 3, 128, 128)))) < 0.2 * plain
 
     def test_outside_training_nothing_changes(self) -> None:
         model = DPT("tiny").eval()
-        plain = saved_for_backward(model)
+        plain = saved_for_backward(model, random_images(7, (1, 3, 128, 128)))
         model.gradient_checkpointing = True
-        assert saved_for_backward(model) == plain
+        assert saved_for_backward(model, random_images(7, (1, 3, 128, 128))) == plain
 
     @pytest.mark.parametrize("grad", [True, False])
     def test_it_warns_of_nothing(self, grad: bool) -> None:
@@ -208,8 +256,8 @@ def sum_of_squares(maps: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([feature_map.float().square().sum() for feature_map in maps]).sum()
 
 
-def saved_for_backward(model: DPT) -> list[int]:
-    """Elements of each tensor that a pass keeps for the gradients."""
+def saved_for_backward(module: Callable[[Tensor], Any], x: Tensor) -> list[int]:
+    """Elements of each tensor that a pass keeps for the gradients, but for what is computed again."""
     sizes: list[int] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -217,7 +265,7 @@ def saved_for_backward(model: DPT) -> list[int]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(random_images(7, (1, 3, 128, 128)))
+        module(x)
     return sizes
 
 

@@ -1,9 +1,13 @@
 """Attention to a spatially reduced map, and the transformer block around it (paper section 3, after PVT)."""
 
+import math
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Size = tuple[int, int]
 """Height and width of a feature map, in cells."""
@@ -40,11 +44,25 @@ class SpatialReductionAttention(nn.Module):
             context = self.norm(map_to_tokens(self.sr(tokens_to_map(x, size))))
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, C/heads)
         k, v = self.kv(context).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
-CACHED_ELEMENTS = 2**20
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend from `(B, heads, N, D)` to `(B, heads, M, D)`."""
+    batch, heads, num_tokens, _ = q.shape
+    if not torch.is_grad_enabled() or q.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v)
+    # In the backward pass PyTorch's CPU kernel shares images and heads out to threads, not tokens: where those are too
+    # few, a part of the tokens passes for an image.
+    threads = torch.get_num_threads()
+    parts = math.gcd(num_tokens, threads // math.gcd(batch * heads, threads))
+    q = q.unflatten(2, (parts, -1)).transpose(1, 2).flatten(0, 1)
+    k, v = (x.unsqueeze(1).expand(-1, parts, -1, -1, -1).flatten(0, 1) for x in (k, v))
+    x = F.scaled_dot_product_attention(q, k, v)
+    return x.unflatten(0, (batch, parts)).transpose(1, 2).flatten(2, 3)
+
+
+CACHED_ELEMENTS = 2**21
 """Elements of a hidden layer that stay in a processor's cache."""
 
 
@@ -57,11 +75,20 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.device.type != "cpu":
-            return self.fc2(F.gelu(self.fc1(x)))
-        # A CPU is bound by memory here. In parts, the hidden layer, eight times its input, never leaves the cache.
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.run(x)
+        # A CPU is bound by memory here. In parts, the hidden layer, eight times its input, never leaves the cache; the
+        # backward pass computes it again, which takes less time than to write it to memory and read it back.
         tokens = max(1, CACHED_ELEMENTS // (len(x) * self.fc1.out_features))
-        return torch.cat([self.fc2(F.gelu(self.fc1(part))) for part in x.split(tokens, dim=1)], dim=1)
+        parts = x.split(tokens, dim=1)
+        if not torch.is_grad_enabled():
+            return torch.cat([self.run(part) for part in parts], dim=1)
+        again = partial(checkpoint, self.run, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([again(part) for part in parts], dim=1)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Compute both layers at once."""
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
