@@ -1,16 +1,72 @@
 """The same network computed the explicit way, as the authors' code spells it out: what ours is compared with.
 
-Attention is softmax(q k^T) v with the matrix of weights in memory; sampling takes the two steps of a pure-PyTorch
-deformable-attention operator with one point per query. Parameters and results are those of `dpt_zoo.models.DPT`.
+Attention is softmax(q k^T) v with the matrix of weights in memory; the MLP's hidden layer is there as a whole; patch
+centres come from a loop over rows and columns at every call; sampling takes the two steps of a pure-PyTorch
+deformable-attention operator with one point per query; maps are contiguous `(B, C, H, W)` copies. Nothing of our
+computation is called, so what makes ours faster does not make this faster. Parameters and results are those of
+`dpt_zoo.models.DPT`.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpt_zoo.models.attention import Size, SpatialReductionAttention, map_to_tokens, tokens_to_map
+from dpt_zoo.models.attention import Block, Mlp, PatchConv, Size, SpatialReductionAttention
 from dpt_zoo.models.backbone import DPT
-from dpt_zoo.models.depatch import DePatch, grid_points
+from dpt_zoo.models.depatch import DePatch, PatchEmbed
+
+
+def make_explicit(model: DPT) -> DPT:
+    """Switch a DPT, in place, to the explicit computation; its parameters stay."""
+    swaps: dict[type[nn.Module], type[nn.Module]] = {
+        Block: ExplicitBlock,
+        DePatch: ExplicitDePatch,
+        Mlp: ExplicitMlp,
+        PatchConv: nn.Conv2d,
+        PatchEmbed: ExplicitPatchEmbed,
+        SpatialReductionAttention: ExplicitAttention,
+    }
+    for module in model.modules():
+        module.__class__ = swaps.get(type(module), type(module))
+    model.__class__ = type("ExplicitDPT", (ExplicitStages, type(model)), {})
+    return model
+
+
+class ExplicitStages(DPT):
+    """Stages that hand each other contiguous maps; position embeddings are resized at every call."""
+
+    def embed(self, x: Tensor, stage: int) -> tuple[Tensor, Size]:
+        patch_size = 4 if stage == 1 else 2
+        size = (x.shape[2] // patch_size, x.shape[3] // patch_size)
+        tokens = getattr(self, f"patch_embed{stage}")(x)
+        return tokens + self.position_embedding(stage, size), size
+
+    def run_stage(self, x: Tensor, stage: int) -> Tensor:
+        tokens, size = self.embed(x, stage)
+        return _to_contiguous_map(self.transform(tokens, size, stage), size)
+
+    def transform(self, tokens: Tensor, size: Size, stage: int) -> Tensor:
+        for block in getattr(self, f"block{stage}"):
+            tokens = block(tokens, size)
+        return tokens
+
+    def position_embedding(self, stage: int, size: Size) -> Tensor:
+        side = self.stages[stage].position_side
+        embedding: Tensor = getattr(self, f"pos_embed{stage}")[:, -(side**2) :]
+        if size == (side, side) or (stage == 1 and math.prod(size) == side**2):
+            return embedding
+        resized = F.interpolate(_to_contiguous_map(embedding, (side, side)), size, mode="bilinear")
+        return resized.flatten(2).transpose(1, 2)
+
+
+class ExplicitBlock(Block):
+    """A pre-norm transformer block."""
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), size))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class ExplicitAttention(SpatialReductionAttention):
@@ -20,22 +76,61 @@ class ExplicitAttention(SpatialReductionAttention):
         batch, num_tokens, dim = x.shape
         context = x
         if self.reduction > 1:
-            context = self.norm(map_to_tokens(self.sr(tokens_to_map(x, size).contiguous())))
+            context = self.norm(self.sr(_to_contiguous_map(x, size)).flatten(2).transpose(1, 2))
         q = self.q(x).reshape(batch, num_tokens, self.num_heads, -1).permute(0, 2, 1, 3)
         k, v = self.kv(context).reshape(batch, -1, 2, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
         weights = ((q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5).softmax(dim=-1)
         return self.proj((weights @ v).transpose(1, 2).reshape(batch, num_tokens, dim))
 
 
+class ExplicitMlp(Mlp):
+    """The MLP on all tokens at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class ExplicitPatchEmbed(PatchEmbed):
+    """A convolution, its map taken as tokens, and a norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x).flatten(2).transpose(1, 2))
+
+
 class ExplicitDePatch(DePatch):
     """Sampling through values `(B, H*W, heads, C)` with one head, one level, one point and a weight of one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous()
-        points = grid_points(self.predict_boxes(x)).transpose(1, 2).flatten(1, 2)  # (B, N*9, 2)
-        values = x.flatten(2).transpose(1, 2).unsqueeze(2)  # (B, H*W, 1, C)
-        samples = sample_two_step(values, (x.shape[2], x.shape[3]), points)
+        with torch.autocast(x.device.type, enabled=False):  # in full precision whatever the rest runs in
+            x = x.to(self.offset_predictor.weight.dtype)
+            points = spread_points(self.predict_boxes(x))  # (B, N*9, 2)
+            values = x.flatten(2).transpose(1, 2).unsqueeze(2)  # (B, H*W, 1, C)
+            samples = sample_two_step(values, (x.shape[2], x.shape[3]), points)
         return self.norm(self.output_proj(samples.reshape(len(x), -1, self.output_proj.in_features)))
+
+    def predict_boxes(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2] // 2, x.shape[3] // 2
+        offsets = self.offset_predictor(F.gelu(self.patch_embed(x)))
+        patch = offsets.new_tensor((1 / width, 1 / height))
+        centres = loop_centres((height, width)).to(offsets) + offsets[..., :2].tanh() * patch
+        half_sizes = (offsets[..., 2:] + self.box_coder.wh_bias).tanh().relu() * patch
+        return torch.cat((centres - half_sizes, centres + half_sizes), dim=-1).clamp(0, 1)
+
+
+def loop_centres(size: Size) -> Tensor:
+    """Centres of a grid of `size` patches, row by row: `(H*W, 2)` xy in [0, 1], float64."""
+    height, width = size
+    centres = [((column + 0.5) / width, (row + 0.5) / height) for row in range(height) for column in range(width)]
+    return torch.tensor(centres, dtype=torch.float64)
+
+
+def spread_points(boxes: Tensor) -> Tensor:
+    """Spread 3x3 points over each box `(B, N, 4)` xyxy, corners included: `(B, N*9, 2)`, x outer, y inner."""
+    steps = torch.linspace(0, 1, 3, dtype=boxes.dtype, device=boxes.device)
+    corner, extent = boxes[..., :2], boxes[..., 2:] - boxes[..., :2]
+    xy = corner.unsqueeze(-1) + extent.unsqueeze(-1) * steps  # (B, N, 2, 3)
+    x, y = torch.broadcast_tensors(xy[:, :, 0, :, None], xy[:, :, 1, None, :])  # (B, N, 3, 3) each
+    return torch.stack((x, y), dim=-1).flatten(1, 3)
 
 
 def sample_two_step(values: Tensor, size: Size, points: Tensor) -> Tensor:
@@ -49,12 +144,6 @@ def sample_two_step(values: Tensor, size: Size, points: Tensor) -> Tensor:
     return weighted.view(batch, heads * channels, -1).transpose(1, 2).contiguous()
 
 
-def make_explicit(model: DPT) -> DPT:
-    """Switch a DPT, in place, to the explicit computation; its parameters stay."""
-    swaps: dict[type[nn.Module], type[nn.Module]] = {
-        SpatialReductionAttention: ExplicitAttention,
-        DePatch: ExplicitDePatch,
-    }
-    for module in model.modules():
-        module.__class__ = swaps.get(type(module), type(module))
-    return model
+def _to_contiguous_map(tokens: Tensor, size: Size) -> Tensor:
+    """Copy tokens `(B, H*W, C)` to a contiguous map `(B, C, H, W)`."""
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, *size).contiguous()

@@ -1,6 +1,7 @@
 """Attention to a spatially reduced map, and the transformer block around it (paper section 3, after PVT)."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -23,6 +24,18 @@ def map_to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
+class PatchConv(nn.Conv2d):
+    """A convolution of patches that do not overlap: from any map to a channels-last one."""
+
+    def __init__(self, in_channels: int, out_channels: int, patch_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # With one of them in another layout PyTorch would reorder the map, and its result back.
+        x, weight = (each.contiguous(memory_format=torch.channels_last) for each in (x, self.weight))
+        return self._conv_forward(x, weight, self.bias)
+
+
 class SpatialReductionAttention(nn.Module):
     """Multi-head attention of all tokens to the same tokens on a map `reduction` times smaller."""
 
@@ -34,7 +47,7 @@ class SpatialReductionAttention(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
         if reduction > 1:
-            self.sr = nn.Conv2d(dim, dim, kernel_size=reduction, stride=reduction)
+            self.sr = PatchConv(dim, dim, reduction)
             self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
@@ -50,7 +63,7 @@ class SpatialReductionAttention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend from `(B, heads, N, D)` to `(B, heads, M, D)`."""
     batch, heads, num_tokens, _ = q.shape
-    if not torch.is_grad_enabled() or q.device.type != "cpu" or torch.compiler.is_compiling():
+    if not (torch.is_grad_enabled() and computes_in_parts(q)):
         return F.scaled_dot_product_attention(q, k, v)
     # In the backward pass PyTorch's CPU kernel shares images and heads out to threads, not tokens: where those are too
     # few, a part of the tokens passes for an image.
@@ -62,10 +75,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return x.unflatten(0, (batch, parts)).transpose(1, 2).flatten(2, 3)
 
 
-CACHED_ELEMENTS = 2**21
-"""Elements of a hidden layer that stay in a processor's cache."""
-
-
 class Mlp(nn.Module):
     """Two linear layers with an exact GELU between them, on tokens `(B, N, C)`."""
 
@@ -75,20 +84,32 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if not computes_in_parts(x):
             return self.run(x)
-        # A CPU is bound by memory here. In parts, the hidden layer, eight times its input, never leaves the cache; the
-        # backward pass computes it again, which takes less time than to write it to memory and read it back.
-        tokens = max(1, CACHED_ELEMENTS // (len(x) * self.fc1.out_features))
-        parts = x.split(tokens, dim=1)
-        if not torch.is_grad_enabled():
-            return torch.cat([self.run(part) for part in parts], dim=1)
-        again = partial(checkpoint, self.run, use_reentrant=False, preserve_rng_state=False)
-        return torch.cat([again(part) for part in parts], dim=1)
+        run: Callable[[Tensor], Tensor] = self.run
+        if torch.is_grad_enabled():
+            # To compute the hidden layer again takes less time than to write it to memory and read it back.
+            run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+        return compute_in_parts(run, x, self.fc1.out_features)
 
     def run(self, x: Tensor) -> Tensor:
         """Compute both layers at once."""
         return self.fc2(F.gelu(self.fc1(x)))
+
+
+CACHED_ELEMENTS = 2**19
+"""Elements that stay in the cache of a processor's core."""
+
+
+def computes_in_parts(x: Tensor) -> bool:
+    """Whether to compute in parts: on a CPU, which memory slows down, unless a compiler arranges it."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def compute_in_parts(compute: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
+    """Compute what `compute` makes of tokens `(B, N, C)`, few enough at a time to cache `width` elements of each."""
+    tokens = max(1, CACHED_ELEMENTS * torch.get_num_threads() // (len(x) * width))
+    return torch.cat([compute(part) for part in x.split(tokens, dim=1)], dim=1)
 
 
 class Block(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Size, map_to_tokens
+from .attention import PatchConv, Size, compute_in_parts, computes_in_parts, map_to_tokens
 
 POINTS = 3
 """Sampling points along each side of a patch's box, both ends included."""
@@ -17,7 +17,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, embed_dim: int, patch_size: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.proj = PatchConv(in_channels, embed_dim, patch_size)
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,8 +97,17 @@ class DePatch(nn.Module):
         # The authors predict and sample in full precision even when the rest runs in half.
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.offset_predictor.weight.dtype)
-            samples = sample_bilinear(x, grid_points(self.predict_boxes(x)))  # (B, C, 9, N)
-        return self.norm(self.project(samples))
+            boxes = self.predict_boxes(x)
+        if torch.is_grad_enabled() or not computes_in_parts(x):
+            return self.norm(self.project(self.sample(x, boxes)))
+        x = x.contiguous()  # once, and not for each part
+        parts = compute_in_parts(lambda part: self.project(self.sample(x, part)), boxes, self.output_proj.in_features)
+        return self.norm(parts)
+
+    def sample(self, x: Tensor, boxes: Tensor) -> Tensor:
+        """Read a map `(B, C, H, W)` at the points of boxes `(B, N, 4)` xyxy in [0, 1]: `(B, C, 9, N)`."""
+        with torch.autocast(x.device.type, enabled=False):
+            return sample_bilinear(x, grid_points(boxes))
 
     def predict_boxes(self, x: Tensor) -> Tensor:
         """Predict from a map `(B, C, H, W)` the box of each patch: `(B, H//2 * W//2, 4)` xyxy in [0, 1]."""

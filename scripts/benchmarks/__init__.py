@@ -1,0 +1,1 @@
+"""What `scripts/benchmark.py` measures: a module for each subject, whose `compare` yields what it measured."""
