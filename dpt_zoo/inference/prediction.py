@@ -51,9 +51,16 @@ def _mask_logits(roi_head: Any, features: tuple[Tensor, ...], found: list[Instan
     if not sum(counts):
         return [features[0].new_empty(0, 1, 1, 1)] * len(found)
     rois = bbox2roi([objects.bboxes for objects in found])
-    logits = roi_head._mask_forward(features, rois)["mask_preds"]
     labels = torch.cat([objects.labels for objects in found])
-    return list(logits[torch.arange(len(labels)), labels][:, None].split(counts))
+    head = roi_head.mask_head
+    pixels = roi_head.mask_roi_extractor(features[: roi_head.mask_roi_extractor.num_inputs], rois)
+    for conv in head.convs:
+        pixels = conv(pixels)
+    pixels = head.upsample(pixels).relu()  # (N, 256, 28, 28)
+    # `head.conv_logits`, of each object's own class alone
+    weights, biases = head.conv_logits.weight[labels].flatten(1), head.conv_logits.bias[labels]
+    logits = torch.einsum("nchw,nc->nhw", pixels, weights) + biases[:, None, None]
+    return list(logits[:, None].split(counts))
 
 
 def _at_original_size(
