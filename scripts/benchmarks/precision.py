@@ -62,7 +62,7 @@ def _build(way: str, size: str) -> nn.Module:
 
 
 def _forward(way: str, model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    dtype = torch.float16 if "float16 autocast" in way else torch.bfloat16
+    dtype = torch.bfloat16 if "bfloat16" in way else torch.float16
     with torch.inference_mode(), torch.autocast(images.device.type, dtype, enabled="autocast" in way):
         return model(images)
 
