@@ -87,7 +87,7 @@ setup(
             "nbclient",
             "pandas",
             "playwright",
-            "pytest",
+            "pytest<9.2",  # from there on pytest-xdist 3.8 does not see groups
             "pytest-xdist",
             "ruff",
             "scikit-learn>=1.3",

@@ -124,7 +124,7 @@ def roi_align_backward(
 
 def _by_channels(compute: Callable[[slice], Tensor], maps: Tensor) -> Iterable[tuple[slice, Tensor]]:
     """Compute all channels of maps `(N, C, H, W)`: in threads, as torchvision's CPU kernels use one alone."""
-    threads = 1 if maps.is_cuda else torch.get_num_threads()
+    threads = torch.get_num_threads() if maps.device.type == "cpu" else 1
     step = max(1, math.ceil(maps.shape[1] / threads))
     parts = [slice(start, start + step) for start in range(0, maps.shape[1], step)]
     # A single part stays in this thread: one of the pool would only have to be woken.

@@ -176,7 +176,7 @@ def report_progress(cfg: Config) -> None:
 
 def _require_gpu() -> None:
     if not torch.cuda.is_available():
-        raise InputError("amp needs a GPU: on CPUs without matrix units for it, half precision is slower")
+        raise InputError("amp needs a GPU to train or to evaluate: run without it")
 
 
 def _keep_rle_masks(dataset: ConfigDict) -> None:

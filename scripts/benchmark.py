@@ -69,6 +69,7 @@ def _options() -> argparse.ArgumentParser:
     add("--megabytes", type=int, default=argparse.SUPPRESS, help="of weights: the size of the file to fetch")
     add("--images", type=int, default=argparse.SUPPRESS, help="of evaluate")
     add("--detections", type=int, default=argparse.SUPPRESS, help="of evaluate: in each image")
+    add("--scenes", type=int, default=argparse.SUPPRESS, help="of precision: in which the demo detectors find objects")
     return options
 
 

@@ -2,26 +2,22 @@
 
 Attention is softmax(q k^T) v with the matrix of weights in memory; the MLP's hidden layer is there as a whole; patch
 centres come from a loop over rows and columns at every call; sampling takes the two steps of a pure-PyTorch
-deformable-attention operator with one point per query; maps are contiguous `(B, C, H, W)` copies. Nothing of our
-computation is called, so what makes ours faster does not make this faster. Parameters and results are those of
-`dpt_zoo.models.DPT`.
+deformable-attention operator with one point per query; maps are contiguous `(B, C, H, W)` copies. The rest, which costs
+next to nothing, is inherited. Parameters and results are those of `dpt_zoo.models.DPT`.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpt_zoo.models.attention import Block, Mlp, PatchConv, Size, SpatialReductionAttention
+from dpt_zoo.models.attention import Mlp, PatchConv, Size, SpatialReductionAttention
 from dpt_zoo.models.backbone import DPT
-from dpt_zoo.models.depatch import DePatch, PatchEmbed
+from dpt_zoo.models.depatch import DePatch, PatchEmbed, grid_points
 
 
 def make_explicit(model: DPT) -> DPT:
     """Switch a DPT, in place, to the explicit computation; its parameters stay."""
     swaps: dict[type[nn.Module], type[nn.Module]] = {
-        Block: ExplicitBlock,
         DePatch: ExplicitDePatch,
         Mlp: ExplicitMlp,
         PatchConv: nn.Conv2d,
@@ -35,38 +31,11 @@ def make_explicit(model: DPT) -> DPT:
 
 
 class ExplicitStages(DPT):
-    """Stages that hand each other contiguous maps; position embeddings are resized at every call."""
-
-    def embed(self, x: Tensor, stage: int) -> tuple[Tensor, Size]:
-        patch_size = 4 if stage == 1 else 2
-        size = (x.shape[2] // patch_size, x.shape[3] // patch_size)
-        tokens = getattr(self, f"patch_embed{stage}")(x)
-        return tokens + self.position_embedding(stage, size), size
+    """Stages that hand each other contiguous maps."""
 
     def run_stage(self, x: Tensor, stage: int) -> Tensor:
         tokens, size = self.embed(x, stage)
         return _to_contiguous_map(self.transform(tokens, size, stage), size)
-
-    def transform(self, tokens: Tensor, size: Size, stage: int) -> Tensor:
-        for block in getattr(self, f"block{stage}"):
-            tokens = block(tokens, size)
-        return tokens
-
-    def position_embedding(self, stage: int, size: Size) -> Tensor:
-        side = self.stages[stage].position_side
-        embedding: Tensor = getattr(self, f"pos_embed{stage}")[:, -(side**2) :]
-        if size == (side, side) or (stage == 1 and math.prod(size) == side**2):
-            return embedding
-        resized = F.interpolate(_to_contiguous_map(embedding, (side, side)), size, mode="bilinear")
-        return resized.flatten(2).transpose(1, 2)
-
-
-class ExplicitBlock(Block):
-    """A pre-norm transformer block."""
-
-    def forward(self, x: Tensor, size: Size) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), size))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class ExplicitAttention(SpatialReductionAttention):
@@ -103,7 +72,7 @@ class ExplicitDePatch(DePatch):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # in full precision whatever the rest runs in
             x = x.to(self.offset_predictor.weight.dtype)
-            points = spread_points(self.predict_boxes(x))  # (B, N*9, 2)
+            points = grid_points(self.predict_boxes(x)).transpose(1, 2).flatten(1, 2)  # (B, N*9, 2)
             values = x.flatten(2).transpose(1, 2).unsqueeze(2)  # (B, H*W, 1, C)
             samples = sample_two_step(values, (x.shape[2], x.shape[3]), points)
         return self.norm(self.output_proj(samples.reshape(len(x), -1, self.output_proj.in_features)))
@@ -122,15 +91,6 @@ def loop_centres(size: Size) -> Tensor:
     height, width = size
     centres = [((column + 0.5) / width, (row + 0.5) / height) for row in range(height) for column in range(width)]
     return torch.tensor(centres, dtype=torch.float64)
-
-
-def spread_points(boxes: Tensor) -> Tensor:
-    """Spread 3x3 points over each box `(B, N, 4)` xyxy, corners included: `(B, N*9, 2)`, x outer, y inner."""
-    steps = torch.linspace(0, 1, 3, dtype=boxes.dtype, device=boxes.device)
-    corner, extent = boxes[..., :2], boxes[..., 2:] - boxes[..., :2]
-    xy = corner.unsqueeze(-1) + extent.unsqueeze(-1) * steps  # (B, N, 2, 3)
-    x, y = torch.broadcast_tensors(xy[:, :, 0, :, None], xy[:, :, 1, None, :])  # (B, N, 3, 3) each
-    return torch.stack((x, y), dim=-1).flatten(1, 3)
 
 
 def sample_two_step(values: Tensor, size: Size, points: Tensor) -> Tensor:

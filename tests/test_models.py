@@ -160,6 +160,14 @@ class TestProcessors:
         for one, other in zip(*results, strict=True):
             assert torch.allclose(one, other, rtol=0, atol=1e-11)
 
+    def test_attention_in_bfloat16_is_attention_rounded(self) -> None:
+        q, k, v = (torch.randn(2, num, 3, 32).bfloat16().transpose(1, 2) for num in (1000, 900, 900))
+        expected = torch.softmax(q.double() @ k.double().mT / math.sqrt(32), dim=-1) @ v.double()
+        with torch.inference_mode():
+            found = attend(q, k, v)
+        assert found.shape == q.shape and found.dtype == torch.bfloat16
+        assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
 
 @pytest.mark.parametrize("training", [False, True])
 def test_compiled_for_two_sizes_it_takes_any(training: bool) -> None:

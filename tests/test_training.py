@@ -266,7 +266,7 @@ class TestOptions:
     def test_of_the_optimizer(self, resolved: Callable[..., Config]) -> None:
         cfg = resolved(accumulate=3, scale_lr=True, ema=True, gradient_checkpointing=True)
         assert cfg.optim_wrapper.accumulative_counts == 3
-        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-3 * 6 / 8)  # 2 images, 3 batches; the rate is for 8
+        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(2e-3 * 6 / 8)  # 2 images, 3 batches; the rate is for 8
         assert cfg.custom_hooks[0].type == "EMAHook"
         assert cfg.model.backbone.gradient_checkpointing
 

@@ -1,5 +1,4 @@
-# RetinaNet with the DPT of reduced width, on digit scenes. Its backbone starts from that of the Mask R-CNN, as the
-# authors' do from a classifier: the focal loss alone teaches a new one slowly.
+# RetinaNet with the DPT of reduced width, on digit scenes.
 _base_ = [
     "../_base_/models/retinanet_dpt.py",
     "../_base_/datasets/digit_scenes.py",
@@ -9,7 +8,7 @@ _base_ = [
 
 norm_cfg = dict(type="GN", num_groups=16)
 model = dict(
-    backbone=dict(size="nano", drop_path_rate=0.0, init_cfg=dict(checkpoint="mrcnn_dpt_nano_digits")),
+    backbone=dict(size="nano", drop_path_rate=0.0, init_cfg=None),
     neck=dict(in_channels=[32, 64, 128, 192], out_channels=64, num_outs=3, norm_cfg=norm_cfg),
     bbox_head=dict(
         in_channels=64,
@@ -23,6 +22,4 @@ model = dict(
     ),
 )
 
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
-
-train_cfg = dict(max_epochs=3)
+train_cfg = dict(max_epochs=6)

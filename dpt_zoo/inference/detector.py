@@ -1,7 +1,7 @@
 """A model, ready to be called with images."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -37,7 +37,7 @@ class Detector:
         weights: see `create_model`; for a name only.
         score_threshold: the least score of an object to be reported, in [0, 1].
         device: see `create_model`; for a name only.
-        amp: compute in half precision where that is safe, on a GPU.
+        amp: compute in half precision where that is safe: on a GPU, or on a processor that has AVX512_BF16.
         compile: compile the backbone with `torch.compile`; the first images take longer.
         size: the longest and the shortest side that images are resized to fit, pixels; by default the recipe's own,
             which is (1333, 800) for the authors' models.
@@ -72,10 +72,9 @@ class Detector:
         self.classes: tuple[str, ...] = tuple(made.dataset_meta["classes"])
         self.score_threshold = score_threshold
         self._batch_size = batch_size
-        self._device_type = next(made.parameters()).device.type
         self._amp = amp
-        if amp and self._device_type == "cpu":
-            raise InputError("amp needs a GPU: on CPUs without matrix units for it, half precision is slower")
+        if amp and next(made.parameters()).device.type == "cpu" and not _has_bfloat16():
+            raise InputError("amp needs a GPU, or a processor with AVX512_BF16: on others half precision is slower")
         if compile:
             made.backbone.compile()
         self._resize, self._pack = _build_pipeline(made.cfg, size)
@@ -169,8 +168,8 @@ class Detector:
 
         packed = [self._pack(each.resized) for each in batch]
         data = {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
-        with torch.no_grad(), torch.autocast(self._device_type, enabled=self._amp):
-            predicted = predict(self.model, data, self.score_threshold)
+        with torch.no_grad():
+            predicted = predict(self.model, data, self.score_threshold, self._amp)
         return [
             Detections(
                 boxes=objects.bboxes.float().cpu().numpy(),
@@ -184,6 +183,12 @@ class Detector:
             )
             for each, (objects, rles) in zip(batch, predicted, strict=True)
         ]
+
+
+def _has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32; older versions of PyTorch do not tell."""
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16"))
 
 
 @dataclass(frozen=True)

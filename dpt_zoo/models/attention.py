@@ -62,11 +62,30 @@ class SpatialReductionAttention(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend from `(B, heads, N, D)` to `(B, heads, M, D)`."""
+    if computes_in_parts(q):
+        if torch.is_grad_enabled():
+            return _attend_in_equal_parts(q, k, v)
+        if q.dtype == torch.bfloat16:
+            return _attend_in_products(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _attend_in_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend by matrix products: in bfloat16, PyTorch's CPU kernel has no use of the instructions that those have."""
+    q, k = q.transpose(1, 2) * q.shape[3] ** -0.5, k.transpose(2, 3)  # (B, N, heads, D), (B, heads, D, M)
+
+    def attend_part(part: Tensor) -> Tensor:
+        return ((part.transpose(1, 2) @ k).softmax(dim=3) @ v).transpose(1, 2)
+
+    return compute_in_parts(attend_part, q, q.shape[2] * k.shape[3]).transpose(1, 2)
+
+
+def _attend_in_equal_parts(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend as PyTorch's CPU kernel can share out to threads in its backward pass: by images and heads.
+
+    Where those are too few, a part of the tokens passes for an image.
+    """
     batch, heads, num_tokens, _ = q.shape
-    if not (torch.is_grad_enabled() and computes_in_parts(q)):
-        return F.scaled_dot_product_attention(q, k, v)
-    # In the backward pass PyTorch's CPU kernel shares images and heads out to threads, not tokens: where those are too
-    # few, a part of the tokens passes for an image.
     threads = torch.get_num_threads()
     parts = math.gcd(num_tokens, threads // math.gcd(batch * heads, threads))
     q = q.unflatten(2, (parts, -1)).transpose(1, 2).flatten(0, 1)
@@ -107,7 +126,7 @@ def computes_in_parts(x: Tensor) -> bool:
 
 
 def compute_in_parts(compute: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
-    """Compute what `compute` makes of tokens `(B, N, C)`, few enough at a time to cache `width` elements of each."""
+    """Compute what `compute` makes of tokens `(B, N, ...)`, few enough at a time to cache `width` elements of each."""
     tokens = max(1, CACHED_ELEMENTS * torch.get_num_threads() // (len(x) * width))
     return torch.cat([compute(part) for part in x.split(tokens, dim=1)], dim=1)
 

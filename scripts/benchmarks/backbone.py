@@ -1,5 +1,6 @@
 """The backbone: inference and the training step, their arithmetic, and what of the machine's rate they reach."""
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +49,9 @@ def _compare_inference(settings: Settings, device: str, batch: int) -> Iterator[
         if way.startswith(("ours", "explicit"))
     }
     yield Comparison("backbone", setting, "speed", "GFLOP/s", speeds)
-    shares = {way: [speed / _limit(way, device, settings) for speed in speeds[way]] for way in speeds}
+    precisions = {way: "bfloat16" if "bfloat16" in way else "float32" for way in speeds}
+    limits = {each: _limit(each, device, settings) for each in dict.fromkeys(precisions.values())}
+    shares = {way: [speed / limits[precisions[way]] for speed in speeds[way]] for way in speeds}
     yield Comparison("backbone", setting, "share of the rate of a matrix product", "", shares)
 
 
@@ -94,8 +97,7 @@ def _build(way: str, size: str) -> nn.Module:
     return model
 
 
-def _limit(way: str, device: str, settings: Settings) -> float:
-    """The median rate of a matrix product in a way's precision, GFLOP/s."""
-    dtype = "bfloat16" if "bfloat16" in way else "float32"
+def _limit(dtype: str, device: str, settings: Settings) -> float:
+    """The median rate of a matrix product in a precision, GFLOP/s."""
     (rates,) = measure_products([(SIDES[device],) * 3], dtype, device, settings.runs).values()
-    return sorted(rates)[len(rates) // 2]
+    return statistics.median(rates)

@@ -57,7 +57,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
                 detector: dict[str, Any] = {"architecture": architecture, "scores": scores}
                 detector |= {"size": settings.size, "height": settings.height, "width": settings.width}
                 yield from compare_ways("detect", setting, make_detection, ways, settings, device, **detector)
-                parts = _time_parts(build_with_scores("ours", device, **detector), device, settings)
+                parts = time_parts(build_with_scores("ours", device, **detector), device, settings)
                 yield Comparison("detect", setting, "share of our time", "", parts)
     if "cuda" in find_devices():
         yield from _measure_throughput(settings)
@@ -151,12 +151,13 @@ def _shift_of_background(logits: Tensor, background: int) -> float:
     return shifts.topk(min(PASSING_SCORES, len(shifts))).values[-1].item()
 
 
-def _time_parts(model: Any, device: str, settings: Settings) -> dict[str, list[float]]:
+def time_parts(model: Any, device: str, settings: Settings) -> dict[str, list[float]]:
     """The shares that the parts of a detection have in its time, run by run."""
-    network = ("neck", "bbox_head", "rpn_head")
-    regions = ("bbox_roi_extractor", "bbox_head", "mask_roi_extractor", "mask_head")
-    rest = [getattr(model, name) for name in network if hasattr(model, name)]
-    rest += [getattr(model.roi_head, name) for name in regions if hasattr(model, "roi_head")]
+    rest = [getattr(model, name) for name in ("neck", "bbox_head", "rpn_head") if hasattr(model, name)]
+    if hasattr(model, "roi_head"):
+        head = model.roi_head
+        rest += [head.bbox_roi_extractor, head.bbox_head, head.mask_roi_extractor]
+        rest += [*head.mask_head.convs, head.mask_head.upsample]  # it is not called as a whole
     stopwatch = _Stopwatch({"backbone": [model.backbone], "rest of the network": rest}, device)
     detect = awaited(prepare_detection("ours", model, settings.height, settings.width), device)
     shares: dict[str, list[float]] = {}

@@ -34,6 +34,7 @@ class Settings:
     megabytes: int = 400
     images: int = 5000
     detections: int = 100
+    scenes: int = 500
 
     def describe(self, device: str, batch: int = 1) -> str:
         """What a network is run on."""
@@ -43,15 +44,17 @@ class Settings:
 
 QUICK = Settings(
     runs=1,
+    threads=1,  # several of them wait for each other where other programs run
     size="tiny",
     height=128,
     width=192,
     megapixels=(0.05, 0.1),
-    architectures=("mrcnn",),
+    architectures=("retinanet",),
     steps=1,
     megabytes=20,
     images=20,
     detections=30,
+    scenes=20,
 )
 """The least that still measures something."""
 

@@ -1,13 +1,20 @@
-"""The backbone in less than float32: its time, and how far its maps are from float32's."""
+"""The backbone in less than float32: its time, how far its maps are from float32's, and what that costs the demos."""
 
 import functools
+import tempfile
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from rule_weights import load_rule_weights
 from torch import Tensor, nn
 
+from dpt_zoo import Detector
+from dpt_zoo.data.digits import make_digit_scenes
+from dpt_zoo.evaluation.figures import Truth
+from dpt_zoo.manifest import list_demos
 from dpt_zoo.models import DPT
 
 from .measuring import Comparison, Settings, awaited, find_devices, time_in_turn
@@ -33,38 +40,69 @@ WAYS = {
 def compare(settings: Settings) -> Iterator[Comparison]:
     torch.set_num_threads(settings.threads)
     for device in find_devices():
-        setting = f"DPT-{settings.size}, {settings.describe(device)}"
-        torch.manual_seed(0)
-        images = torch.randn(1, 3, settings.height, settings.width).to(device)
-        models = {way: _build(way, settings.size).to(device) for way in WAYS[device]}
-        forwards = {way: functools.partial(_forward, way, model, images) for way, model in models.items()}
-        actions = {way: awaited(forward, device) for way, forward in forwards.items()}
-        yield Comparison("precision", setting, "time", "s", time_in_turn(actions, settings.runs))
-        maps = {way: forward() for way, forward in forwards.items()}
-        expected = maps["ours, float32"]
-        for stage, exact in enumerate(expected):
-            deviations = {way: [_deviation(found[stage], exact)] for way, found in maps.items()}
-            yield Comparison("precision", setting, f"largest deviation of map {stage + 1}, relative", "", deviations)
+        yield from _compare_maps(settings, device)
+    with tempfile.TemporaryDirectory() as folder:
+        make_digit_scenes(folder, num_train=1, num_test=settings.scenes)
+        for device in find_devices():
+            for name in list_demos():
+                found = {way: [_measure_ap(name, way, device, Path(folder))] for way in WAYS[device]}
+                setting = f"{name}, {settings.scenes} digit scenes, {device}"
+                yield Comparison("precision", setting, "AP of boxes, percent", "", found)
 
 
-def _build(way: str, size: str) -> nn.Module:
-    model: nn.Module = load_rule_weights(DPT(size)).eval()
-    if "float16 weights" in way:
-        model = model.half().float()
-    if "int8" in way:
-        # DePatch reads the weights of its linear layers, so that only the blocks' are replaced.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of deprecation, in favour of a package of its own
-            model = torch.ao.quantization.quantize_dynamic(model, {f"block{stage}" for stage in (1, 2, 3, 4)})
-    if "compiled" in way:
-        model.compile()
-    return model
+def _compare_maps(settings: Settings, device: str) -> Iterator[Comparison]:
+    """The time, and the deviation under weights that let rounding errors grow."""
+    setting = f"DPT-{settings.size}, {settings.describe(device)}"
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, settings.height, settings.width).to(device)
+    models = {way: Reduced(load_rule_weights(DPT(settings.size)), way).eval().to(device) for way in WAYS[device]}
+    forwards = {way: torch.inference_mode()(functools.partial(model, images)) for way, model in models.items()}
+    actions = {way: awaited(forward, device) for way, forward in forwards.items()}
+    yield Comparison("precision", setting, "time", "s", time_in_turn(actions, settings.runs))
+    maps = {way: forward() for way, forward in forwards.items()}
+    expected = maps["ours, float32"]
+    for stage, exact in enumerate(expected):
+        deviations = {way: [_deviation(found[stage], exact)] for way, found in maps.items()}
+        yield Comparison("precision", setting, f"largest deviation of map {stage + 1}, relative", "", deviations)
 
 
-def _forward(way: str, model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    dtype = torch.bfloat16 if "bfloat16" in way else torch.float16
-    with torch.inference_mode(), torch.autocast(images.device.type, dtype, enabled="autocast" in way):
-        return model(images)
+def _measure_ap(name: str, way: str, device: str, folder: Path) -> float:
+    """The AP of a demo's boxes, in percent, with its backbone in less than float32."""
+    detector = Detector(name, score_threshold=0, batch_size=8, device=device)
+    detector.model.backbone = Reduced(detector.model.backbone, way)
+    truth = Truth(folder / "annotations/instances_val2017.json")
+
+    def records() -> Iterator[dict[str, Any]]:
+        for found in detector(folder / "val2017"):
+            yield from found.to_coco(int(Path(found.source).stem), range(1, 11))
+
+    ap = truth.compare(records(), "bbox").figures["mAP"]
+    assert ap is not None  # the scenes have objects
+    return ap
+
+
+class Reduced(nn.Module):
+    """A backbone that computes in less than float32, in one of the ways."""
+
+    def __init__(self, backbone: nn.Module, way: str) -> None:
+        super().__init__()
+        if "float16 weights" in way:
+            backbone = backbone.half().float()
+        if "int8" in way:
+            # DePatch reads the weights of its linear layers, so that only the blocks' are replaced.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of deprecation, in favour of a package of its own
+                backbone = torch.ao.quantization.quantize_dynamic(backbone, {f"block{stage}" for stage in (1, 2, 3, 4)})
+        if "compiled" in way:
+            backbone.compile()
+        self.backbone = backbone
+        self.autocast = "autocast" in way
+        self.dtype = torch.bfloat16 if "bfloat16" in way else torch.float16
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(images.device.type, self.dtype, enabled=self.autocast):
+            maps = self.backbone(images)
+        return tuple(each.float() for each in maps)
 
 
 def _deviation(found: Tensor, exact: Tensor) -> float:
