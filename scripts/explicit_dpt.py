@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpt_zoo.models.attention import Mlp, PatchConv, Size, SpatialReductionAttention
+from dpt_zoo.models.attention import Block, PatchConv, Size, SpatialReductionAttention
 from dpt_zoo.models.backbone import DPT
 from dpt_zoo.models.depatch import DePatch, PatchEmbed, grid_points
 
@@ -18,8 +18,8 @@ from dpt_zoo.models.depatch import DePatch, PatchEmbed, grid_points
 def make_explicit(model: DPT) -> DPT:
     """Switch a DPT, in place, to the explicit computation; its parameters stay."""
     swaps: dict[type[nn.Module], type[nn.Module]] = {
+        Block: ExplicitBlock,
         DePatch: ExplicitDePatch,
-        Mlp: ExplicitMlp,
         PatchConv: nn.Conv2d,
         PatchEmbed: ExplicitPatchEmbed,
         SpatialReductionAttention: ExplicitAttention,
@@ -52,11 +52,12 @@ class ExplicitAttention(SpatialReductionAttention):
         return self.proj((weights @ v).transpose(1, 2).reshape(batch, num_tokens, dim))
 
 
-class ExplicitMlp(Mlp):
+class ExplicitBlock(Block):
     """The MLP on all tokens at once."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), size))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class ExplicitPatchEmbed(PatchEmbed):

@@ -4,12 +4,13 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import timm
 import torch
-from explicit_dpt import make_explicit
+from explicit_dpt import ExplicitBlock, make_explicit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
@@ -23,7 +24,7 @@ from torch import Tensor
 from dpt_zoo.errors import InputError
 from dpt_zoo.manifest import get_checkpoint
 from dpt_zoo.models import DPT, DPTClassifier, depatch
-from dpt_zoo.models.attention import Mlp, attend
+from dpt_zoo.models.attention import Block, attend
 from dpt_zoo.models.backbone import SIZES
 from dpt_zoo.models.depatch import DePatch, grid_points
 
@@ -126,22 +127,37 @@ class TestPrecision:
 class TestProcessors:
     """What a CPU computes in another order than a GPU, or in parts, comes out the same."""
 
-    @pytest.mark.parametrize("grad", [True, False])
-    def test_the_hidden_layer_in_parts_is_the_hidden_layer(self, grad: bool) -> None:
-        mlp = Mlp(16, 4096).double()
+    def test_maps_and_embeddings_of_one_image_are_channels_last_by_all_their_strides(self, backbone: DPT) -> None:
+        with torch.inference_mode():
+            for x in backbone(random_images(7, (1, 3, 96, 64)).double()):
+                assert x.stride() == torch.empty_like(x, memory_format=torch.channels_last).stride()
+            for stage in backbone.stages:
+                assert backbone.position_embedding(stage, (5, 9)).is_contiguous()
+
+    @pytest.mark.parametrize(("grad", "training"), [(True, True), (True, False), (False, True), (False, False)])
+    def test_a_block_in_parts_is_the_block(self, grad: bool, training: bool) -> None:
         tokens = torch.randn(2, 1000, 16, dtype=torch.float64, requires_grad=True)
-        with torch.set_grad_enabled(grad):
-            results = [[run(tokens)] for run in (mlp, mlp.run)]
-        if grad:
-            inputs = [tokens, *mlp.parameters()]
-            results = [[output, *torch.autograd.grad(output.square().sum(), inputs)] for (output,) in results]
+        results = []
+        for block in wide_blocks():
+            block.double().train(training)
+            with torch.set_grad_enabled(grad):
+                output = block(tokens, (40, 25))
+            inputs = [tokens, *block.parameters()]
+            results.append([output, *(torch.autograd.grad(output.square().sum(), inputs) if grad else ())])
         for in_parts, at_once in zip(*results, strict=True):
             assert torch.allclose(in_parts, at_once, rtol=0, atol=1e-12 * at_once.detach().abs().max().item())
 
+    def test_a_block_leaves_its_input_as_it_is(self) -> None:
+        tokens = torch.randn(1, 1000, 16)
+        before = tokens.clone()
+        with torch.inference_mode():
+            wide_blocks()[0].eval()(tokens, (40, 25))
+        assert torch.equal(tokens, before)
+
     def test_the_hidden_layer_is_not_kept_for_the_gradients(self) -> None:
-        mlp = Mlp(16, 4096)
         tokens = torch.randn(1, 100, 16, requires_grad=True)
-        assert sum(saved_for_backward(mlp, tokens)) < 0.1 * sum(saved_for_backward(mlp.run, tokens))
+        in_parts, at_once = (sum(saved_for_backward(partial(block, size=(10, 10)), tokens)) for block in wide_blocks())
+        assert in_parts < 0.1 * at_once
 
     @pytest.mark.parametrize("threads", [1, 3, 4])
     @pytest.mark.parametrize(("batch", "heads", "num_tokens"), [(1, 1, 60), (1, 1, 61), (1, 5, 24), (2, 3, 20)])
@@ -262,6 +278,14 @@ class TestGradientCheckpointing:
 
 def sum_of_squares(maps: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([feature_map.float().square().sum() for feature_map in maps]).sum()
+
+
+def wide_blocks() -> tuple[Block, Block]:
+    """A block whose hidden layer needs many parts even for few tokens, and the same that computes it at once."""
+    block = Block(dim=16, num_heads=1, mlp_ratio=256, reduction=1, drop_path=0.0)
+    at_once = copy.deepcopy(block)
+    at_once.__class__ = ExplicitBlock
+    return block, at_once
 
 
 def saved_for_backward(module: Callable[[Tensor], Any], x: Tensor) -> list[int]:

@@ -16,12 +16,13 @@ Size = tuple[int, int]
 
 def tokens_to_map(tokens: Tensor, size: Size) -> Tensor:
     """View tokens `(B, H*W, C)` as a channels-last map `(B, C, H, W)`, without a copy."""
-    return tokens.transpose(1, 2).unflatten(2, size)
+    # In this order the strides of a single image tell the layout, too; PyTorch's operators go by them.
+    return tokens.unflatten(1, size).permute(0, 3, 1, 2)
 
 
 def map_to_tokens(x: Tensor) -> Tensor:
     """View a map `(B, C, H, W)` as tokens `(B, H*W, C)`: contiguous where the map is channels-last."""
-    return x.flatten(2).transpose(1, 2)
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class PatchConv(nn.Conv2d):
@@ -103,16 +104,6 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not computes_in_parts(x):
-            return self.run(x)
-        run: Callable[[Tensor], Tensor] = self.run
-        if torch.is_grad_enabled():
-            # To compute the hidden layer again takes less time than to write it to memory and read it back.
-            run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
-        return compute_in_parts(run, x, self.fc1.out_features)
-
-    def run(self, x: Tensor) -> Tensor:
-        """Compute both layers at once."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -125,10 +116,14 @@ def computes_in_parts(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def split_to_cache(x: Tensor, width: int) -> tuple[Tensor, ...]:
+    """Split tokens `(B, N, ...)`, few enough in each part to cache `width` elements of each."""
+    return x.split(max(1, CACHED_ELEMENTS * torch.get_num_threads() // (len(x) * width)), dim=1)
+
+
 def compute_in_parts(compute: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
-    """Compute what `compute` makes of tokens `(B, N, ...)`, few enough at a time to cache `width` elements of each."""
-    tokens = max(1, CACHED_ELEMENTS * torch.get_num_threads() // (len(x) * width))
-    return torch.cat([compute(part) for part in x.split(tokens, dim=1)], dim=1)
+    """Compute what `compute` makes of tokens `(B, N, ...)`, so many at a time as `split_to_cache` allows."""
+    return torch.cat([compute(part) for part in split_to_cache(x, width)], dim=1)
 
 
 class Block(nn.Module):
@@ -144,4 +139,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), size))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        if not computes_in_parts(x):
+            return x + self.drop_path(self.feed_forward(x))
+        hidden_dim = self.mlp.fc1.out_features
+        if torch.is_grad_enabled() or self.training:
+            # To compute the hidden layer again takes less time than to write it to memory and read it back.
+            feed_forward = partial(checkpoint, self.feed_forward, use_reentrant=False, preserve_rng_state=False)
+            return x + self.drop_path(compute_in_parts(feed_forward, x, hidden_dim))
+        for part in split_to_cache(x, hidden_dim):
+            part += self.feed_forward(part)
+        return x
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Compute what is added to tokens `(B, N, C)`, each of them by itself."""
+        return self.mlp(self.norm2(x))

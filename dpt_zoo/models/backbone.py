@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
-from .attention import Block, Size, tokens_to_map
+from .attention import Block, Size, map_to_tokens, tokens_to_map
 from .depatch import DePatch, PatchEmbed
 
 
@@ -149,7 +149,7 @@ class DPT(nn.Module):
         if size == (side, side) or (stage == 1 and math.prod(size) == side**2):
             return embedding
         resized = F.interpolate(tokens_to_map(embedding, (side, side)), size, mode="bilinear", align_corners=False)
-        return resized.flatten(2).transpose(1, 2)
+        return map_to_tokens(resized)
 
 
 def init_linear(module: nn.Module) -> None:
