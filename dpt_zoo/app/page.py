@@ -177,7 +177,8 @@ def _make_page(first: str, detect: Any) -> gr.Blocks:
             about = gr.Markdown(_card(first))
 
         shown = ([result, threshold, classes], [picture, summary, details, table, download])
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        always_last: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
+        quiet: dict[str, Any] = {**always_last, "show_progress": "hidden"}
         gr.on(
             [image.change, model.change],
             detect,
@@ -185,11 +186,10 @@ def _make_page(first: str, detect: Any) -> gr.Blocks:
             [result, classes],
             preprocess=False,  # the image is decoded here, not by Gradio
             concurrency_limit=1,
-            trigger_mode="always_last",
-            api_visibility="private",
             show_progress_on=picture,
+            **always_last,
         ).then(show, *shown, **quiet)
-        gr.on([threshold.input, classes.input], show, *shown, trigger_mode="always_last", **quiet)
+        gr.on([threshold.input, classes.input], show, *shown, **quiet)
         model.change(describe, model, [quality, about], **quiet)
         examples.click(choose_example, examples, image, **quiet)
         page.load(None, js=NAME_EXAMPLES)
