@@ -18,12 +18,14 @@ from mmengine.config import ConfigDict
 from numpy.typing import NDArray
 from PIL import Image
 from reference_data import PHOTO, rule_model
+from torch import Tensor
 from web_server import Fault, WebServer, cut, endless, hang_up, page, redirect, status
 
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import DPTZooError, ImageError, InputError
 from dpt_zoo.images import load_image
 from dpt_zoo.inference import Detections, Detector, sources
+from dpt_zoo.inference.detector import _bfloat16_is_faster
 from dpt_zoo.inference.prediction import _drop_all_but_the_highest
 from dpt_zoo.inference.sources import find_sources, is_single
 
@@ -96,26 +98,33 @@ class TestFidelity:
 
 
 class TestHalfPrecision:
-    def test_on_a_processor_that_has_it(
+    def test_on_a_processor_that_gains_by_it(
         self, detector: Detector, scene: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+        monkeypatch.setattr("dpt_zoo.inference.detector._bfloat16_is_faster", lambda: True)
         exact = detector(scene)
         found = Detector(detector.model, amp=True)(scene)
         assert found.boxes.dtype == found.scores.dtype == np.float32
         sure = exact.scores > 0.5
         matches = [np.abs(found.boxes - box).max(axis=1).argmin() for box in exact.boxes[sure]]
         assert found.labels[matches].tolist() == exact.labels[sure].tolist() != []
-        for difference, limit in (
-            (np.abs(found.boxes[matches] - exact.boxes[sure]), 1),
-            (np.abs(found.scores[matches] - exact.scores[sure]), 0.05),
-        ):
-            assert 0 < difference.max() < limit
+        moved = np.abs(found.boxes[matches] - exact.boxes[sure])
+        assert 0 < np.median(moved) < 0.1 and moved.max() < 3  # of two boxes nearly alike NMS may keep the other
+        assert 0 < np.abs(found.scores[matches] - exact.scores[sure]).max() < 0.01
 
     def test_not_elsewhere(self, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-        with pytest.raises(InputError, match="amp needs a GPU, or a processor with AVX512_BF16"):
+        monkeypatch.setattr("dpt_zoo.inference.detector._bfloat16_is_faster", lambda: False)
+        with pytest.raises(InputError, match="amp needs a GPU, or a processor that multiplies bfloat16 faster"):
             Detector(detector.model, amp=True)
+
+    @pytest.mark.parametrize("faster", [True, False])
+    def test_whether_a_processor_gains_is_measured(self, faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        def repeat(action: Callable[[], Tensor], **_: int) -> list[float]:
+            size = action().dtype.itemsize
+            return [size if faster else 1 / size, 9]
+
+        monkeypatch.setattr("timeit.repeat", repeat)
+        assert _bfloat16_is_faster.__wrapped__() is faster
 
 
 class TestForms:

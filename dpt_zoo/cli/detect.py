@@ -70,7 +70,7 @@ def add_commands(commands: Any) -> None:
     detect.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time; default: %(default)s")
     detect.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
     detect.add_argument(
-        "--amp", action="store_true", help="half precision where that is safe, on a GPU or by AVX512_BF16"
+        "--amp", action="store_true", help="half precision where that is safe, on a GPU or where bfloat16 is faster"
     )
     detect.add_argument("--compile", action="store_true", help="compile the backbone")
     detect.set_defaults(run=run_detect)

@@ -58,6 +58,7 @@ def _find_objects(
         found = model.bbox_head.predict_by_feat(logits, deltas, batch_img_metas=metas, rescale=True)
         return [(objects[objects.scores >= score_threshold], None) for objects in found]
     proposals = model.rpn_head.predict(features, samples, rescale=False)
+    features = tuple(each.contiguous() for each in features)  # once for both heads: RoIAlign takes no other layout
     found = model.roi_head.predict_bbox(features, metas, proposals, model.roi_head.test_cfg, rescale=False)
     found = [objects[objects.scores >= score_threshold] for objects in found]
     logits = _mask_logits(model.roi_head, features, found)
@@ -77,7 +78,8 @@ def _drop_all_but_the_highest(logits: Iterable[Tensor], test_cfg: Any) -> None:
         passing = image[image > threshold]
         if len(passing) > test_cfg.nms_pre:
             least = passing.topk(test_cfg.nms_pre).values[-1].sigmoid()
-            image.masked_fill_(image.sigmoid() < least, -math.inf)  # not by logits: of equal scores the first are taken
+            # Of equal scores, which different logits may have, the first are taken.
+            image.masked_fill_(image < passing[passing.sigmoid() >= least].min(), -math.inf)
 
 
 def _mask_logits(roi_head: Any, features: tuple[Tensor, ...], found: list[InstanceData]) -> list[Tensor]:
@@ -104,7 +106,7 @@ def _at_original_size(
     """The objects in the original image: MMDetection's `FCNMaskHead.predict_by_feat`."""
     objects.bboxes = objects.bboxes / objects.bboxes.new_tensor(sample.scale_factor).repeat(1, 2)
     height, width = sample.ori_shape
-    canvas = torch.zeros(height, width, dtype=torch.bool)
+    canvas = torch.zeros(width, height, dtype=torch.uint8).T  # by columns, as RLE counts
     rles = []
     for mask, box in zip(logits.sigmoid().cpu(), objects.bboxes.cpu(), strict=True):
         (pasted,), place = _do_paste_mask(mask[None], box[None], height, width, skip_empty=True)
