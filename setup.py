@@ -47,7 +47,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=find_packages(include=["dpt_zoo", "dpt_zoo.*"]),
-    package_data={"dpt_zoo": ["py.typed"], "dpt_zoo.app": ["examples/*.png"]},
+    package_data={"dpt_zoo": ["py.typed"], "dpt_zoo.app": ["examples/*.png", "stream.js"]},
     cmdclass={"build_py": BuildWithData},
     python_requires=">=3.10,<3.14",  # MMEngine 0.10 needs pkgutil.find_loader, which 3.14 does not have
     install_requires=[

@@ -40,6 +40,20 @@ FIRST_SCORE, LEAST_SCORE = 0.3, 0.05
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
+SLOW_ANSWERS = """{
+    const fetch = window.fetch;
+    const wait = () => new Promise((resolve) => setTimeout(resolve, 400));
+    const late = () => new TransformStream({
+        transform: (part, controller) => wait().then(() => controller.enqueue(part)),
+    });
+    window.fetch = async (input, options) => {
+        const response = await fetch(input, options);
+        const is_stream = String(input.url ?? input).includes("/queue/data");
+        return is_stream ? new Response(response.body.pipeThrough(late()), response) : response;
+    };
+}"""
+"""For a page: what the server says arrives when it may no longer be so."""
+
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
@@ -64,8 +78,10 @@ def open_page(app: App, browser: Browser) -> Iterator[Callable[..., Page]]:
     """Open the page; in the end, nothing was asked of another machine."""
     asked: list[str] = []
 
-    def open_it(**options: Any) -> Page:
+    def open_it(*, slow_answers: bool = False, **options: Any) -> Page:
         context = browser.new_context(**{"viewport": WIDE, **options})
+        if slow_answers:
+            context.add_init_script(SLOW_ANSWERS)
         context.set_default_timeout(120_000)
         context.on("request", lambda request: asked.append(request.url))
         page = context.new_page()
@@ -175,6 +191,17 @@ def test_of_images_chosen_in_quick_succession_the_last_is_shown(
         page.evaluate("buttons => buttons.forEach((each) => each.click())", [*buttons, buttons[last]])
         found = detect(detector, EXAMPLES[last])
         expect_counts(page, len(found[FIRST_SCORE]), len(found))
+
+
+def test_what_is_asked_while_an_answer_is_on_its_way_is_answered(
+    open_page: Callable[..., Page], found: Detections
+) -> None:
+    page = open_page(slow_answers=True)
+    upload(page, EXAMPLES[0])
+    for score in (0.2, 0.25, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9):
+        set_score(page, score)
+        page.wait_for_timeout(100)
+    expect_counts(page, len(found[0.9]), len(found))
 
 
 def test_another_model_is_asked_and_described(open_page: Callable[..., Page], found: Detections) -> None:

@@ -293,7 +293,8 @@ class TestResuming:
             if number == signal.SIGINT:
                 assert done.returncode == 130
                 assert done.stderr.endswith(f"done: to go on, add --out {interrupted} --resume\n")
-                assert done.stdout == "" and done.stderr.count("\n") == 1
+                told = [line.startswith(f"{many}/") for line in done.stdout.splitlines()]  # when only a few were left
+                assert all(told) and done.stderr.count("\n") == 1
                 assert not [name for name in files_of(interrupted) if "partial" in name]
         assert run(*command, "--out", interrupted, "--resume")[0] == 2
         assert run(*command, "--out", whole)[0] == 2

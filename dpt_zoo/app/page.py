@@ -69,6 +69,9 @@ NAME_EXAMPLES = """() => document.querySelectorAll("#examples button").forEach(
     (button, index) => button.setAttribute("aria-label", `Digit scene ${index + 1}`))"""
 """Gradio leaves their buttons without names for those who do not see them."""
 
+STREAM = Path(__file__).with_name("stream.js").read_text(encoding="utf-8")
+"""Lets no answer be lost."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -107,7 +110,9 @@ def make_app(model: str, device: str) -> FastAPI:
             found = load(model)(pixels)
             assert isinstance(found, Detections)
         except DPTZooError as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
+            # No gr.Error: after one, an image that was chosen meanwhile is forgotten.
+            gr.Warning(str(error), duration=None, title="Error")
+            return
         logger.info("%s: %d objects in %.2f s", model, len(found), time.perf_counter() - start)
         found = replace(found, image=pixels, source=image["orig_name"])
         names = [name for name in found.classes if name in set(found.names)]
@@ -124,6 +129,7 @@ def make_app(model: str, device: str) -> FastAPI:
         path="",
         theme=THEME,
         css=CSS,
+        head=f"<script>{STREAM}</script>",
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -191,7 +197,8 @@ def _make_page(first: str, detect: Any) -> gr.Blocks:
         ).then(show, *shown, **quiet)
         gr.on([threshold.input, classes.input], show, *shown, **quiet)
         model.change(describe, model, [quality, about], **quiet)
-        examples.click(choose_example, examples, image, **quiet)
+        samples = json.dumps([sample for [sample] in examples.samples])
+        examples.click(None, examples, image, js=f"(index) => {samples}[index]")  # at once: answers may overtake others
         page.load(None, js=NAME_EXAMPLES)
     return page
 
@@ -223,11 +230,6 @@ def show(result: Result | None, threshold: float, classes: list[str]) -> tuple[A
 def describe(model: str) -> tuple[str, str]:
     """A model's figures and its card."""
     return get_checkpoint(model).summary, _card(model)
-
-
-def choose_example(index: int) -> str:
-    """Have an example where uploads are."""
-    return _keep(EXAMPLES[index].name, EXAMPLES[index].read_bytes())
 
 
 def _models() -> list[tuple[str, str]]:
