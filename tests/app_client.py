@@ -108,16 +108,20 @@ class Client:
         return self.get(download["url"].removeprefix(self.url)).json()
 
     def call(self, name: str, data: list[Any]) -> list[Any]:
-        """Have one of the page's functions run, and give its answer."""
+        """Have one of the page's functions run, and give its answer; a message of the page's is raised at its end."""
         joined = self.join({"data": data, "fn_index": self._ids[name], "session_hash": self.session_hash})
         assert joined.status_code == 200, joined.text
         address = f"{self.url}/gradio_api/queue/data?session_hash={self.session_hash}"
         with self._http.get(address, stream=True, timeout=ANSWER_SECONDS) as events:
+            message = None
             for line in events.iter_lines():
                 event = json.loads(line.removeprefix(b"data: ")) if line else {}
-                if event.get("msg") == "process_completed":
-                    if not event["success"]:
-                        raise AppError(event["output"]["error"])
+                if event.get("msg") == "log":
+                    message = event["log"]
+                elif event.get("msg") == "process_completed":
+                    message = message if event["success"] else event["output"]["error"]
+                    if message is not None:
+                        raise AppError(message)
                     return event["output"]["data"]
         raise AssertionError("the stream of events has ended")
 
