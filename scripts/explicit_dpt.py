@@ -1,17 +1,19 @@
 """The same network computed the explicit way, as the authors' code spells it out: what ours is compared with.
 
-Attention is softmax(q k^T) v with the matrix of weights in memory; the MLP's hidden layer is there as a whole; patch
-centres come from a loop over rows and columns at every call; sampling takes the two steps of a pure-PyTorch
-deformable-attention operator with one point per query; maps are contiguous `(B, C, H, W)` copies. The rest, which costs
-next to nothing, is inherited. Parameters and results are those of `dpt_zoo.models.DPT`.
+Attention is softmax(q k^T) v with the matrix of weights in memory; the MLP's hidden layer is there as a whole; of
+images that stochastic depth drops, everything is computed; patch centres come from a loop over rows and columns at
+every call; sampling takes the two steps of a pure-PyTorch deformable-attention operator with one point per query; maps
+are contiguous `(B, C, H, W)` copies. The rest, which costs next to nothing, is inherited. Parameters and results are
+those of `dpt_zoo.models.DPT`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpt_zoo.models.attention import Block, PatchConv, Size, SpatialReductionAttention
+from dpt_zoo.models.attention import Block, Mlp, PatchConv, Size, SpatialReductionAttention
 from dpt_zoo.models.backbone import DPT
+from dpt_zoo.models.cpu import Linear
 from dpt_zoo.models.depatch import DePatch, PatchEmbed, grid_points
 
 
@@ -20,6 +22,8 @@ def make_explicit(model: DPT) -> DPT:
     swaps: dict[type[nn.Module], type[nn.Module]] = {
         Block: ExplicitBlock,
         DePatch: ExplicitDePatch,
+        Linear: nn.Linear,
+        Mlp: ExplicitMlp,
         PatchConv: nn.Conv2d,
         PatchEmbed: ExplicitPatchEmbed,
         SpatialReductionAttention: ExplicitAttention,
@@ -52,8 +56,15 @@ class ExplicitAttention(SpatialReductionAttention):
         return self.proj((weights @ v).transpose(1, 2).reshape(batch, num_tokens, dim))
 
 
+class ExplicitMlp(Mlp):
+    """The hidden layer, and its activation beside it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
 class ExplicitBlock(Block):
-    """The MLP on all tokens at once."""
+    """Attention and MLP of all tokens at once, and of all images."""
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), size))

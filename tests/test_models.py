@@ -20,13 +20,15 @@ from mmengine.registry import init_default_scope
 from reference_data import random_images
 from rule_weights import load_rule_weights
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpt_zoo.errors import InputError
 from dpt_zoo.manifest import get_checkpoint
-from dpt_zoo.models import DPT, DPTClassifier, depatch
-from dpt_zoo.models.attention import Block, attend
+from dpt_zoo.models import DPT, DPTClassifier, cpu, depatch
+from dpt_zoo.models.attention import Block, SpatialReductionAttention, attend
 from dpt_zoo.models.backbone import SIZES
-from dpt_zoo.models.depatch import DePatch, grid_points
+from dpt_zoo.models.cpu import Linear
+from dpt_zoo.models.depatch import DePatch, grid_points, sample_bilinear
 
 STRIDES = (4, 8, 16, 32)
 
@@ -154,10 +156,92 @@ class TestProcessors:
             wide_blocks()[0].eval()(tokens, (40, 25))
         assert torch.equal(tokens, before)
 
-    def test_the_hidden_layer_is_not_kept_for_the_gradients(self) -> None:
+    def test_the_hidden_layer_is_kept_once_for_the_gradients(self) -> None:
         tokens = torch.randn(1, 100, 16, requires_grad=True)
         in_parts, at_once = (sum(saved_for_backward(partial(block, size=(10, 10)), tokens)) for block in wide_blocks())
-        assert in_parts < 0.1 * at_once
+        assert in_parts < 0.6 * at_once
+
+    @pytest.mark.parametrize("heads", [1, 2])
+    def test_attention_in_parts_that_stay_in_the_cache_is_attention(
+        self, heads: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        block = Block(dim=16, num_heads=heads, mlp_ratio=4, reduction=5, drop_path=0.0).double().eval()
+        tokens = torch.randn(2, 1000, 16, dtype=torch.float64)
+        expected = block(tokens, (40, 25)).detach()  # with gradients, all tokens attend at once
+        seen: list[int] = []
+        attend_from = SpatialReductionAttention.attend_from
+
+        def attend_and_tell(self: SpatialReductionAttention, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            seen.append(x.shape[1])
+            return attend_from(self, x, k, v)
+
+        monkeypatch.setattr(SpatialReductionAttention, "attend_from", attend_and_tell)
+        monkeypatch.setattr(cpu, "CACHED_ELEMENTS", 2 * 2 * 16 * 300 // torch.get_num_threads())
+        with torch.inference_mode():
+            found = block(tokens, (40, 25))
+        assert seen == [300, 300, 300, 100]
+        assert torch.allclose(found, expected, rtol=0, atol=1e-12 * expected.abs().max().item())
+
+    @pytest.mark.parametrize("shape", [(16,), (7, 16), (2, 5, 16), (1, 1, 30, 16)])
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_a_linear_layer_that_convolves_is_the_linear_layer(
+        self, shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        layer = Linear(16, 24, bias)
+        x = torch.randn(shape, requires_grad=True)
+        results = []
+        for convolves in (False, True):
+            monkeypatch.setattr(cpu, "_convolves_faster", lambda convolves=convolves: convolves)
+            operators = operators_of(layer, x)
+            assert ("aten.convolution.default" in operators) == convolves
+            y = layer(x)
+            assert y.shape == (*shape[:-1], 24)
+            results.append([y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])])
+        for multiplied, convolved in zip(*results, strict=True):
+            assert torch.allclose(multiplied, convolved, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("name", "mkl", "onednn", "expected"),
+        [
+            ("AMD EPYC 9654 96-Core Processor", True, True, True),
+            ("AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD", True, True, True),
+            ("Intel(R) Xeon(R) Platinum 8581C", True, True, False),
+            ("AMD EPYC", False, True, False),
+            ("AMD EPYC", True, False, False),
+            ("arm64", False, False, False),
+        ],
+    )
+    def test_it_does_where_that_is_faster(
+        self, name: str, mkl: bool, onednn: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cpu, "processor_name", lambda: name)
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
+        assert cpu._convolves_faster.__wrapped__() is expected
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_only_float32_is_convolved(self, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cpu, "_convolves_faster", lambda: True)
+        layer = Linear(16, 24).to(dtype)
+        assert "aten.convolution.default" not in operators_of(layer, torch.randn(2, 5, 16, dtype=dtype))
+
+    @pytest.mark.parametrize("threads", [1, 3, 4])
+    @pytest.mark.parametrize("batch", [1, 2])
+    def test_sampling_shared_out_to_threads_is_sampling(self, batch: int, threads: int) -> None:
+        x = torch.randn(batch, 6, 9, 8, dtype=torch.float64, requires_grad=True)
+        points = torch.rand(batch, 3, 7, 2, dtype=torch.float64, requires_grad=True)
+        default = torch.get_num_threads()
+        results = []
+        for count in (threads, 1):
+            torch.set_num_threads(count)
+            try:
+                samples = sample_bilinear(x, points)
+                results.append([samples, *torch.autograd.grad(samples.square().sum(), (x, points))])
+            finally:
+                torch.set_num_threads(default)
+        assert results[0][0].shape == (batch, 6, 3, 7)
+        for shared_out, alone in zip(*results, strict=True):
+            assert torch.allclose(shared_out, alone, rtol=0, atol=1e-12)
 
     @pytest.mark.parametrize("threads", [1, 3, 4])
     @pytest.mark.parametrize(("batch", "heads", "num_tokens"), [(1, 1, 60), (1, 1, 61), (1, 5, 24), (2, 3, 20)])
@@ -218,10 +302,63 @@ class TestDePatch:
         assert torch.allclose(points[0, :, 0], torch.tensor(expected))
 
 
-def test_stochastic_depth_rises_linearly_over_all_blocks() -> None:
-    model = DPT("small", drop_path_rate=0.15)
-    rates = [block.drop_path.drop_prob for stage in (1, 2, 3, 4) for block in getattr(model, f"block{stage}")]
-    assert rates == pytest.approx([0.15 * block / 15 for block in range(16)])
+class TestStochasticDepth:
+    def test_it_rises_linearly_over_all_blocks(self) -> None:
+        model = DPT("small", drop_path_rate=0.15)
+        rates = [block.drop_path.drop_prob for stage in (1, 2, 3, 4) for block in getattr(model, f"block{stage}")]
+        assert rates == pytest.approx([0.15 * block / 15 for block in range(16)])
+
+    @pytest.mark.parametrize("batch", [1, 2, 3])
+    def test_what_it_drops_is_not_computed_and_makes_no_difference(self, batch: int) -> None:
+        block = Block(dim=16, num_heads=2, mlp_ratio=4, reduction=2, drop_path=0.5).double().train()
+        explicit = make_explicit_block(block)
+        computed: list[int] = []
+        block.norm2.register_forward_hook(lambda module, inputs, output: computed.append(len(output)))
+        tokens = torch.randn(batch, 24, 16, dtype=torch.float64, requires_grad=True)
+        seen = set()
+        for seed in range(20):
+            computed.clear()
+            results = []
+            for each in (block, explicit):
+                torch.manual_seed(seed)
+                output = each(tokens, (4, 6))
+                inputs = [tokens, *each.parameters()]
+                gradients = torch.autograd.grad(output.square().sum(), inputs)  # none may be missing
+                results.append([output, *gradients, torch.rand(1)])  # the next random number, too
+            for ours, expected in zip(*results, strict=True):
+                assert torch.allclose(ours, expected, rtol=0, atol=1e-10)
+            seen.add(computed[0] if computed else 0)
+        assert {0, batch} <= seen <= set(range(batch + 1))
+
+    def test_it_drops_under_autocast_and_in_half(self) -> None:
+        for dtype in (torch.float32, torch.bfloat16):
+            block = Block(dim=16, num_heads=2, mlp_ratio=4, reduction=2, drop_path=0.5).to(dtype).train()
+            for seed in range(10):
+                torch.manual_seed(seed)
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.float32):
+                    output = block(torch.randn(3, 24, 16, dtype=dtype), (4, 6))
+                output.float().sum().backward()
+                assert output.dtype == dtype
+
+
+def make_explicit_block(block: Block) -> Block:
+    explicit = copy.deepcopy(block)
+    explicit.__class__ = ExplicitBlock
+    return explicit
+
+
+def operators_of(function: Callable[[Tensor], Any], x: Tensor) -> set[str]:
+    """The names of PyTorch's operators that a function calls."""
+    names: set[str] = set()
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.add(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Names():
+        function(x)
+    return names
 
 
 class TestGradientCheckpointing:
@@ -283,9 +420,7 @@ def sum_of_squares(maps: tuple[Tensor, ...]) -> Tensor:
 def wide_blocks() -> tuple[Block, Block]:
     """A block whose hidden layer needs many parts even for few tokens, and the same that computes it at once."""
     block = Block(dim=16, num_heads=1, mlp_ratio=256, reduction=1, drop_path=0.0)
-    at_once = copy.deepcopy(block)
-    at_once.__class__ = ExplicitBlock
-    return block, at_once
+    return block, make_explicit_block(block)
 
 
 def saved_for_backward(module: Callable[[Tensor], Any], x: Tensor) -> list[int]:

@@ -1,6 +1,5 @@
 """Attention to a spatially reduced map, and the transformer block around it (paper section 3, after PVT)."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -9,6 +8,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from .cpu import Linear, compute_in_parts, count_shares, runs_on_cpu, split_to_cache
 
 Size = tuple[int, int]
 """Height and width of a feature map, in cells."""
@@ -44,26 +45,36 @@ class SpatialReductionAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.reduction = reduction
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
         if reduction > 1:
             self.sr = PatchConv(dim, dim, reduction)
             self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
         """Attend; `x` is `(B, N, C)`, `size` its map's height and width (unused where nothing is reduced)."""
+        return self.attend_from(x, *self.keys_and_values(x, size))
+
+    def keys_and_values(self, x: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """Compute what tokens `(B, N, C)` attend to: `(B, heads, M, C/heads)` each."""
         context = x  # (B, M, C)
         if self.reduction > 1:
             context = self.norm(map_to_tokens(self.sr(tokens_to_map(x, size))))
-        q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, C/heads)
         k, v = self.kv(context).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        # A projected average of values is the average of projected ones, and these are few.
+        return k, self.proj(v) if self.num_heads == 1 else v
+
+    def attend_from(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute for tokens `(B, N, C)`, all or a part, what they find in `keys_and_values`."""
+        q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, C/heads)
+        found = attend(q, k, v).transpose(1, 2).flatten(2)
+        return found if self.num_heads == 1 else self.proj(found)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend from `(B, heads, N, D)` to `(B, heads, M, D)`."""
-    if computes_in_parts(q):
+    if runs_on_cpu(q):
         if torch.is_grad_enabled():
             return _attend_in_equal_parts(q, k, v)
         if q.dtype == torch.bfloat16:
@@ -87,8 +98,7 @@ def _attend_in_equal_parts(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Where those are too few, a part of the tokens passes for an image.
     """
     batch, heads, num_tokens, _ = q.shape
-    threads = torch.get_num_threads()
-    parts = math.gcd(num_tokens, threads // math.gcd(batch * heads, threads))
+    parts = count_shares(batch * heads, num_tokens)
     q = q.unflatten(2, (parts, -1)).transpose(1, 2).flatten(0, 1)
     k, v = (x.unsqueeze(1).expand(-1, parts, -1, -1, -1).flatten(0, 1) for x in (k, v))
     x = F.scaled_dot_product_attention(q, k, v)
@@ -100,30 +110,15 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.finish(self.fc1(x))
 
-
-CACHED_ELEMENTS = 2**19
-"""Elements that stay in the cache of a processor's core."""
-
-
-def computes_in_parts(x: Tensor) -> bool:
-    """Whether to compute in parts: on a CPU, which memory slows down, unless a compiler arranges it."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def split_to_cache(x: Tensor, width: int) -> tuple[Tensor, ...]:
-    """Split tokens `(B, N, ...)`, few enough in each part to cache `width` elements of each."""
-    return x.split(max(1, CACHED_ELEMENTS * torch.get_num_threads() // (len(x) * width)), dim=1)
-
-
-def compute_in_parts(compute: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
-    """Compute what `compute` makes of tokens `(B, N, ...)`, so many at a time as `split_to_cache` allows."""
-    return torch.cat([compute(part) for part in split_to_cache(x, width)], dim=1)
+    def finish(self, hidden: Tensor) -> Tensor:
+        """Activate and project the hidden layer; without gradients it is written over."""
+        return self.fc2(F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden))
 
 
 class Block(nn.Module):
@@ -138,18 +133,44 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), size))
-        if not computes_in_parts(x):
-            return x + self.drop_path(self.feed_forward(x))
-        hidden_dim = self.mlp.fc1.out_features
-        if torch.is_grad_enabled() or self.training:
-            # To compute the hidden layer again takes less time than to write it to memory and read it back.
-            feed_forward = partial(checkpoint, self.feed_forward, use_reentrant=False, preserve_rng_state=False)
-            return x + self.drop_path(compute_in_parts(feed_forward, x, hidden_dim))
-        for part in split_to_cache(x, hidden_dim):
-            part += self.feed_forward(part)
-        return x
+        if runs_on_cpu(x) and not (torch.is_grad_enabled() or self.training):
+            return self._infer_in_parts(x, size)
+        x = self._add(x, lambda tokens: self.attn(self.norm1(tokens), size), self.norm1, self.attn)
+        return self._add(x, self.feed_forward, self.norm2, self.mlp)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Compute what is added to tokens `(B, N, C)`, each of them by itself."""
-        return self.mlp(self.norm2(x))
+        if not runs_on_cpu(x):
+            return self.mlp(self.norm2(x))
+        # Of the hidden layer only what goes into its activation is kept for the gradients.
+        finish = partial(checkpoint, self.mlp.finish, use_reentrant=False, preserve_rng_state=False)
+        return compute_in_parts(lambda part: finish(self.mlp.fc1(self.norm2(part))), x, self.mlp.fc1.out_features)
+
+    def _infer_in_parts(self, x: Tensor, size: Size) -> Tensor:
+        """Compute without gradients, a part of the tokens at a time."""
+        tokens = self.norm1(x)
+        k, v = self.attn.keys_and_values(tokens, size)
+        x = x.clone()
+        parts = (split_to_cache(each, 2 * x.shape[2]) for each in (x, tokens))  # queries and what they find
+        for part, part_tokens in zip(*parts, strict=True):
+            part += self.attn.attend_from(part_tokens, k, v)
+        for part in split_to_cache(x, self.mlp.fc1.out_features):
+            part += self.mlp(self.norm2(part))
+        return x
+
+    def _add(self, x: Tensor, branch: Callable[[Tensor], Tensor], *modules: nn.Module) -> Tensor:
+        """Add to tokens `(B, N, C)` what a branch, which these modules are for, makes of them.
+
+        In training some images are left as they are. On a CPU the branch is not computed for these.
+        """
+        if not (runs_on_cpu(x) and self.training and self.drop_path.drop_prob):
+            return x + self.drop_path(branch(x))
+        factors = self.drop_path(x.new_ones(len(x), 1, 1))  # 0, or what makes up for it
+        kept = factors.flatten().nonzero().flatten()
+        if len(kept) == len(x):
+            return torch.addcmul(x, factors, branch(x))
+        if len(kept) > 0:
+            return x.index_add(0, kept, (factors[kept] * branch(x[kept])).to(x.dtype))
+        # The gradients of what was not computed are zero, but there: optimizers and DistributedDataParallel need them.
+        parameters = (parameter for module in modules for parameter in module.parameters())
+        return x + 0 * torch.stack([parameter.sum() for parameter in parameters]).sum()

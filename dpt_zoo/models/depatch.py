@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import PatchConv, Size, compute_in_parts, computes_in_parts, map_to_tokens
+from .attention import PatchConv, Size, map_to_tokens
+from .cpu import compute_in_parts, count_shares, runs_on_cpu
 
 POINTS = 3
 """Sampling points along each side of a patch's box, both ends included."""
@@ -74,7 +75,13 @@ def sample_bilinear(x: Tensor, points: Tensor) -> Tensor:
     Returns:
         `(B, C, P, N)`.
     """
-    return F.grid_sample(x, 2 * points - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
+    grid = 2 * points - 1
+    if runs_on_cpu(x):
+        # PyTorch shares out images to threads: where those are too few, a part of the channels passes for an image.
+        shares = count_shares(*x.shape[:2])
+        x, grid = x.contiguous().unflatten(1, (shares, -1)).flatten(0, 1), grid.repeat_interleave(shares, dim=0)
+    samples = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return samples.unflatten(0, (len(points), -1)).flatten(1, 2)
 
 
 class DePatch(nn.Module):
@@ -98,7 +105,7 @@ class DePatch(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.offset_predictor.weight.dtype)
             boxes = self.predict_boxes(x)
-        if torch.is_grad_enabled() or not computes_in_parts(x):
+        if torch.is_grad_enabled() or not runs_on_cpu(x):
             return self.norm(self.project(self.sample(x, boxes)))
         x = x.contiguous()  # once, and not for each part
         parts = compute_in_parts(lambda part: self.project(self.sample(x, part)), boxes, self.output_proj.in_features)

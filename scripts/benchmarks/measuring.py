@@ -202,8 +202,14 @@ def awaited(action: Action, device: str) -> Action:
 
 def count_arithmetic(action: Action) -> dict[str, int]:
     """Floating-point operations of matrix products, convolutions and attention, by operator."""
-    from torch.utils.flop_counter import FlopCounterMode
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-    with FlopCounterMode(display=False) as counter:
+    def count_attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    # PyTorch before 2.15 does not count this one.
+    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: count_attention}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         action()
     return {str(operator): count for operator, count in counter.get_flop_counts()["Global"].items()}

@@ -16,6 +16,7 @@ from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.evaluation.figures import Truth
 from dpt_zoo.manifest import list_demos
 from dpt_zoo.models import DPT
+from dpt_zoo.models.cpu import Linear
 
 from .measuring import Comparison, Settings, awaited, find_devices, time_in_turn
 
@@ -89,6 +90,8 @@ class Reduced(nn.Module):
         if "float16 weights" in way:
             backbone = backbone.half().float()
         if "int8" in way:
+            for module in backbone.modules():
+                module.__class__ = nn.Linear if isinstance(module, Linear) else type(module)  # which alone it replaces
             # DePatch reads the weights of its linear layers, so that only the blocks' are replaced.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of deprecation, in favour of a package of its own

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import platform
-import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dpt_zoo.environment import versions
+from dpt_zoo.environment import processor_name, versions
 from dpt_zoo.files import open_atomic
 
 from .measuring import Comparison
@@ -45,10 +44,9 @@ def describe_machine() -> dict[str, Any]:
     """The processors and versions that figures depend on."""
     import torch
 
-    processor = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
-        "processor": processor[1] if processor else platform.machine(),
+        "processor": processor_name(),
         "processors": os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         **gpu,
