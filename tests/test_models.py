@@ -225,9 +225,20 @@ class TestProcessors:
         layer = Linear(16, 24).to(dtype)
         assert "aten.convolution.default" not in operators_of(layer, torch.randn(2, 5, 16, dtype=dtype))
 
-    @pytest.mark.parametrize("threads", [1, 3, 4])
-    @pytest.mark.parametrize("batch", [1, 2])
-    def test_sampling_shared_out_to_threads_is_sampling(self, batch: int, threads: int) -> None:
+    @pytest.mark.parametrize(
+        ("batch", "threads", "shares"), [(1, 1, 1), (1, 3, 3), (1, 4, 2), (2, 1, 1), (2, 3, 3), (2, 4, 2)]
+    )
+    def test_sampling_shared_out_to_threads_is_sampling(
+        self, batch: int, threads: int, shares: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images: list[int] = []
+        grid_sample = torch.nn.functional.grid_sample
+
+        def sample_and_tell(x: Tensor, grid: Tensor, **options: Any) -> Tensor:
+            images.append(len(x))
+            return grid_sample(x, grid, **options)
+
+        monkeypatch.setattr(torch.nn.functional, "grid_sample", sample_and_tell)
         x = torch.randn(batch, 6, 9, 8, dtype=torch.float64, requires_grad=True)
         points = torch.rand(batch, 3, 7, 2, dtype=torch.float64, requires_grad=True)
         default = torch.get_num_threads()
@@ -240,6 +251,7 @@ class TestProcessors:
             finally:
                 torch.set_num_threads(default)
         assert results[0][0].shape == (batch, 6, 3, 7)
+        assert images == [batch * shares, batch]
         for shared_out, alone in zip(*results, strict=True):
             assert torch.allclose(shared_out, alone, rtol=0, atol=1e-12)
 
