@@ -1,7 +1,9 @@
 """One run in many processes: those that torchrun or Slurm started."""
 
+import atexit
 import contextlib
 import functools
+import gc
 import itertools
 import os
 import warnings
@@ -10,6 +12,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed.nn.functional  # its functions' defaults would keep the group in which it is first imported
 from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
@@ -37,6 +40,7 @@ def process_group() -> Iterator[None]:
         yield
         return
     _join(place)
+    _end_threads_at_exit()
     try:
         yield
     except BaseException:
@@ -116,3 +120,12 @@ def _meeting_place() -> Store:
         reason = str(error).splitlines()[0]
         raise InputError(f"the processes cannot meet at {address}: {reason}: try another PORT=...") from error
     return store
+
+
+@functools.cache
+def _end_threads_at_exit() -> None:
+    """Let Gloo's threads end before the interpreter does: one that frees a tensor later aborts the process.
+
+    They live as long as anything knows their group, as a trained model does that is part of a reference cycle.
+    """
+    atexit.register(gc.collect)

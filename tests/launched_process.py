@@ -1,5 +1,6 @@
 """What tests have the scripts start in the place of `dpt-zoo`: `train PART [options]`, in a folder of the test's."""
 
+import atexit
 import json
 import os
 import signal
@@ -83,6 +84,19 @@ def join_twice() -> None:
     except InputError:
         seen = {"sums": sums, "joined": distributed.is_initialized()}
         Path(f"{os.environ['RANK']}.json").write_text(json.dumps(seen))
+
+
+def leave_a_cycle() -> None:
+    """Leave a model of the group behind that only the garbage collector finds; write down the threads at the end."""
+
+    def write_threads() -> None:
+        threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+        Path(f"{os.environ['RANK']}.json").write_text(json.dumps(threads))
+
+    atexit.register(write_threads)  # before the group's own, and so after it
+    with process_group():
+        model: Any = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+        model.itself = [model]
 
 
 def kill_the_second() -> None:

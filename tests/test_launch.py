@@ -132,6 +132,16 @@ def test_they_join_again_and_leave_with_an_error(tmp_path: Path) -> None:
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {"sums": [3, 3], "joined": False}
 
 
+def test_no_thread_outlives_the_interpreter(tmp_path: Path) -> None:
+    add_programs(tmp_path, launched=LAUNCHED)
+    done = run("dist_train.sh leave_a_cycle 2", tmp_path, PYTHON_EXEC=f"{tmp_path}/launched")
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        threads = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert threads
+        assert not [name for name in threads if "gloo" in name]
+
+
 @pytest.mark.parametrize("part", ["kill_the_second", "fail_in_the_second"])
 def test_a_process_that_is_lost_ends_the_others(part: str, tmp_path: Path) -> None:
     add_programs(tmp_path, launched=LAUNCHED)
