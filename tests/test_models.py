@@ -27,7 +27,7 @@ from dpt_zoo.manifest import get_checkpoint
 from dpt_zoo.models import DPT, DPTClassifier, cpu, depatch
 from dpt_zoo.models.attention import Block, SpatialReductionAttention, attend
 from dpt_zoo.models.backbone import SIZES
-from dpt_zoo.models.cpu import Linear
+from dpt_zoo.models.cpu import FastConvolutions, Linear
 from dpt_zoo.models.depatch import DePatch, grid_points, sample_bilinear
 
 STRIDES = (4, 8, 16, 32)
@@ -224,6 +224,50 @@ class TestProcessors:
         monkeypatch.setattr(cpu, "_convolves_faster", lambda: True)
         layer = Linear(16, 24).to(dtype)
         assert "aten.convolution.default" not in operators_of(layer, torch.randn(2, 5, 16, dtype=dtype))
+
+    @pytest.mark.parametrize("batch", [1, 2])
+    @pytest.mark.parametrize(("kernel", "size"), [(1, 3), (1, 64), (3, 16), (3, 64)])
+    def test_a_fast_convolution_is_the_convolution(self, kernel: int, size: int, batch: int) -> None:
+        layer = torch.nn.Conv2d(64, 24, kernel, padding=kernel // 2)
+        maps = torch.randn(batch, 64, size, size)
+        with torch.no_grad():
+            expected = layer.double()(maps.double())
+            layer.float()
+            with FastConvolutions():
+                found, operators = layer(maps), operators_of(layer, maps)
+        assert found.is_contiguous()
+        assert (found - expected).abs().max() < 1e-4 * expected.std()
+        assert ("aten.addmm.default" in operators) == (kernel == 1)
+        by_winograd = (kernel, size) == (3, 64) and torch._nnpack_available()
+        assert ("aten._nnpack_spatial_convolution.default" in operators) == by_winograd
+
+    @pytest.mark.parametrize(
+        ("options", "dtype", "layout", "grad"),
+        [
+            ({"stride": 2}, torch.float32, torch.contiguous_format, False),
+            ({"groups": 2}, torch.float32, torch.contiguous_format, False),
+            ({"bias": False}, torch.float32, torch.contiguous_format, False),
+            ({}, torch.float64, torch.contiguous_format, False),
+            ({}, torch.float32, torch.channels_last, False),
+            ({}, torch.float32, torch.contiguous_format, True),
+        ],
+    )
+    @pytest.mark.parametrize("kernel", [1, 3])
+    def test_other_convolutions_stay_as_they_are(
+        self, kernel: int, options: dict[str, Any], dtype: torch.dtype, layout: torch.memory_format, grad: bool
+    ) -> None:
+        layer = torch.nn.Conv2d(16, 24, kernel, padding=kernel // 2, dtype=dtype, **options)
+        maps = torch.randn(1, 16, 64, 64, dtype=dtype).contiguous(memory_format=layout)
+        with torch.set_grad_enabled(grad):
+            expected = layer(maps)
+            with FastConvolutions():
+                assert torch.equal(layer(maps), expected)
+                assert "aten.convolution.default" in operators_of(layer, maps)
+
+    def test_autocast_convolves_in_half_precision(self) -> None:
+        layer, maps = torch.nn.Conv2d(16, 24, 1), torch.randn(1, 16, 8, 8)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), FastConvolutions():
+            assert layer(maps).dtype == torch.bfloat16
 
     @pytest.mark.parametrize(
         ("batch", "threads", "shares"), [(1, 1, 1), (1, 3, 3), (1, 4, 2), (2, 1, 1), (2, 3, 3), (2, 4, 2)]

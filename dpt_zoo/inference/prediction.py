@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from .. import mmlab  # noqa: F401  (before mmdet)
+from ..models.cpu import FastConvolutions
 from .detections import RLE, encode_mask
 
 CACHED_OBJECTS = 16
@@ -43,10 +44,14 @@ def predict(model: Any, batch: dict[str, Any], score_threshold: float, amp: bool
     images, samples = prepared["inputs"], prepared["data_samples"]
     device = images.device.type
     with torch.autocast(device, enabled=amp):
-        features = model.extract_feat(images)
+        maps = model.backbone(images)
+        if device == "cpu":  # as fast convolutions and RoIAlign take them
+            maps = tuple(each.contiguous() for each in maps)
+        with FastConvolutions():
+            features = model.neck(maps)
     if amp and device == "cpu":
         features, amp = tuple(each.float() for each in features), False
-    with torch.autocast(device, enabled=amp):
+    with torch.autocast(device, enabled=amp), FastConvolutions():
         return _find_objects(model, features, samples, score_threshold)
 
 

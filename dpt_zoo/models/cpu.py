@@ -3,15 +3,20 @@
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..environment import processor_name
 
 CACHED_ELEMENTS = 2**20
 """Elements that stay in the cache of a processor's core."""
+
+WINOGRAD_PIXELS = 3000
+"""From so many on, a map takes less time by Winograd's algorithm; its weights have to be transformed first."""
 
 
 def runs_on_cpu(x: Tensor) -> bool:
@@ -54,3 +59,51 @@ class Linear(nn.Linear):
 def _convolves_faster() -> bool:
     """Whether oneDNN, which convolves, is faster than MKL, which multiplies: on AMD's processors, to MKL strangers."""
     return "AMD" in processor_name() and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+
+
+class FastConvolutions(TorchFunctionMode):
+    """Within it, a CPU takes less time for convolutions of contiguous float32 maps without gradients.
+
+    Those of 1x1 patches are matrix products; those of 3x3 patches of large maps take NNPACK's Winograd algorithm, with
+    a fifth of the multiplications, and ten times the rounding errors, which are below 1e-4 of the standard deviation.
+    Source: Lavin and Gray, arXiv 1509.09308.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.conv2d and not kwargs and (convolve := _fast_convolution(*args)):
+            maps, weight, bias = args[:3]
+            convolved = [convolve(each, weight, bias) for each in maps.split(1)]
+            return convolved[0] if len(convolved) == 1 else torch.cat(convolved)
+        return func(*args, **kwargs or {})
+
+
+def _fast_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *geometry: Any) -> Any:
+    """Return what computes `F.conv2d` of these arguments faster, if anything does: of one map, its weight and bias."""
+    if (
+        bias is None
+        or not (x.dtype == weight.dtype == torch.float32 and x.ndim == 4 and x.is_contiguous() and runs_on_cpu(x))
+        or torch.is_grad_enabled()
+        or torch.is_autocast_enabled("cpu")
+    ):
+        return None
+    if weight.shape[2:] == (1, 1) and geometry == ((1, 1), (0, 0), (1, 1), 1):
+        return _multiply
+    if weight.shape[2:] == (3, 3) and geometry == ((1, 1), (1, 1), (1, 1), 1):
+        return _convolve_by_winograd if x[0, 0].numel() >= WINOGRAD_PIXELS and _has_nnpack() else None
+    return None
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    y = torch.addmm(bias[:, None], weight.flatten(1), x[0].flatten(1))
+    return y.view(1, -1, *x.shape[2:])
+
+
+def _convolve_by_winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch._nnpack_spatial_convolution(x, weight, bias, 1)
+
+
+@cache
+def _has_nnpack() -> bool:
+    return hasattr(torch, "_nnpack_spatial_convolution") and torch._nnpack_available()
