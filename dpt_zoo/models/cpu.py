@@ -79,7 +79,9 @@ class FastConvolutions(TorchFunctionMode):
         return func(*args, **kwargs or {})
 
 
-def _fast_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *geometry: Any) -> Any:
+def _fast_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *geometry: Any
+) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
     """Return what computes `F.conv2d` of these arguments faster, if anything does: of one map, its weight and bias."""
     if (
         bias is None
