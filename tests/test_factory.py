@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from mmdet.apis import inference_detector
@@ -67,8 +68,9 @@ class TestModel:
         model = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=str(rule_file))
         theirs = inference_detector(model, str(PHOTO)).pred_instances.numpy()
         ours = Detector(model, score_threshold=0)(PHOTO)
-        assert (ours.boxes == theirs.bboxes).all() and (ours.scores == theirs.scores).all()
-        assert ours.masks is not None and (ours.masks == theirs.masks).all()
+        np.testing.assert_allclose(ours.boxes, theirs.bboxes, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=5e-5)
+        assert ours.masks is not None and (ours.masks != theirs.masks).mean() < 1e-6
 
     def test_without_weights_it_is_initialised_for_training(self) -> None:
         model: Any = dpt_zoo.create_model("retinanet_dpt_t_1x", pretrained=False)
