@@ -1,8 +1,8 @@
-"""What a CPU computes in another order than a GPU: in parts that stay in the cache, and shared out to its threads."""
+"""What a CPU computes otherwise than a GPU: in parts that it can cache, shared out to threads, by other algorithms."""
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -92,18 +92,15 @@ def _fast_convolution(
         return None
     if weight.shape[2:] == (1, 1) and geometry == ((1, 1), (0, 0), (1, 1), 1):
         return _multiply
-    if weight.shape[2:] == (3, 3) and geometry == ((1, 1), (1, 1), (1, 1), 1):
-        return _convolve_by_winograd if x[0, 0].numel() >= WINOGRAD_PIXELS and _has_nnpack() else None
+    is_large = x.shape[2] * x.shape[3] >= WINOGRAD_PIXELS
+    if weight.shape[2:] == (3, 3) and geometry == ((1, 1), (1, 1), (1, 1), 1) and is_large and _has_nnpack():
+        return partial(torch._nnpack_spatial_convolution, padding=1)
     return None
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     y = torch.addmm(bias[:, None], weight.flatten(1), x[0].flatten(1))
     return y.view(1, -1, *x.shape[2:])
-
-
-def _convolve_by_winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return torch._nnpack_spatial_convolution(x, weight, bias, 1)
 
 
 @cache
