@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ import torch
 from explicit_dpt import ExplicitBlock, make_explicit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
@@ -20,6 +22,7 @@ from mmengine.registry import init_default_scope
 from reference_data import random_images
 from rule_weights import load_rule_weights
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpt_zoo.errors import InputError
@@ -29,8 +32,10 @@ from dpt_zoo.models.attention import Block, SpatialReductionAttention, attend
 from dpt_zoo.models.backbone import SIZES
 from dpt_zoo.models.cpu import FastConvolutions, Linear
 from dpt_zoo.models.depatch import DePatch, grid_points, sample_bilinear
+from dpt_zoo.models.detection import CachedAnchorGenerator
 
 STRIDES = (4, 8, 16, 32)
+ANCHORS = {"scales": [8], "ratios": [0.5, 1.0, 2.0], "strides": [4, 8]}
 
 
 @pytest.fixture(scope="module")
@@ -339,6 +344,113 @@ def test_compiled_for_two_sizes_it_takes_any(training: bool) -> None:
                 images = random_images(7, (1, 3, *size))
                 for ours, expected in zip(compiled(images), model(images), strict=True):
                     assert (ours - expected).abs().max() < 1e-4 * expected.std()
+
+
+class TestKept:
+    """What depends on an image's size alone is computed once for it."""
+
+    def test_position_embeddings_are_kept_for_the_last_size(self) -> None:
+        model = DPT("nano").eval()
+        with torch.inference_mode():
+            first = model.position_embedding(2, (5, 9))
+            assert model.position_embedding(2, (5, 9)) is first
+            assert model.position_embedding(2, (9, 5)) is not first
+            assert model.position_embedding(2, (5, 9)) is not first
+            assert torch.equal(model.position_embedding(2, (5, 9)), first)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda model: model.pos_embed2.data.mul_(2),  # as an average of weights is put in and taken out
+            lambda model: model.load_state_dict(DPT("nano").state_dict()),
+            lambda model: model.half(),
+            lambda model: setattr(model, "pos_embed2", torch.nn.Parameter(torch.zeros(1, 24**2, 64))),
+        ],
+        ids=["data", "load_state_dict", "half", "another parameter"],
+    )
+    def test_other_weights_have_other_embeddings(self, change: Callable[[Any], Any]) -> None:
+        model = DPT("nano").eval()
+        with torch.inference_mode():
+            before = model.position_embedding(2, (5, 9))
+        change(model)
+        with torch.inference_mode():
+            after = model.position_embedding(2, (5, 9))
+        anew = model.position_embedding(2, (5, 9)).detach()  # with gradients none is kept
+        assert torch.equal(after, anew)
+        assert before.dtype != after.dtype or not torch.equal(before, after)
+
+    def test_copies_and_files_hold_none(self) -> None:
+        model = DPT("nano").eval()
+        size = len(pickle.dumps(model))
+        images = random_images(7, (1, 3, 320, 480))
+        with torch.inference_mode():
+            maps = model(images)
+            assert len(pickle.dumps(model)) < size + 1000
+            assert all(torch.equal(a, b) for a, b in zip(copy.deepcopy(model)(images), maps, strict=True))
+
+    def test_what_inference_keeps_training_can_use(self) -> None:
+        images = random_images(7, (1, 3, 64, 96))
+        gradients = []
+        for infer_first in (False, True):
+            depatch.kept_centres.cache_clear()
+            model = load_rule_weights(DPT("nano", drop_path_rate=0.0))
+            if infer_first:
+                with torch.inference_mode():
+                    model(images)
+            gradients.append(torch.autograd.grad(model(images)[-1].square().sum(), list(model.parameters())))
+        assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+    def test_tensors_without_values_are_not_kept(self) -> None:
+        """PyTorch traces with such tensors, which are said to be on a CPU."""
+        depatch.kept_centres.cache_clear()
+        with FakeTensorMode(), torch.inference_mode():
+            model = DPT("nano").eval()
+            for _ in range(2):
+                assert model(torch.zeros(1, 3, 64, 96))[-1].shape == (1, 192, 2, 3)
+        assert depatch.kept_centres.cache_info().currsize == 0
+
+    def test_patch_centres_are_kept(self) -> None:
+        depatch.kept_centres.cache_clear()
+        model = DPT("nano").eval()
+        with torch.inference_mode():
+            for _ in range(3):
+                model(torch.zeros(1, 3, 64, 96))
+        counts = depatch.kept_centres.cache_info()
+        assert (counts.misses, counts.hits) == (3, 6)  # of three stages
+
+    @settings(max_examples=20, deadline=None)
+    @given(sizes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=2, max_size=6))
+    def test_anchors_are_mmdetections(self, sizes: list[tuple[int, int]]) -> None:
+        ours, theirs = CachedAnchorGenerator(**ANCHORS), AnchorGenerator(**ANCHORS)
+        for height, width in sizes:
+            maps = [(2 * height, 2 * width), (height, width)]
+            dtype = torch.float16 if height == width else torch.float32
+            for a, b in zip(*(each.grid_priors(maps, dtype, "cpu") for each in (ours, theirs)), strict=True):
+                assert a.dtype == dtype
+                assert torch.equal(a, b)
+
+    def test_anchors_are_kept_for_the_last_size(self) -> None:
+        anchors = CachedAnchorGenerator(**ANCHORS)
+        first = anchors.grid_priors([(4, 6), (2, 3)], device="cpu")
+        again = anchors.grid_priors([torch.Size((4, 6)), torch.Size((2, 3))], device="cpu")
+        assert all(a is b for a, b in zip(first, again, strict=True))
+
+    def test_anchors_of_inference_mode_are_not_for_training(self) -> None:
+        anchors = CachedAnchorGenerator(**ANCHORS)
+        with torch.inference_mode():
+            anchors.grid_priors([(4, 6), (2, 3)], device="cpu")
+        assert not any(each.is_inference() for each in anchors.grid_priors([(4, 6), (2, 3)], device="cpu"))
+
+    def test_a_compiler_makes_anchors_by_itself(self) -> None:
+        anchors = CachedAnchorGenerator(**ANCHORS)
+
+        @torch.compile(fullgraph=True, backend="eager")
+        def make(x: Tensor) -> Tensor:
+            return torch.cat(anchors.grid_priors([x.shape[2:], (2, 3)], device="cpu"))
+
+        for _ in range(2):
+            made = make(torch.zeros(1, 1, 4, 6))
+        assert torch.equal(made, torch.cat(anchors.grid_priors([(4, 6), (2, 3)], device="cpu")))
 
 
 class TestDePatch:

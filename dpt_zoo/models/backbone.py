@@ -1,7 +1,7 @@
 """DPT, the backbone: a pyramid of four transformer stages, three of them behind a DePatch (paper section 3)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
 from .attention import Block, Size, map_to_tokens, tokens_to_map
+from .cpu import runs_on_cpu
 from .depatch import DePatch, PatchEmbed
 
 
@@ -50,6 +51,18 @@ SIZES = {
 STRIDES = (4, 8, 16, 32)
 
 
+class ResizedPosition(NamedTuple):
+    """A position embedding `(1, N, C)`, and what it is on a map of `size`: `(1, H*W, C)`."""
+
+    embedding: Tensor
+    size: Size
+    resized: Tensor
+
+    def is_of(self, embedding: Tensor, size: Size) -> bool:
+        """Whether it is this embedding's, by content: what is written through `.data` leaves no other trace."""
+        return self.size == size and self.embedding.dtype == embedding.dtype and torch.equal(self.embedding, embedding)
+
+
 class DPT(nn.Module):
     """The backbone, with the authors' parameter names.
 
@@ -72,6 +85,7 @@ class DPT(nn.Module):
             raise InputError(f"there is no DPT of size {size!r}: choose one of {', '.join(SIZES)}")
         self.size = size
         self.gradient_checkpointing = gradient_checkpointing
+        self._resized_positions: dict[int, ResizedPosition] = {}
         self.stages = dict(enumerate(SIZES[size], 1))
         for index, stage in self.stages.items():
             # The last position embedding has one more entry, in front: the class token's.
@@ -141,15 +155,32 @@ class DPT(nn.Module):
         return module(*inputs)
 
     def position_embedding(self, stage: int, size: Size) -> Tensor:
-        """A stage's position embedding on a map of `size`, without the class token's: `(1, H*W, C)`."""
+        """A stage's position embedding on a map of `size`, without the class token's: `(1, H*W, C)`.
+
+        On a CPU, without gradients, each stage's is kept for the next map of that size.
+        """
         side = self.stages[stage].position_side
         embedding: Tensor = getattr(self, f"pos_embed{stage}")[:, -(side**2) :]
         # The authors compare cell counts with stage 1's, not shapes: there, a map of 28x112 takes the
         # embedding of 56x56 as it stands.
         if size == (side, side) or (stage == 1 and math.prod(size) == side**2):
             return embedding
-        resized = F.interpolate(tokens_to_map(embedding, (side, side)), size, mode="bilinear", align_corners=False)
-        return map_to_tokens(resized)
+        if torch.is_grad_enabled() or not runs_on_cpu(embedding):
+            return resize_tokens(embedding, (side, side), size)
+        kept = self._resized_positions.get(stage)
+        if kept is None or not kept.is_of(embedding, size):
+            kept = ResizedPosition(embedding.clone(), size, resize_tokens(embedding, (side, side), size))
+            self._resized_positions[stage] = kept
+        return kept.resized
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_resized_positions": {}}  # a copy, or a file, can make its own
+
+
+def resize_tokens(tokens: Tensor, size: Size, new_size: Size) -> Tensor:
+    """Resize the map that tokens `(B, H*W, C)` make, bilinearly: to `(B, H'*W', C)`."""
+    resized = F.interpolate(tokens_to_map(tokens, size), new_size, mode="bilinear", align_corners=False)
+    return map_to_tokens(resized)
 
 
 def init_linear(module: nn.Module) -> None:

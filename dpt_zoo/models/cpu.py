@@ -20,8 +20,11 @@ WINOGRAD_PIXELS = 3000
 
 
 def runs_on_cpu(x: Tensor) -> bool:
-    """Whether a CPU computes with `x` operator by operator; a compiler would arrange things by itself."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether a CPU computes with `x` operator by operator; a compiler would arrange things by itself.
+
+    Tensors of another class, such as those without values that PyTorch traces with, only seem to be on a CPU.
+    """
+    return x.device.type == "cpu" and type(x) is Tensor and not torch.compiler.is_compiling()
 
 
 def split_to_cache(x: Tensor, width: int) -> tuple[Tensor, ...]:

@@ -1,6 +1,7 @@
 """Patch embeddings: the plain one of stage 1, and DePatch of stages 2 to 4 (paper section 3)."""
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,9 @@ def patch_centres(size: Size, dtype: torch.dtype, device: torch.device) -> Tenso
     return torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)
 
 
+kept_centres = lru_cache(maxsize=16)(patch_centres)
+
+
 class BoxCoder(nn.Module):
     """Turn the four numbers predicted for each patch into the box that the patch is sampled from."""
 
@@ -44,7 +48,8 @@ class BoxCoder(nn.Module):
         """Decode `(B, N, 4)` dx, dy, dw, dh on a grid of `size` patches to `(B, N, 4)` xyxy in [0, 1]."""
         height, width = size
         patch = offsets.new_tensor((1 / width, 1 / height))
-        centres = patch_centres(size, offsets.dtype, offsets.device) + offsets[..., :2].tanh() * patch
+        centres_of = kept_centres if runs_on_cpu(offsets) else patch_centres
+        centres = centres_of(size, offsets.dtype, offsets.device) + offsets[..., :2].tanh() * patch
         half_sizes = (offsets[..., 2:] + self.wh_bias).tanh().relu() * patch
         return torch.cat((centres - half_sizes, centres + half_sizes), dim=-1).clamp(0, 1)
 

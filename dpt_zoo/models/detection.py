@@ -1,12 +1,20 @@
-"""DPT as an MMDetection backbone: `dict(type="DPT", size="tiny")`. The configs name this module as their import."""
+"""DPT as an MMDetection backbone, `dict(type="DPT", size="tiny")`, and the anchors of its detectors.
 
+The configs name this module as their import.
+"""
+
+from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from .. import mmlab  # noqa: F401  # before mmdet: it is what makes mmdet importable
 
 # isort: split
-from mmdet.registry import MODELS
+from mmdet.models.task_modules.prior_generators import AnchorGenerator
+from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.logging import print_log
+from torch import Tensor
 
 from ..errors import InputError
 from ..manifest import read_manifest
@@ -67,3 +75,26 @@ class DPT(backbone.DPT):
         load_weights(self, backbones, path, f"DPT-{self.size.capitalize()}")
         parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in left_out)) or "none"
         print_log(f"backbone: {len(backbones)} tensors from {origin}, left out: {parts}", "current")
+
+
+@TASK_UTILS.register_module()
+class CachedAnchorGenerator(AnchorGenerator):  # type: ignore[misc]
+    """MMDetection's anchors, made once for images of one size: on a GPU, that is dozens of small operations."""
+
+    _cached: tuple[Any, list[Tensor]] | None = None
+
+    def grid_priors(
+        self,
+        featmap_sizes: Sequence[tuple[int, ...]],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cuda",
+    ) -> list[Tensor]:
+        """Return the anchors of each feature map `(H, W)`: `(H*W*A, 4)` xyxy in pixels, not to be written to."""
+        if torch.compiler.is_compiling():
+            return super().grid_priors(featmap_sizes, dtype, device)
+        # Training cannot use what inference mode has made.
+        key = ([tuple(size) for size in featmap_sizes], dtype, str(device), torch.is_inference_mode_enabled())
+        cached = self._cached
+        if cached is None or cached[0] != key:
+            cached = self._cached = key, super().grid_priors(featmap_sizes, dtype, device)
+        return list(cached[1])
