@@ -150,13 +150,13 @@ class Block(nn.Module):
         """Compute without gradients, a part of the tokens at a time."""
         tokens = self.norm1(x)
         k, v = self.attn.keys_and_values(tokens, size)
-        x = x.clone()
+        # The sum takes the place of the tokens that have attended: the system clears each page of new memory.
         parts = (split_to_cache(each, 2 * x.shape[2]) for each in (x, tokens))  # queries and what they find
         for part, part_tokens in zip(*parts, strict=True):
-            part += self.attn.attend_from(part_tokens, k, v)
-        for part in split_to_cache(x, self.mlp.fc1.out_features):
+            torch.add(part, self.attn.attend_from(part_tokens, k, v), out=part_tokens)
+        for part in split_to_cache(tokens, self.mlp.fc1.out_features):
             part += self.mlp(self.norm2(part))
-        return x
+        return tokens
 
     def _add(self, x: Tensor, branch: Callable[[Tensor], Tensor], *modules: nn.Module) -> Tensor:
         """Add to tokens `(B, N, C)` what a branch, which these modules are for, makes of them.

@@ -28,8 +28,9 @@ def runs_on_cpu(x: Tensor) -> bool:
 
 
 def split_to_cache(x: Tensor, width: int) -> tuple[Tensor, ...]:
-    """Split tokens `(B, N, ...)`, few enough in each part to cache `width` elements of each."""
-    return x.split(max(1, CACHED_ELEMENTS * torch.get_num_threads() // (len(x) * width)), dim=1)
+    """Split tokens `(B, N, ...)` equally, few enough in each part to cache `width` elements of each."""
+    elements = len(x) * x.shape[1] * width
+    return x.tensor_split(math.ceil(elements / (CACHED_ELEMENTS * torch.get_num_threads())), dim=1)
 
 
 def compute_in_parts(compute: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
