@@ -150,7 +150,7 @@ class Block(nn.Module):
         """Compute without gradients, a part of the tokens at a time."""
         tokens = self.norm1(x)
         k, v = self.attn.keys_and_values(tokens, size)
-        # The sum takes the place of the tokens that have attended: the system clears each page of new memory.
+        # The sum takes the place of tokens that have attended: of new memory the system clears each page.
         parts = (split_to_cache(each, 2 * x.shape[2]) for each in (x, tokens))  # queries and what they find
         for part, part_tokens in zip(*parts, strict=True):
             torch.add(part, self.attn.attend_from(part_tokens, k, v), out=part_tokens)
