@@ -450,6 +450,7 @@ class TestKept:
 
         for _ in range(2):
             made = make(torch.zeros(1, 1, 4, 6))
+            assert anchors._cached is None
         assert torch.equal(made, torch.cat(anchors.grid_priors([(4, 6), (2, 3)], device="cpu")))
 
 

@@ -35,6 +35,7 @@ def patch_centres(size: Size, dtype: torch.dtype, device: torch.device) -> Tenso
 
 
 kept_centres = lru_cache(maxsize=16)(patch_centres)
+"""The same, computed once for each of the last sizes: a CPU's. A compiler makes them within its kernels."""
 
 
 class BoxCoder(nn.Module):
