@@ -12,7 +12,7 @@ DATA = ("configs", "weights_manifest.json", "weights_manifest.schema.json")
 
 
 class BuildWithData(build_py):
-    """Put the data, which a checkout has beside the package, inside it: see `dpt_zoo.manifest.data_path`."""
+    """Put the data, which a checkout has beside the package, inside it: see `dpt_zoo.manifest.records.data_path`."""
 
     def run(self):
         super().run()
@@ -30,7 +30,7 @@ class BuildWithData(build_py):
 
 setup(
     name="dpt-zoo",
-    version=re.search(r'__version__ = "(.+)"', (ROOT / "dpt_zoo/__init__.py").read_text()).group(1),
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "dpt_zoo/_version.py").read_text()).group(1),
     description="The twelve COCO detectors of DPT (Deformable Patch-based Transformer), ready to run today",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -6,24 +6,24 @@ Nothing heavy is imported before it is used: `import dpt_zoo` loads no torch.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ._version import __version__
 
 if TYPE_CHECKING:
-    from .evaluation.run import evaluate
-    from .factory import create_model
+    from .evaluation.evaluator import evaluate
     from .inference import Detector
-    from .manifest import get_checkpoint, list_models
-    from .training.run import train
+    from .manifest.records import get_checkpoint, list_models
+    from .models.factory import create_model
+    from .training.trainer import train
 
-__all__ = ["Detector", "create_model", "evaluate", "get_checkpoint", "list_models", "train"]
+__all__ = ["Detector", "__version__", "create_model", "evaluate", "get_checkpoint", "list_models", "train"]
 
 _HOMES = {
     "Detector": "inference",
-    "create_model": "factory",
-    "evaluate": "evaluation.run",
-    "get_checkpoint": "manifest",
-    "list_models": "manifest",
-    "train": "training.run",
+    "create_model": "models.factory",
+    "evaluate": "evaluation.evaluator",
+    "get_checkpoint": "manifest.records",
+    "list_models": "manifest.records",
+    "train": "training.trainer",
 }
 
 

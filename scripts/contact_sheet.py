@@ -10,8 +10,8 @@ from PIL import Image
 from torchvision.utils import make_grid
 
 import dpt_zoo
-from dpt_zoo.files import open_atomic
 from dpt_zoo.inference.detections import Detections, encode_mask
+from dpt_zoo.utils.files import open_atomic
 
 COLUMNS = 4
 ENLARGED = 2

@@ -66,7 +66,7 @@ def main() -> None:
     from safetensors.torch import save
 
     import dpt_zoo
-    from dpt_zoo.files import open_atomic
+    from dpt_zoo.utils.files import open_atomic
 
     model = dpt_zoo.create_model(args.name, pretrained=False)
     with open_atomic(args.file) as file:

@@ -16,8 +16,8 @@ from typing import Any
 
 import dpt_zoo
 from dpt_zoo.errors import DPTZooError, InputError
-from dpt_zoo.files import hash_file, open_atomic
-from dpt_zoo.manifest import read_manifest, record_measured
+from dpt_zoo.manifest.records import read_manifest, record_measured
+from dpt_zoo.utils.files import hash_file, open_atomic
 from dpt_zoo.weights.converting import write_safetensors
 from dpt_zoo.weights.digests import structure_sha256, tensors_sha256
 from dpt_zoo.weights.reading import Weights, read_state_dict

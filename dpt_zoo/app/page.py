@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..cards import card
 from ..errors import DPTZooError, ImageError
-from ..images import decode_image
 from ..inference import Detections, Detector
 from ..inference.detections import RLE, encode_mask
-from ..manifest import get_checkpoint, list_demos, list_models
+from ..manifest.model_card import card
+from ..manifest.records import get_checkpoint, list_demos, list_models
+from ..utils.images import decode_image
 
 LEAST_SCORE = 0.05
 """What scores less is never shown."""

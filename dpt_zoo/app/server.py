@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DPTZooError, InputError
-from ..manifest import get_checkpoint
+from ..manifest.records import get_checkpoint
 
 
 def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str], object]) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
+from .._version import __version__
 from ..errors import DPTZooError
 from . import app, data, detect, evaluate, models, reproduce, train, weights
 from .printing import BAD_INPUT, complain

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..progress import count_on_terminal
+from ..utils.progress import count_on_terminal
 from .printing import BAD_INPUT
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def run_check_data(args: argparse.Namespace) -> int:
     pair = (args.annotations, args.images)
     if pair.count(None) != (2 if args.data else 0):
         raise InputError("name a data set's folder, or both --annotations and --images")
-    from ..data.formats import Split, check_splits, find_splits
+    from ..data.layouts import Split, check_splits, find_splits
 
     with tempfile.TemporaryDirectory() as work_dir, count_on_terminal("reading images") as report:
         splits = find_splits(args.data, Path(work_dir)) if args.data else [Split(args.annotations.stem, *pair)]
@@ -62,7 +62,7 @@ def run_make_digits(args: argparse.Namespace) -> int:
 
 
 def _print(name: str, check: "Check") -> None:
-    from ..data.problems import describe, printable
+    from ..data.issues import describe, printable
 
     print(
         f"{name}: {check.num_images:,} images, {check.num_empty_images:,} of them without objects; "

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..progress import count_on_terminal
+from ..utils.progress import count_on_terminal
 from .printing import BAD_INPUT
 
 if TYPE_CHECKING:
+    from ..batch.journal import Settings
+    from ..batch.runner import Run, Video
     from ..inference import Detections, Detector
-    from ..inference.journal import Settings
-    from ..inference.run import Run, Video
-    from ..inference.sources import Source
+    from ..inference.inputs import Source
 
 FORMATS = ("json", "jsonl", "coco", "csv", "yolo", "voc", "labelstudio")
 _FOLDER = "detections"
@@ -78,11 +78,11 @@ def add_commands(commands: Any) -> None:
 
 def run_detect(args: argparse.Namespace) -> int:
     """Detect objects in images and videos; bad ones are told at the end, and the others are done."""
+    from ..batch.exporters import WRITERS
+    from ..batch.image_writer import Saver
+    from ..batch.journal import Journal
+    from ..batch.runner import Run
     from ..inference import Detector
-    from ..inference.formats import WRITERS
-    from ..inference.journal import Journal
-    from ..inference.run import Run
-    from ..inference.saving import Saver
 
     images, videos = _find(args.sources)
     folder = _choose_folder(args.out, args.resume)
@@ -128,10 +128,10 @@ def run_detect(args: argparse.Namespace) -> int:
 
 def _find(sources: Sequence[str]) -> tuple[list["Source"], list["Video"]]:
     """The images, and the videos and cameras, that are meant."""
-    from ..images import decode_image
-    from ..inference.run import Video
-    from ..inference.sources import Source, find_sources, is_address
-    from ..inference.video import VIDEO_SUFFIXES
+    from ..batch.runner import Video
+    from ..batch.video import VIDEO_SUFFIXES
+    from ..inference.inputs import Source, find_sources, is_address
+    from ..utils.images import decode_image
 
     cameras = {name: int(name.partition(":")[2]) for name in sources if re.fullmatch(r"camera:\d+", name)}
     images, videos = [], []
@@ -149,7 +149,7 @@ def _find(sources: Sequence[str]) -> tuple[list["Source"], list["Video"]]:
 
 def _choose_folder(out: Path | None, resume: bool) -> Path:
     """The run's folder; one in which nothing is overwritten."""
-    from ..inference.journal import has_run
+    from ..batch.journal import has_run
 
     if out is None:
         numbered = (Path(f"{_FOLDER}-{number}" if number > 1 else _FOLDER) for number in itertools.count(1))
@@ -164,7 +164,7 @@ def _choose_folder(out: Path | None, resume: bool) -> Path:
 
 
 def _settings(detector: "Detector", args: argparse.Namespace) -> "Settings":
-    from ..inference.journal import Settings
+    from ..batch.journal import Settings
     from ..weights.digests import tensors_sha256
 
     unknown = [name for name in args.classes or () if name not in detector.classes]
@@ -194,7 +194,7 @@ def _detect(run: "Run", images: Sequence["Source"], videos: Sequence["Video"]) -
 
 
 def _tell(found: "Detections") -> None:
-    from ..data.problems import printable
+    from ..data.issues import printable
 
     counts = Counter(found.names).most_common()
     objects = ", ".join(f"{count} {name}" for name, count in counts) or "nothing"
@@ -202,7 +202,7 @@ def _tell(found: "Detections") -> None:
 
 
 def _tell_failures(run: "Run") -> int:
-    from ..data.problems import printable
+    from ..data.issues import printable
 
     if not run.failures:
         return 0

@@ -35,8 +35,8 @@ def add_commands(commands: Any) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Measure, and print COCO's tables."""
-    from ..evaluation.figures import NAMES
-    from ..evaluation.run import evaluate
+    from ..evaluation.evaluator import evaluate
+    from ..evaluation.metrics import NAMES
 
     options = {key: value for key, value in vars(args).items() if key not in ("run", "recipe", "weights", "per_class")}
     evaluation = evaluate(args.recipe, args.weights, **options)

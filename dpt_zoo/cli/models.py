@@ -4,9 +4,9 @@ import argparse
 import sys
 from typing import Any
 
-from ..cards import card
 from ..errors import InputError
-from ..manifest import (
+from ..manifest.model_card import card
+from ..manifest.records import (
     SCHEDULE_TITLES,
     Checkpoint,
     Classifier,

@@ -39,8 +39,8 @@ def add_commands(commands: Any) -> None:
 
 def run_reproduce(args: argparse.Namespace) -> int:
     """Evaluate, and tell where the table is; or write a README's tables."""
-    from ..reproduction import Settings, reproduce, select_names
-    from ..results_table import write_tables
+    from ..reproduction.runner import Settings, reproduce, select_names
+    from ..reproduction.table import write_tables
 
     options = {key: value for key, value in vars(args).items() if key not in ("run", "names", "readme")}
     if args.readme:

@@ -37,8 +37,8 @@ def add_commands(commands: Any) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train, and tell where the weights are."""
-    from ..recipe import parse_changes
-    from ..training.run import train
+    from ..engine.config import parse_changes
+    from ..training.trainer import train
 
     options = {key: value for key, value in vars(args).items() if key != "run"}
     weights = train(**{**options, "cfg_options": parse_changes(args.cfg_options)})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, WeightsError
-from ..manifest import Checkpoint, WeightsRecord, get_checkpoint, get_weights_record, read_manifest
+from ..manifest.records import Checkpoint, WeightsRecord, get_checkpoint, get_weights_record, read_manifest
 from ..weights.cache import Entry, cache_dir, list_entries
 from .printing import BAD_INPUT, cache_state, complain, print_table, size
 
@@ -66,7 +66,7 @@ def add_commands(commands: Any) -> None:
 
 def run_download(args: argparse.Namespace) -> int:
     """Fetch, check and convert weights; print what became of each."""
-    from ..download import download, record, select_names
+    from ..weights.prefetch import download, record, select_names
 
     outcomes = download(
         select_names(args.names, args.all),
@@ -188,7 +188,7 @@ def _find_file(source: str) -> Path:
 
 def _find_weights(name: str) -> Path:
     """A model's cached weights, fetched if they are not there."""
-    from ..download import download
+    from ..weights.prefetch import download
 
     (outcome,) = download([name])
     if outcome.error:

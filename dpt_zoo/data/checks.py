@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from ..errors import DataError, ImageError, InputError
-from ..images import load_image
-from ..progress import Report
-from .objects import MAX_NUMBER, Fault, Size, area_faults, box_faults, format_size, mask_faults
-from .problems import Kind, Problem, describe, list_names
+from ..utils.images import load_image
+from ..utils.progress import Report
+from .annotation_checks import MAX_NUMBER, Fault, Size, area_faults, box_faults, format_size, mask_faults
+from .issues import Kind, Problem, describe, list_names
 
 PROVENANCE = "converted_from"
 """The key of a COCO record that names the file and line of another format that it was made from."""

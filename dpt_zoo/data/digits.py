@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 from pycocotools import mask as coco_mask
 
 from ..errors import DPTZooError, InputError, OutputError
-from ..progress import Report
+from ..utils.progress import Report
 
 CLASSES = tuple("0123456789")
 

@@ -6,8 +6,8 @@ from xml.etree.ElementTree import Element
 import defusedxml.ElementTree
 
 from .checks import exists
-from .labels import Object, Part, Picture, images_in, sensible
-from .problems import Kind
+from .annotations import Object, Part, Picture, images_in, sensible
+from .issues import Kind
 
 
 def read_voc(folder: Path) -> tuple[list[str], list[Part]]:

@@ -8,9 +8,9 @@ import yaml
 
 from ..errors import DataError
 from .checks import exists
-from .labels import Object, Part, Picture, images_in, sensible
-from .objects import Size
-from .problems import Kind
+from .annotations import Object, Part, Picture, images_in, sensible
+from .annotation_checks import Size
+from .issues import Kind
 
 
 def find_config(folder: Path) -> Path | None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..data.checks import Check
-from ..data.problems import Kind, list_names
+from ..data.issues import Kind, list_names
 from ..errors import DataError, InputError, OutputError
-from ..factory import read_classes, unnamed_classes
-from ..files import hash_file, open_atomic
+from ..models.factory import read_classes, unnamed_classes
+from ..utils.files import hash_file, open_atomic
 from ..weights.reading import Weights
-from .record import RESULT
-from .results import Results
+from .predictions import Results
+from .result import RESULT
 
 UNREADABLE = (Kind.MISSING_IMAGE, Kind.UNREADABLE_IMAGE)
 """What can be wrong with an image that is skipped."""

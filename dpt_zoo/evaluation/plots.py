@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.problems import printable
-from ..files import open_atomic
-from .figures import Kind
+from ..data.issues import printable
+from ..utils.files import open_atomic
+from .metrics import Kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

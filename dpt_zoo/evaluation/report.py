@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.problems import printable
-from ..files import open_atomic
-from .figures import Figures, Kind
-from .mistakes import MIN_IOU, MIN_SCORE, Mistakes
-from .pictures import draw_worst
+from ..data.issues import printable
+from ..utils.files import open_atomic
+from .error_analysis import MIN_IOU, MIN_SCORE, Mistakes
+from .metrics import Figures, Kind
 from .plots import TITLES, plot_confusion, plot_precision_recall
+from .visualize import draw_worst
 
 _MEANINGS = {
     "mAP": "average precision, the mean over IoU thresholds .50, .55, ... .95",

@@ -1,6 +1,6 @@
 """From an image to detections, and from detections to a picture."""
 
-from ..images import load_image
+from ..utils.images import load_image
 from .detections import Detections
 from .detector import Detector
 

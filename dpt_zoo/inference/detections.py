@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..errors import InputError
-from ..images import write_picture
+from ..utils.images import write_picture
 
 if TYPE_CHECKING:
     import pandas as pd

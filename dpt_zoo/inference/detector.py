@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from .. import mmlab  # noqa: F401  (before mmdet)
 from ..errors import ImageError, InputError
-from ..factory import create_model
+from ..models.factory import create_model
 from .detections import Detections
-from .sources import Source, find_sources, is_single
+from .inputs import Source, find_sources, is_single
 
 READERS = 2
 """Threads that read, decode and resize images while the network runs."""
@@ -169,7 +169,7 @@ class Detector:
 
     def _predict(self, batch: list["_Prepared"]) -> list[Detections]:
         """Run the network on images that are of one size once padded."""
-        from .prediction import predict
+        from .pytorch_backend import predict
 
         packed = [self._pack(each.resized) for each in batch]
         data = {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}

@@ -1,16 +1,18 @@
 """Draw detections on their image, with supervision's annotators."""
 
 import colorsys
+from typing import TYPE_CHECKING
 
 import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 from PIL import Image
 
-from .detections import Detections
+if TYPE_CHECKING:
+    from .detections import Detections
 
 
-def draw(image: NDArray[np.uint8], detections: Detections, *, with_scores: bool = True) -> Image.Image:
+def draw(image: NDArray[np.uint8], detections: "Detections", *, with_scores: bool = True) -> Image.Image:
     """Draw each object's mask, box, class name and score on a copy of an image, one colour per class.
 
     Args:

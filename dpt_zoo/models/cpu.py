@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..environment import processor_name
+from ..utils.environment import processor_name
 
 CACHED_ELEMENTS = 2**20
 """Elements that stay in the cache of a processor's core."""

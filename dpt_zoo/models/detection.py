@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..errors import InputError
-from ..manifest import read_manifest
+from ..manifest.records import read_manifest
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted
 from . import backbone

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 from .. import mmlab  # noqa: F401  (lets torch.load read MMEngine's checkpoints)
 from ..errors import InputError, OutputError, WeightsError
-from ..files import open_atomic
+from ..utils.files import open_atomic
 from ..weights.reading import read_weights, verify_crc
 from .loop import TrainingInterrupted
 

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..files import open_atomic
+from ..utils.files import open_atomic
 
 
 def cache_dir() -> Path:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import InputError, OutputError
-from ..files import atomic_path, open_atomic
+from ..utils.files import atomic_path, open_atomic
 from .reading import META_KEY, Weights, read_weights
 
 

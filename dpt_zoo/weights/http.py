@@ -16,11 +16,11 @@ from urllib.parse import urljoin
 import requests
 import urllib3
 
-from .. import __version__
+from .._version import __version__
 from ..errors import FetchError
-from ..files import check_space, hash_file
-from ..progress import Report
-from ..sources import is_secure
+from ..manifest.locations import is_secure
+from ..utils.files import check_space, hash_file
+from ..utils.progress import Report
 
 ATTEMPTS = 5
 """Attempts in a row that may bring less than `PROGRESS` before a source is given up."""

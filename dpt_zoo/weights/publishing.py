@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
-from .. import __version__, cards
+from .._version import __version__
 from ..errors import DPTZooError, InputError, OutputError
-from ..manifest import Architecture, Checkpoint
-from ..sources import HubFile
+from ..manifest import model_card as cards
+from ..manifest.locations import HubFile
+from ..manifest.records import Architecture, Checkpoint
 from .digests import tensors_sha256
-from .hub import client, reason, status_of
+from .huggingface import client, reason, status_of
 from .store import is_offline
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..errors import FetchError, InputError, OutputError, WeightsError
-from ..files import atomic_path
-from ..manifest import DemoDetector, PublishedWeights, WeightsRecord, read_manifest
-from ..progress import Downloads, Report
-from ..sources import BaiduNetdisk, GoogleDrive, HubFile, LocalFile, Source, parse_location
+from ..manifest.locations import BaiduNetdisk, GoogleDrive, HubFile, LocalFile, Source, parse_location
+from ..manifest.records import DemoDetector, PublishedWeights, WeightsRecord, read_manifest
+from ..utils.files import atomic_path
+from ..utils.progress import Downloads, Report
 from . import gdrive, http
 from .cache import Entry, Facts, cache_dir, remove
 from .converting import write_safetensors
 from .digests import structure_sha256, tensors_sha256
-from .hub import fetch_from_hub
+from .huggingface import fetch_from_hub
 from .loading import check_finite
 from .reading import Weights, read_state_dict, read_weights, verify_crc
 

@@ -44,7 +44,7 @@ def measure_figures(way: str, folder: str, metric: str) -> tuple[float, float, l
 
 
 def _our_figures(annotations: Path, found: Path, kind: Any) -> list[float]:
-    from dpt_zoo.evaluation.figures import Truth
+    from dpt_zoo.evaluation.metrics import Truth
 
     def records() -> Iterator[dict[str, Any]]:  # read when they are asked for, as an evaluation does
         yield from json.loads(found.read_text())

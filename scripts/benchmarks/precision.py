@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dpt_zoo import Detector
 from dpt_zoo.data.digits import make_digit_scenes
-from dpt_zoo.evaluation.figures import Truth
-from dpt_zoo.manifest import list_demos
+from dpt_zoo.evaluation.metrics import Truth
+from dpt_zoo.manifest.records import list_demos
 from dpt_zoo.models import DPT
 from dpt_zoo.models.cpu import Linear
 

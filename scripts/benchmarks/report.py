@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dpt_zoo.environment import processor_name, versions
-from dpt_zoo.files import open_atomic
+from dpt_zoo.utils.environment import processor_name, versions
+from dpt_zoo.utils.files import open_atomic
 
 from .measuring import Comparison
 

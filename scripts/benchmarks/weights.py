@@ -93,7 +93,7 @@ def _compare_reading(original: Path, settings: Settings) -> Iterator[Comparison]
     from mmengine.runner import load_checkpoint
 
     import dpt_zoo
-    from dpt_zoo.factory import build_detector
+    from dpt_zoo.models.factory import build_detector
     from dpt_zoo.weights.loading import load_weights
     from dpt_zoo.weights.store import adopt, read_trusted
 

@@ -1,0 +1,1 @@
+"""Detect objects in many images and videos: one run, written to a folder."""

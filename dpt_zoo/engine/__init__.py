@@ -1,0 +1,1 @@
+"""MMEngine, as this project uses it: configs, the Runner, distributed processes."""

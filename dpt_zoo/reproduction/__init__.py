@@ -1,0 +1,1 @@
+"""The published results measured again, and the table of them."""

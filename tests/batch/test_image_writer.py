@@ -1,0 +1,167 @@
+"""What a run leaves in its folder: the journal, and pictures of each image."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dpt_zoo.batch.image_writer import Saver
+from dpt_zoo.batch.journal import Entry, Journal, Settings
+from dpt_zoo.errors import InputError, OutputError
+from dpt_zoo.inference import Detections
+from dpt_zoo.inference.detections import encode_mask
+
+SETTINGS = Settings(
+    model="mrcnn", weights="0" * 64, classes=("cat", "a/../dog"), kept=("cat", "a/../dog"), score_threshold=0.3
+)
+
+
+def found_in(source: str, *, image: bool = False) -> Detections:
+    """A cat and before it a dog, in an image of 60x40 pixels."""
+    cat, dog = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
+    cat[10:20, 5:25] = True
+    dog[15:35, 20:50] = True
+    return Detections(
+        boxes=np.array([[20, 15, 50, 35], [5, 10, 25, 20]], np.float32),
+        scores=np.array([0.75, 0.5], np.float32),
+        labels=np.array([1, 0]),
+        classes=SETTINGS.classes,
+        size=(40, 60),
+        rles=[encode_mask(dog), encode_mask(cat)],
+        image=np.full((40, 60, 3), 100, np.uint8) if image else None,
+        source=source,
+    )
+
+
+def entry_of(name: str, stem: str | None = None) -> Entry:
+    return Entry(name, stem or name.partition(".")[0], found_in(f"/data/{name}"))
+
+
+def frames_of(name: str, number: int) -> list[Entry]:
+    frames = [f"{name}/{index:06d}" for index in range(number)]
+    entries = [Entry(each, each, found_in(f"/data/{name}"), i, i / 25) for i, each in enumerate(frames)]
+    return [*entries[:-1], replace(entries[-1], is_last=True)]
+
+
+def write(folder: Path, entries: list[Entry], *, resume: bool = False) -> Journal:
+    with Journal(folder, SETTINGS, resume=resume) as journal:
+        for entry in entries:
+            journal.append(entry)
+    return journal
+
+
+class TestJournal:
+    def test_it_gives_back_what_it_was_given(self, tmp_path: Path) -> None:
+        given = [entry_of("a.jpg"), *frames_of("clip.mp4", 2), entry_of("caf\udce9.jpg")]
+        journal = write(tmp_path, given)
+        for before, after in zip(given, journal, strict=True):
+            assert after.to_json() == before.to_json()
+            assert after.found.masks is not None and after.found.names == ["a/../dog", "cat"]
+        lines = pd.read_json(tmp_path / "detections.jsonl", lines=True)
+        assert lines["name"].tolist()[:2] == ["a.jpg", "clip.mp4/000000"]
+        assert json.loads((tmp_path / "run.json").read_text())["score_threshold"] == 0.3
+
+    def test_resuming_knows_what_is_done(self, tmp_path: Path) -> None:
+        write(tmp_path, [entry_of("a.jpg"), *frames_of("clip.mp4", 2)])
+        journal = write(tmp_path, [entry_of("b.jpg")], resume=True)
+        assert journal.has("a.jpg", "/data/a.jpg") and journal.has("clip.mp4", "/data/clip.mp4")
+        assert not journal.has("a.jpg", "/other/a.jpg") and not journal.has("b.jpg", "/data/b.jpg")
+        assert [entry.name for entry in journal] == ["a.jpg", "clip.mp4/000000", "clip.mp4/000001", "b.jpg"]
+
+    @pytest.mark.parametrize("rest", [b'{"name": "b', b"{"], ids=["begun", "hardly begun"])
+    def test_a_half_written_line_does_not_count(self, tmp_path: Path, rest: bytes) -> None:
+        write(tmp_path, [entry_of("a.jpg")])
+        with (tmp_path / "detections.jsonl").open("ab") as file:
+            file.write(rest)
+        journal = write(tmp_path, [entry_of("b.jpg")], resume=True)
+        assert [entry.name for entry in journal] == ["a.jpg", "b.jpg"]
+
+    def test_a_video_counts_when_it_is_whole(self, tmp_path: Path) -> None:
+        write(tmp_path, [entry_of("a.jpg"), *frames_of("clip.mp4", 3)[:2]])
+        journal = write(tmp_path, frames_of("clip.mp4", 3), resume=True)
+        assert not journal.has("clip.mp4", "/data/clip.mp4")
+        assert [entry.frame for entry in journal] == [None, 0, 1, 2]
+
+    def test_resuming_nothing_begins(self, tmp_path: Path) -> None:
+        assert len(list(write(tmp_path, [entry_of("a.jpg")], resume=True))) == 1
+
+    @pytest.mark.parametrize(
+        ("change", "complaint"),
+        [
+            ({"model": "retinanet"}, "of mrcnn, not retinanet"),
+            ({"weights": "1" * 64}, "with other weights"),
+            ({"score_threshold": 0.5}, "with score threshold 0.3, not score threshold 0.5"),
+            ({"kept": ("cat",)}, "with kept cat a/../dog, not kept cat"),
+            ({"size": (640, 480)}, "with size None, not size 640 480"),
+        ],
+    )
+    def test_another_run_is_not_gone_on_with(self, tmp_path: Path, change: dict[str, object], complaint: str) -> None:
+        write(tmp_path, [entry_of("a.jpg")])
+        with pytest.raises(InputError, match=f"holds a run {complaint}: resume it with the same settings, or name"):
+            Journal(tmp_path, replace(SETTINGS, **change), resume=True)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("name", ["run.json", "detections.jsonl"])
+    def test_what_is_no_run_is_not_gone_on_with(self, tmp_path: Path, name: str) -> None:
+        write(tmp_path, [entry_of("a.jpg")])
+        (tmp_path / name).write_text("[1]\n")
+        with pytest.raises(InputError, match=rf"{name}.*: name another folder"):
+            Journal(tmp_path, SETTINGS, resume=True)
+
+    def test_stems_are_unambiguous(self, tmp_path: Path) -> None:
+        names = ["a.jpg", "a.webp", "A.JPG", "b/a.jpg", "a.jpg", "../../c.png", ".hidden", f"{'é' * 300}.png"]
+        with Journal(tmp_path, SETTINGS) as journal:
+            stems = [journal.new_stem(name) for name in names]
+        assert stems[:-1] == ["a", "a.webp", "A.JPG", "b/a", "a.jpg-2", "c", ".hidden"]
+        assert 100 < len(os.fsencode(stems[-1])) < 200
+
+
+class TestSaver:
+    @pytest.mark.parametrize(
+        ("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "JPEG"), ("a.png", "PNG"), ("a", "JPEG")]
+    )
+    def test_pictures(self, tmp_path: Path, name: str, kind: str) -> None:
+        Saver(tmp_path).save(Entry(name, "b/a", found_in(name, image=True)))
+        (path,) = (tmp_path / "pictures" / "b").iterdir()
+        assert path.name == ("a.png" if kind == "PNG" else "a.jpg")
+        with Image.open(path) as picture:
+            assert (picture.format, picture.size) == (kind, (60, 40))
+            assert (np.asarray(picture) != 100).any()
+        assert [each.name for each in tmp_path.iterdir()] == ["pictures"]
+
+    def test_a_picture_that_jpeg_cannot_hold_is_a_png(self, tmp_path: Path) -> None:
+        nothing = found_in("a.jpg")[:0]
+        long = replace(nothing, rles=None, size=(1, 66_000), image=np.zeros((1, 66_000, 3), np.uint8))
+        Saver(tmp_path).save(Entry("a.jpg", "a", long))
+        assert (tmp_path / "pictures" / "a.png").is_file()
+
+    def test_crops(self, tmp_path: Path) -> None:
+        Saver(tmp_path, pictures=False, crops=True).save(Entry("b/a.png", "b/a", found_in("a", image=True)))
+        crops = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*.jpg")}
+        assert set(crops) == {"crops/cat/b/a-2.jpg", "crops/a_.._dog/b/a-1.jpg"}
+        with Image.open(crops["crops/cat/b/a-2.jpg"]) as crop:
+            assert crop.size == (20, 10)
+
+    def test_masks(self, tmp_path: Path) -> None:
+        Saver(tmp_path, pictures=False, masks=True).save(Entry("a.png", "a", found_in("a", image=True)))
+        with Image.open(tmp_path / "masks" / "a.png") as picture:
+            numbers = np.asarray(picture)
+        assert numbers.dtype == np.uint16 and numbers.shape == (40, 60)
+        assert (numbers == 1).sum() == 20 * 30 and (numbers == 2).sum() == 10 * 20 - 5 * 5  # the dog is before the cat
+        assert numbers[17, 22] == 1 and numbers[12, 22] == 2 and numbers[0, 0] == 0
+
+    def test_a_frame_has_no_picture_of_its_own(self, tmp_path: Path) -> None:
+        frame = Entry("clip.mp4/000000", "clip.mp4/000000", found_in("clip.mp4", image=True), frame=0, time=0.0)
+        Saver(tmp_path, masks=True).save(frame)
+        assert [each.relative_to(tmp_path).as_posix() for each in tmp_path.rglob("*.*g")] == [
+            "masks/clip.mp4/000000.png"
+        ]
+
+    def test_what_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "pictures").touch()
+        with pytest.raises(OutputError, match="pictures cannot be made: File exists"):
+            Saver(tmp_path).save(Entry("a.png", "a", found_in("a", image=True)))

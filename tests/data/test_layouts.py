@@ -1,0 +1,473 @@
+"""Data sets in COCO's, YOLO's and Pascal VOC's layouts become COCO annotations that say exactly the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import supervision as sv
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mmdet.datasets import CocoDataset
+from numpy.testing import assert_allclose
+from PIL import Image
+from small_data import (
+    BOX,
+    CLASSES,
+    HEIGHT,
+    POLYGON,
+    POLYGON_BOX,
+    WIDTH,
+    make_coco,
+    make_image,
+    make_voc,
+    make_yolo,
+    voc_object,
+    voc_xml,
+)
+
+from dpt_zoo.data.checks import Check, raise_errors
+from dpt_zoo.data.layouts import Split, check_splits, find_splits
+from dpt_zoo.data.issues import Kind, Problem
+from dpt_zoo.errors import DataError, DPTZooError, OutputError
+
+
+@pytest.fixture
+def work_dir(tmp_path: Path) -> Path:
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder
+
+
+def problems_of(root: Path, work_dir: Path) -> list[Problem]:
+    return [problem for check in check_splits(find_splits(root, work_dir)) for problem in check.problems]
+
+
+def content_of(split: Split) -> Any:
+    return json.loads(split.annotations.read_text())
+
+
+# --- COCO
+
+
+@pytest.mark.parametrize("images", ["{}", "images/{}"])
+def test_coco(root: Path, work_dir: Path, images: str) -> None:
+    names = ["train2017", "a_third", "val2017"]
+    for name in names:
+        make_coco(root, split=name)
+        (root / "images").mkdir(exist_ok=True)
+        (root / name).rename(root / images.format(name))
+    (root / "annotations" / "captions_val2017.json").write_text("{}")
+    splits = find_splits(root, work_dir)
+    assert [split.name for split in splits] == ["train2017", "a_third", "val2017"]
+    assert [split.images for split in splits] == [root / images.format(split.name) for split in splits]
+    assert not any(check.problems for check in check_splits(splits))
+    assert not work_dir.exists()
+
+
+def test_coco_as_roboflow_exports_it(root: Path, work_dir: Path) -> None:
+    for name in ("train", "valid"):
+        path = make_coco(root, split=name)
+        path.rename(root / name / "_annotations.coco.json")
+    (train, valid) = find_splits(root, work_dir)
+    assert (train.name, train.images, valid.images) == ("train", root / "train", root / "valid")
+    assert not any(check.problems for check in check_splits([train, valid]))
+
+
+def test_a_later_split_has_to_have_the_classes_of_the_first(root: Path, work_dir: Path) -> None:
+    make_coco(root)
+    make_coco(root, lambda content: content["categories"].reverse(), split="val2017")
+    (problem,) = problems_of(root, work_dir)
+    assert problem.kind is Kind.CLASSES and problem.where == "instances_val2017.json"
+
+
+# --- Conversion
+
+
+@pytest.mark.parametrize("make", [make_yolo, make_voc])
+class TestBoth:
+    def test_the_annotations_are_exact(self, root: Path, work_dir: Path, make: Any) -> None:
+        train, val = find_splits(make(root), work_dir)
+        assert (train.name, val.name) == ("train", "val")
+        content = content_of(train)
+        assert [category["name"] for category in content["categories"]] == CLASSES
+        assert content_of(val)["categories"] == content["categories"]
+        box, polygon = content["annotations"]
+        assert_allclose(as_corners(box["bbox"]), BOX, atol=1e-9)
+        assert_allclose(as_corners(polygon["bbox"]), POLYGON_BOX, atol=1e-9)
+        assert_allclose(polygon["segmentation"], [POLYGON], atol=1e-9)
+        assert box["segmentation"] == []
+        assert (box["area"], polygon["area"]) == (pytest.approx(32 * 24), pytest.approx(619.5))
+        assert [each["category_id"] for each in (box, polygon)] == [1, 2]
+        assert [each["id"] for each in content["images"] + content["annotations"]] == [1, 2, 1, 2]
+
+    def test_it_is_sound(self, root: Path, work_dir: Path, make: Any) -> None:
+        checks = check_splits(find_splits(make(root), work_dir))
+        assert all(check.problems == () for check in checks)
+        assert (checks[0].num_images, checks[0].num_empty_images, checks[0].num_masks) == (2, 1, 1)
+
+    def test_mmdetection_loads_it(self, root: Path, work_dir: Path, make: Any) -> None:
+        train = find_splits(make(root), work_dir)[0]
+        path = train.annotations
+        keep_polygons(path)  # MMDetection's pipeline for masks takes no objects without
+        dataset = CocoDataset(
+            ann_file=str(path),
+            data_prefix={"img": str(train.images)},
+            metainfo={"classes": CLASSES},
+            pipeline=[
+                {"type": "LoadImageFromFile"},
+                {"type": "mmdet.LoadAnnotations", "with_bbox": True, "with_mask": True},
+                {"type": "mmdet.PackDetInputs"},
+            ],
+        )
+        loaded = dataset[0]
+        assert loaded["inputs"].shape == (3, HEIGHT, WIDTH)
+        instances = loaded["data_samples"].gt_instances
+        assert_allclose(instances.bboxes.tensor.tolist(), [POLYGON_BOX])
+        assert instances.labels.tolist() == [1]
+        assert instances.masks.masks.sum() == pytest.approx(619.5, rel=0.05)
+
+    def test_images_stay_where_they_are(self, root: Path, work_dir: Path, make: Any) -> None:
+        splits = find_splits(make(root), work_dir)
+        assert sorted(path.name for path in work_dir.iterdir()) == ["instances_train.json", "instances_val.json"]
+        assert all(split.images == root for split in splits)
+
+    def test_an_unwritable_folder(self, root: Path, tmp_path: Path, make: Any) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(OutputError, match="cannot be made"):
+            find_splits(make(root), tmp_path / "file" / "work")
+
+
+def test_supervision_reads_the_same(tmp_path: Path) -> None:
+    """It is another reader of both. For VOC, its versions differ by a pixel, and older ones fail at these polygons."""
+    yolo, voc = make_yolo(tmp_path / "yolo"), make_voc(tmp_path / "voc")
+    (voc / "Annotations" / "a.xml").write_text(voc_xml(voc_object("cat", BOX), voc_object("dog", POLYGON_BOX)))
+    theirs = {
+        yolo: sv.DetectionDataset.from_yolo(
+            str(yolo / "images" / "train"), str(yolo / "labels" / "train"), str(yolo / "data.yaml")
+        ),
+        voc: sv.DetectionDataset.from_pascal_voc(str(voc / "JPEGImages"), str(voc / "Annotations")),
+    }
+    for root, tolerance in ((yolo, 1e-4), (voc, 1.0)):
+        ours = content_of(find_splits(root, tmp_path / "work")[0])
+        assert [category["name"] for category in ours["categories"]] == theirs[root].classes
+        (objects,) = (found for path, found in theirs[root].annotations.items() if Path(path).stem == "a")
+        assert_allclose([as_corners(each["bbox"]) for each in ours["annotations"]], objects.xyxy, atol=tolerance)
+        assert objects.class_id is not None
+        assert [each["category_id"] - 1 for each in ours["annotations"]] == objects.class_id.tolist()
+
+
+def test_what_supervision_writes_is_read_to_within_half_a_pixel(root: Path, work_dir: Path) -> None:
+    image = str(root / "images" / "train" / "a.png")
+    make_image(Path(image))
+    boxes = np.array([[3.3, 4.7, 30.2, 40.9], [0, 0, WIDTH, HEIGHT]], np.float32)
+    dataset = sv.DetectionDataset(CLASSES, [image], {image: sv.Detections(boxes, class_id=np.array([1, 0]))})
+    dataset.as_yolo(None, str(root / "labels" / "train"), str(root / "data.yaml"))
+    (root / "data.yaml").write_text((root / "data.yaml").read_text() + "train: images/train\n")
+    (split,) = find_splits(root, work_dir)
+    assert_allclose([as_corners(each["bbox"]) for each in content_of(split)["annotations"]], boxes, atol=0.01)
+
+
+# --- YOLO
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def yolo_by_roboflow(root: Path) -> None:
+    for split, folder in (("train", "train"), ("val", "valid")):
+        for noun in ("images", "labels"):
+            (root / folder).mkdir(exist_ok=True)
+            (root / noun / split).rename(root / folder / noun)
+        rewrite(root / "data.yaml", f"images/{split}", f"../{folder}/images")
+
+
+def yolo_by_lists(root: Path) -> None:
+    for split in ("train", "val"):
+        (root / f"{split}.txt").write_text("".join(f"./images/{split}/{name}.png\n" for name in "ab"))
+        rewrite(root / "data.yaml", f"images/{split}", f"{split}.txt")
+
+
+def yolo_by_folders(root: Path) -> None:
+    for name in ("a", "b"):
+        (root / "images" / "train" / name).mkdir()
+        (root / "images" / "train" / f"{name}.png").rename(root / "images" / "train" / name / f"{name}.png")
+    (root / "labels" / "train" / "a").mkdir()
+    (root / "labels" / "train" / "a.txt").rename(root / "labels" / "train" / "a" / "a.txt")
+    rewrite(root / "data.yaml", "train: images/train", "train: [images/train/a, images/train/b]")
+
+
+def yolo_in_a_subfolder(root: Path) -> None:
+    (root / "pets").mkdir()
+    for noun in ("images", "labels"):
+        (root / noun).rename(root / "pets" / noun)
+    rewrite(root / "data.yaml", "../datasets/pets", "pets")
+
+
+def yolo_with_numbered_names(root: Path) -> None:
+    rewrite(root / "data.yaml", "[cat, dog]", "{1: dog, 0: cat}\nnc: 2\ntest:")
+
+
+def yolo_of_another_name(root: Path) -> None:
+    (root / "data.yaml").rename(root / "pets.yml")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        yolo_by_roboflow,
+        yolo_by_lists,
+        yolo_by_folders,
+        yolo_in_a_subfolder,
+        yolo_with_numbered_names,
+        yolo_of_another_name,
+    ],
+)
+def test_yolo_layouts(root: Path, work_dir: Path, change: Any) -> None:
+    change(make_yolo(root))
+    splits = find_splits(root, work_dir)
+    assert [split.name for split in splits] == ["train", "val"]
+    for split in splits:
+        content = content_of(split)
+        assert [image["file_name"][-5:] for image in content["images"]] == ["a.png", "b.png"]
+        assert all((root / image["file_name"]).is_file() for image in content["images"])
+        assert len(content["annotations"]) == 2
+        assert [category["name"] for category in content["categories"]] == CLASSES
+        assert not any(check.problems for check in check_splits([split]))
+
+
+YOLO_LINES = [
+    # a label, and what is told of it
+    ("0 nan 0.5 0.1 0.1", Kind.LABEL, "'nan' is no sensible number"),
+    ("0 0.5 0.5 inf 0.1", Kind.LABEL, "'inf' is no sensible number"),
+    ("cat 0.5 0.5 0.1 0.1", Kind.LABEL, "'cat' is no sensible number"),
+    ("2 0.5 0.5 0.1 0.1", Kind.LABEL, "its class is 2: the names are numbered from 0 to 1"),
+    ("-1 0.5 0.5 0.1 0.1", Kind.LABEL, "its class is -1"),
+    ("0.5 0.5 0.5 0.1 0.1", Kind.LABEL, "its class is 0.5"),
+    ("0 0.5 0.5 0.1", Kind.LABEL, "it has 4 numbers"),
+    ("0 0.5 0.5 0.1 0.1 0.9", Kind.LABEL, "it has 6 numbers"),
+    ("0 0.1 0.1 0.5 0.5 0.9 0.9 0.3", Kind.LABEL, "it has 8 numbers"),
+    ("0 0.9 0.5 0.5 0.5", Kind.BOX_ACROSS, "in an image of 64x48"),
+    ("0 1.5 0.5 0.1 0.1", Kind.BOX_OUTSIDE, "in an image of 64x48"),
+    ("0 0.1 0.1 0.5 0.5 1.9 0.1", Kind.POLYGON_ACROSS, "in an image of 64x48"),
+    ("0 0.5 0.5 -0.1 0.1", Kind.BOX, "its bbox is"),
+    ("0 0.5 0.5 0.001 0.1", Kind.EMPTY_BOX, "its bbox is"),
+    ("0 0.1 0.1 0.5 0.5 0.9 0.9", Kind.NO_AREA, "its bbox is"),
+]
+
+
+@pytest.mark.parametrize(("line", "kind", "what"), YOLO_LINES)
+def test_yolo_problems_by_file_and_line(root: Path, work_dir: Path, line: str, kind: Kind, what: str) -> None:
+    label = make_yolo(root) / "labels" / "train" / "a.txt"
+    label.write_text(f"{label.read_text()}\n\n  {line}\n1.0e+00 0.5 0.5 0.5 0.5\n")
+    found = [problem for problem in problems_of(root, work_dir) if problem.kind is kind]
+    assert [problem.where for problem in found] == ["labels/train/a.txt, line 4"] and what in found[0].what
+    num_converted = len(content_of(find_splits(root, work_dir)[0])["annotations"])
+    assert num_converted == (3 if kind is Kind.LABEL else 4)
+
+
+def test_yolo_problems_of_files(root: Path, work_dir: Path) -> None:
+    make_yolo(root)
+    (root / "images" / "train" / "c.jpg").write_text("no image")
+    (root / "images" / "train" / ".hidden.jpg").touch()
+    (root / "labels" / "train" / "b.txt").write_bytes(b"\xff\xff")
+    (root / "labels" / "train" / "lost.txt").touch()
+    (root / "labels" / "train" / "classes.txt").write_text("cat\ndog\n")
+    (root / "lists.txt").write_text("images/val/a.png\nimages/val/none.png\n")
+    rewrite(root / "data.yaml", "val: images/val", "val: [lists.txt, images/none]")
+    assert [(problem.kind, problem.where) for problem in problems_of(root, work_dir)] == [
+        (Kind.LABEL, f"{root / 'labels' / 'train' / 'b.txt'}"),
+        (Kind.UNREADABLE_IMAGE, "images/train/c.jpg"),
+        (Kind.ORPHAN, "labels/train/lost.txt"),
+        (Kind.MISSING_IMAGE, f"{root / 'lists.txt'}, line 2"),
+        (Kind.MISSING_IMAGE, f"{root / 'data.yaml'}, val"),
+    ]
+
+
+def test_yolo_without_labels(root: Path, work_dir: Path) -> None:
+    make_yolo(root)
+    (root / "labels").rename(root / "label")
+    found = problems_of(root, work_dir)
+    assert [problem.kind for problem in found] == [Kind.LABEL, Kind.EMPTY] * 2
+    assert found[0].where == "labels/train/a.txt"
+    assert found[0].what == "neither this nor any other label of train is there"
+
+
+def test_yolo_images_are_measured_upright(root: Path, work_dir: Path) -> None:
+    make_yolo(root)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (HEIGHT, WIDTH)).save(root / "images" / "train" / "a.png", exif=exif)
+    assert problems_of(root, work_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("names: [cat", "cannot be read: while parsing a flow sequence"),
+        ("names: &a [*a, *a]", "its names are"),
+        ("names: [cat, cat]", "its names are \\['cat', 'cat'\\]: every class needs one of its own"),
+        ("just text", "it has no names, train and val"),
+        ("train: images/train", "it has no names"),
+        ("names: []\ntrain: images/train", "it has no names"),
+        ("names: cat\ntrain: images/train", "it has no names"),
+        ("names: {0: cat, 2: dog}\ntrain: images/train", "not numbered from 0 to 1"),
+        ("names: {a: cat, b: dog}\ntrain: images/train", "not numbered from 0 to 1"),
+        ("names: [cat, dog]\nnc: 3\ntrain: images/train", "nc says 3 classes, but there are 2 names"),
+        ("names: [cat, dog]", "it names no images"),
+        ("names: [cat, dog]\nkpt_shape: [17, 3]\ntrain: images/train", "poses"),
+        ("\0", "cannot be read"),
+    ],
+)
+def test_yolo_without_a_usable_yaml(root: Path, work_dir: Path, content: str, what: str) -> None:
+    (make_yolo(root) / "data.yaml").write_text(content)
+    with pytest.raises(DataError, match=what) as raised:
+        find_splits(root, work_dir)
+    assert str(raised.value).startswith(str(root / "data.yaml")) and "\n" not in str(raised.value)
+
+
+# --- Pascal VOC
+
+
+def voc_without_lists(root: Path) -> None:
+    for path in (root / "ImageSets" / "Main").iterdir():
+        path.unlink()
+
+
+def voc_with_trainval(root: Path) -> None:
+    voc_without_lists(root)
+    (root / "ImageSets" / "Main" / "trainval.txt").write_text("a\nb\nc\n")
+
+
+def voc_beside(root: Path) -> None:
+    for path in [*(root / "Annotations").iterdir(), *(root / "JPEGImages").iterdir()]:
+        path.rename(root / path.name)
+
+
+def voc_in_folders(root: Path) -> None:
+    for name, stems in (("train", "ab"), ("valid", "c")):
+        (root / name).mkdir()
+        for path in [*(root / "Annotations").iterdir(), *(root / "JPEGImages").iterdir()]:
+            if path.stem in stems:
+                path.rename(root / name / path.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (voc_without_lists, {"train": (3, 3)}),
+        (voc_with_trainval, {"trainval": (3, 3)}),
+        (voc_beside, {"train": (3, 3)}),
+        (voc_in_folders, {"train": (2, 2), "valid": (1, 1)}),
+    ],
+)
+def test_voc_layouts(root: Path, work_dir: Path, change: Any, expected: dict[str, tuple[int, int]]) -> None:
+    change(make_voc(root))
+    splits = find_splits(root, work_dir)
+    checks = check_splits(splits)
+    assert {
+        split.name: (check.num_images, check.num_objects) for split, check in zip(splits, checks, strict=True)
+    } == expected
+    assert not any(problem.kind is not Kind.CLASSES for check in checks for problem in check.problems)
+
+
+VOC_FILES = [
+    # an XML file, and what is told of it, where
+    ("<annotation><object></annotation>", Kind.LABEL, "", "mismatched tag: line 1"),
+    ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', Kind.LABEL, "", "EntitiesForbidden"),
+    (voc_xml(voc_object("cat", BOX), size=""), Kind.LABEL, "", "it has no size/width"),
+    (voc_xml(size="<size><width>64</width><height>x</height></size>"), Kind.LABEL, "", "'x' is no sensible number"),
+    (voc_xml(size="<size><width>64.5</width><height>48</height></size>"), Kind.LABEL, "", "its size/width is 64.5"),
+    (voc_xml(size="<size><width>0</width><height>0</height></size>"), Kind.RECORD, "", "its size is 0 x 0"),
+    (voc_xml(size="<size><width>48</width><height>64</height></size>"), Kind.IMAGE_SIZE, "", "the image is 64x48"),
+    (voc_xml(voc_object("cat", BOX), voc_object("", BOX)), Kind.LABEL, ", object 2", "it has no name"),
+    (voc_xml("<object><name>cat</name></object>"), Kind.LABEL, ", object 1", "it has no bndbox/xmin"),
+    (voc_xml(voc_object("cat", [float("nan"), 2, 3, 4])), Kind.LABEL, ", object 1", "'nan' is no sensible number"),
+    (voc_xml(voc_object("cat", [40, 6, 8, 30])), Kind.BOX, ", object 1", "its bbox is [40.0, 6.0, -32.0, 24.0]"),
+    (voc_xml(voc_object("cat", [8, 6, 80, 30])), Kind.BOX_ACROSS, ", object 1", "in an image of 64x48"),
+    (voc_xml(voc_object("cat", BOX, POLYGON[:4])), Kind.LABEL, ", object 1", "its polygon has 4 numbers"),
+    (voc_xml(voc_object("cat", BOX, POLYGON[:5])), Kind.LABEL, ", object 1", "its polygon has 5 numbers"),
+]
+
+
+@pytest.mark.parametrize(("xml", "kind", "place", "what"), VOC_FILES)
+def test_voc_problems(root: Path, work_dir: Path, xml: str, kind: Kind, place: str, what: str) -> None:
+    (make_voc(root) / "Annotations" / "a.xml").write_text(xml)
+    (problem,) = [problem for problem in problems_of(root, work_dir) if problem.kind is kind]
+    assert problem.where == f"Annotations/a.xml{place}" and what in problem.what
+
+
+def test_voc_problems_of_files(root: Path, work_dir: Path) -> None:
+    make_voc(root)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nlost\n")
+    (root / "JPEGImages" / "b.jpg").write_text("no image")
+    found = [(problem.kind, problem.where) for problem in problems_of(root, work_dir)]
+    assert found[:2] == [
+        (Kind.UNREADABLE_IMAGE, "JPEGImages/b.jpg"),
+        (Kind.MISSING_IMAGE, "ImageSets/Main/train.txt, line 3"),
+    ]
+    voc_without_lists(root)
+    (root / "JPEGImages" / "c.jpg").unlink()
+    found = [(problem.kind, problem.where) for problem in problems_of(root, work_dir)]
+    assert found == [(Kind.ORPHAN, "Annotations/c.xml"), (Kind.UNREADABLE_IMAGE, "JPEGImages/b.jpg")]
+
+
+# --- Whatever there may be
+
+
+def test_no_data_set(root: Path, work_dir: Path) -> None:
+    with pytest.raises(DataError, match="there is no such folder"):
+        find_splits(root / "none", work_dir)
+    make_image(root / "a.png")
+    with pytest.raises(DataError, match="no data set is found here: COCO has") as raised:
+        find_splits(root, work_dir)
+    assert str(raised.value).startswith(str(root))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Nothing but this package's own errors comes of damaged text."""
+    root = tmp_path_factory.mktemp("damaged")
+    make, name = data.draw(
+        st.sampled_from(
+            [
+                (make_yolo, "data.yaml"),
+                (make_yolo, "labels/train/a.txt"),
+                (make_voc, "Annotations/a.xml"),
+                (make_voc, "ImageSets/Main/train.txt"),
+            ]
+        )
+    )
+    path = make(root) / name
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(content)))
+        new = data.draw(st.binary(max_size=4) | st.text(max_size=6).map(lambda text: text.encode("utf-8", "replace")))
+        content[start : start + data.draw(st.integers(0, 20))] = new
+    path.write_bytes(content)
+    try:
+        checks: list[Check] = check_splits(find_splits(root, root / "work"), jobs=1)
+        raise_errors(*checks)
+    except DPTZooError as error:
+        str(error).encode()
+
+
+def as_corners(bbox: list[float]) -> list[float]:
+    x, y, width, height = bbox
+    return [x, y, x + width, y + height]
+
+
+def keep_polygons(path: Path) -> None:
+    content = json.loads(path.read_text())
+    content["annotations"] = [each for each in content["annotations"] if each["segmentation"]]
+    path.write_text(json.dumps(content))

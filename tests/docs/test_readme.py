@@ -1,0 +1,103 @@
+"""The README: every command in it runs, and its tables are the manifest's."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from reference_data import PHOTO, ROOT
+
+from dpt_zoo.reproduction.table import write_tables
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, rule_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder: photographs, and the weights that the README's commands name, in a mirror."""
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.jpg", "photos/1.jpg"):
+        Image.open(PHOTO).convert("RGB").save(tmp_path / name)
+    (tmp_path / "mine.pth").symlink_to(rule_file)  # read by content, whatever the name
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "mrcnn_dpt_t_1x.safetensors").symlink_to(rule_file)
+    monkeypatch.setenv("DPT_ZOO_MIRROR", str(tmp_path / "mirror"))
+    return tmp_path
+
+
+def run_block(block: str, folder: Path) -> str:
+    """Run a block of shell commands in a folder, and return what it told on standard error."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command, environment = ["bash", "-euc", block], {**os.environ, "PATH": path}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_python(folder: Path) -> None:
+    code = "\n".join(blocks("python")).replace("path/to/this/checkout", str(ROOT))
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shell(folder: Path) -> None:
+    set_up, *others = blocks("bash")
+    assert re.findall(r"^bash (\S+)", set_up, re.M) == ["scripts/demo.sh", "scripts/test.sh"]
+    for block in others:
+        assert "arning" not in run_block(block, folder)
+    assert {path.name for path in (folder / "detections/labels").iterdir()} == {"photo.txt", "1.txt"}
+    assert (folder / "detections/pictures/photo.jpg").is_file()
+
+
+def test_demo(checkout: Path) -> None:
+    """The first of the two set-up commands; the second is what runs this test."""
+    stamp, setup = Path(sys.prefix) / "installed-test", (checkout / "setup.py").read_bytes()
+    cksum = subprocess.run("cksum", input=setup, capture_output=True, check=True).stdout
+    if not stamp.exists() or stamp.read_bytes() != cksum:  # the demo would install the checkout into this environment
+        pytest.fail(f"{stamp} is not of this setup.py: run the tests through scripts/test.sh")
+    environment = {**os.environ, "VENV": sys.prefix, "PYTHONPATH": str(checkout)}
+    done = subprocess.run(["bash", checkout / "scripts/demo.sh"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^bbox( +\d+\.\d| +-){12}$", done.stdout, re.M)
+    assert "stopped; to go on from" in done.stderr
+    assert re.search(r"^epoch 2/2  box AP \d+\.\d, mask AP \d+\.\d$", done.stderr, re.M)
+    picture = Path(done.stdout.splitlines()[-1].removeprefix("The picture: "))
+    assert picture == checkout / "runs/demo/found.png"
+    with Image.open(picture) as image:
+        assert image.size == (4 * 388 + 4, 3 * 388 + 4)
+
+
+def test_the_worked_example_of_training(tmp_path: Path) -> None:
+    _, example, *_ = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.S)
+    told = run_block(example, tmp_path)
+    assert (tmp_path / "runs/found/pictures/000001.png").is_file()
+    assert re.search(r"^epoch 3/3  box AP \d+\.\d$", told, re.M)
+
+
+def test_the_example_of_evaluation(tmp_path: Path) -> None:
+    _, example = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/evaluation.md").read_text(), re.S)
+    run_block(example, tmp_path)
+    assert len(list((tmp_path / "runs/shown").iterdir())) == 10
+    table = re.findall(r"^\| `(.+?)`", (ROOT / "docs/evaluation.md").read_text(), re.M)
+    written = {path.name for path in (tmp_path / "runs/evaluation").iterdir()}
+    assert {name.rstrip("/") for name in table if not name.startswith("--")} == written
+
+
+def test_the_tables_are_the_manifests(tmp_path: Path) -> None:
+    copy = tmp_path / "README.md"
+    copy.write_text(README)
+    write_tables(copy)
+    assert copy.read_text() == README, "run: dpt-zoo reproduce --readme README.md"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,398 @@
+"""Evaluation: the figures of MMDetection's own metric, whoever shares the work and whatever interrupts it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from mmengine.config import Config
+from mmengine.runner import Runner
+from PIL import Image
+from reference_data import ROOT
+
+import dpt_zoo
+from dpt_zoo.data.digits import make_digit_scenes
+from dpt_zoo.errors import DataError, DPTZooError, InputError
+from dpt_zoo.evaluation.metrics import NAMES
+from dpt_zoo.evaluation.result import Evaluation
+
+MODEL, CONFIG = "mrcnn_dpt_nano_digits", "configs/demo/mask_rcnn_dpt_nano_digits.py"
+WEIGHTS = ROOT / "configs/demo" / f"{MODEL}.safetensors"
+NUM_IMAGES = 7
+
+Figures = dict[str, dict[str, float | None]]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digit scenes: 1 to train on, 7 to test with."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    make_digit_scenes(folder, num_train=1, num_test=NUM_IMAGES, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def work_dir(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole evaluation, which is not to be changed."""
+    folder = tmp_path_factory.mktemp("evaluation") / "whole"
+    measure(digits, work_dir=folder, out=folder.parent / "found")
+    return folder
+
+
+@pytest.fixture
+def data(digits: Path, tmp_path: Path) -> Path:
+    """The same scenes, which a test may change."""
+    folder = tmp_path / "data"
+    for name in ("annotations", "val2017"):
+        (folder / name).mkdir(parents=True)
+        for file in (digits / name).iterdir():
+            os.link(file, folder / name / file.name)
+    return folder
+
+
+def measure(data: Path, **options: Any) -> Evaluation:
+    return dpt_zoo.evaluate(MODEL, **{"data_root": data, "workers": 0, "batch_size": 1, **options})
+
+
+def annotations(data: Path) -> Path:
+    return data / "annotations/instances_val2017.json"
+
+
+def change(data: Path, break_it: Callable[[dict[str, Any]], object]) -> None:
+    """Change the annotation file."""
+    content = json.loads(annotations(data).read_text())
+    break_it(content)
+    annotations(data).unlink()  # it is another folder's, too
+    annotations(data).write_text(json.dumps(content))
+
+
+def kept(folder: Path) -> Figures:
+    """The figures that an evaluation left."""
+    figures: Figures = json.loads((folder / "evaluation.json").read_text())["figures"]
+    return figures
+
+
+def numbers(row: dict[str, float | None]) -> list[float]:
+    return [-1 if value is None else value for value in row.values()]
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """What was found, by image."""
+    return [json.loads(line) for file in (folder / "detections").glob("*.jsonl") for line in file.open()]
+
+
+class TestFigures:
+    def test_they_and_what_was_found_are_mmdetections(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
+        cfg = Config.fromfile(ROOT / CONFIG)
+        cfg.work_dir, cfg.load_from = str(tmp_path), str(tmp_path / "weights.pth")
+        model = dpt_zoo.create_model(MODEL)
+        import torch
+
+        torch.save(model.state_dict(), cfg.load_from)
+        cfg.test_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
+        cfg.test_dataloader.dataset.data_root = f"{digits}/"
+        cfg.test_evaluator.update(
+            ann_file=str(annotations(digits)), outfile_prefix=str(tmp_path / "stock"), collect_device="gpu"
+        )
+        stock = Runner.from_cfg(cfg).test()
+        for kind, row in kept(work_dir).items():
+            prefix = f"coco/{kind}_mAP"
+            keys = (prefix, *(f"{prefix}_{key}" for key in ("50", "75", "s", "m", "l")))
+            for name, key in zip(NAMES, keys, strict=False):
+                value = row[name]
+                assert (value is None) == (stock[key] < 0)
+                assert value is None or value == pytest.approx(100 * stock[key], abs=0.05 + 1e-9)  # it rounds
+            ours = json.loads((work_dir.parent / f"found.{kind}.json").read_text())
+            theirs = json.loads((tmp_path / f"stock.{kind}.json").read_text())
+            assert len(ours) > 50
+            names = ours[0].keys()
+            assert ours == [{name: record[name] for name in names} for record in theirs]
+
+    def test_both_evaluators_agree(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
+        folder = shutil.copytree(work_dir, tmp_path / "copy")
+        again = measure(digits, work_dir=folder, resume=True, evaluator="pycocotools")
+        assert sorted(row["image_id"] for row in lines(folder)) == list(range(1, NUM_IMAGES + 1))  # none anew
+        for kind, row in kept(work_dir).items():
+            assert numbers(again.figures[kind]) == pytest.approx(numbers(row), rel=1e-9)  # type: ignore[index]
+
+    def test_what_they_are_of_is_told(self, digits: Path, work_dir: Path) -> None:
+        facts = json.loads((work_dir / "evaluation.json").read_text())
+        assert facts["num_images"] == NUM_IMAGES
+        assert facts["limit"] is None
+        assert facts["weights"]["sha256"] == dpt_zoo.get_checkpoint(MODEL).sha256
+        assert facts["annotations"]["path"] == str(annotations(digits))
+        assert facts["versions"]["faster-coco-eval"]
+        assert 0 < facts["seconds"]["detecting"] < 600
+        assert list(facts["per_class"]["segm"]) == facts["mistakes"]["classes"] == list("0123456789")
+        num_objects = len(json.loads(annotations(digits).read_text())["annotations"])
+        assert sum(map(sum, facts["mistakes"]["confusion"][:-1])) == num_objects
+        assert facts["mistakes"]["worst"][0]["mistakes"] >= facts["mistakes"]["worst"][-1]["mistakes"] > 0
+
+    def test_a_limit_is_the_first_images(self, data: Path) -> None:
+        limited = measure(data, limit=3)
+        change(data, lambda content: content["images"].__delitem__(slice(3, None)))
+        assert limited.num_images == 3
+        assert limited.figures == measure(data).figures
+
+    def test_classes_are_matched_by_name(self, data: Path, work_dir: Path) -> None:
+        def renumber(content: dict[str, Any]) -> None:
+            content["categories"] = [{**each, "id": 90 - each["id"]} for each in content["categories"][::-1]]
+            for each in content["annotations"]:
+                each["category_id"] = 90 - each["category_id"]
+
+        change(data, renumber)
+        for kind, row in measure(data).figures.items():
+            assert numbers(row) == pytest.approx(numbers(kept(work_dir)[kind]))
+
+    def test_of_a_class_that_the_data_lack_nothing_counts(self, data: Path, work_dir: Path) -> None:
+        def remove_a_class(content: dict[str, Any]) -> None:
+            content["annotations"] = [each for each in content["annotations"] if each["category_id"] != 1]
+            content["categories"] = content["categories"][1:]
+
+        change(data, remove_a_class)
+        per_class = json.loads((work_dir / "evaluation.json").read_text())["per_class"]["bbox"]
+        assert next(iter(per_class)) == "0"
+        del per_class["0"]
+        assert measure(data, kinds=["bbox"]).per_class == {"bbox": per_class}
+
+
+class TestProcesses:
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_they_count_each_image_once(self, count: int, digits: Path, work_dir: Path, tmp_path: Path) -> None:
+        done = launch(count, digits, tmp_path)
+        output, errors = done.communicate(timeout=300)
+        assert done.returncode == 0, errors
+        assert sorted(row["image_id"] for row in lines(tmp_path)) == list(range(1, NUM_IMAGES + 1))
+        assert len(list((tmp_path / "detections").glob("*.jsonl"))) == count
+        assert kept(tmp_path) == kept(work_dir)
+        assert output.count("segm") == 1
+
+    def test_a_lost_one_ends_the_others_and_what_was_found_is_gone_on_with(
+        self, digits: Path, work_dir: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "evaluation.json").write_text("of an earlier evaluation")
+        run = launch(2, digits, tmp_path)
+        found = wait_for_results(tmp_path, 2)
+        children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+        _, errors = run.communicate(timeout=120)
+        assert run.returncode != 0
+        assert "SIGKILL" in errors
+        assert not (tmp_path / "evaluation.json").exists()
+
+        begun = max((tmp_path / "detections").glob("*.jsonl"), key=lambda path: path.stat().st_size)
+        with begun.open("a") as file:  # as one that was killed in the middle of a line
+            file.write('{"image_id": 7, "seconds": 0.1, "found": [{"image_')
+        measure(digits, work_dir=tmp_path, resume=True)
+        assert kept(tmp_path) == kept(work_dir)
+        text = "".join(file.read_text() for file in (tmp_path / "detections").glob("*.jsonl"))
+        assert all(text.count(line) == 1 for line in found)
+
+
+def launch(count: int, data: Path, work_dir: Path) -> subprocess.Popen[str]:
+    """Start an evaluation in so many processes, as scripts/dist_test.sh does."""
+    script, options = (
+        ROOT / "scripts/dist_test.sh",
+        f"--data-root {data} --work-dir {work_dir} --workers 0 --batch-size 1",
+    )
+    command = [script, CONFIG, WEIGHTS, str(count), "--eval", "bbox", "segm", *options.split()]
+    environment = {
+        **os.environ,
+        "VIRTUAL_ENV": sys.prefix,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    pipe = subprocess.PIPE
+    return subprocess.Popen(list(map(str, command)), stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def wait_for_results(work_dir: Path, count: int) -> list[str]:
+    """Wait until something was found in so many images, and return their lines."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        text = "".join(file.read_text() for file in (work_dir / "detections").glob("*.jsonl"))
+        if text.count("\n") >= count:
+            return text[: text.rindex("\n")].splitlines()
+        time.sleep(0.02)
+    raise AssertionError(f"nothing was found in {count} images")
+
+
+class TestResuming:
+    def test_another_evaluation_is_refused(self, digits: Path, work_dir: Path) -> None:
+        with pytest.raises(InputError, match="holds an evaluation with other weights and recipe"):
+            dpt_zoo.evaluate("retinanet_dpt_nano_digits", data_root=digits, work_dir=work_dir, resume=True)
+        assert len(lines(work_dir)) == NUM_IMAGES
+        assert kept(work_dir)
+
+    def test_without_it_all_is_measured_anew(self, digits: Path, tmp_path: Path) -> None:
+        measure(digits, work_dir=tmp_path, limit=2)
+        measure(digits, work_dir=tmp_path, limit=1)
+        assert len(lines(tmp_path)) == 1
+
+    def test_a_look_can_become_the_whole(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
+        measure(digits, work_dir=tmp_path, limit=2)
+        measure(digits, work_dir=tmp_path, resume=True)
+        assert len(lines(tmp_path)) == NUM_IMAGES
+        assert kept(tmp_path) == kept(work_dir)
+
+
+class TestCocoResults:
+    def test_a_test_servers_data_have_no_objects(self, data: Path, tmp_path: Path) -> None:
+        change(data, lambda content: content.pop("annotations"))
+        evaluation = measure(data, format_only=True, out=tmp_path / "found")
+        assert evaluation.figures == {}
+        for kind, key in (("bbox", "bbox"), ("segm", "segmentation")):
+            records = json.loads((tmp_path / f"found.{kind}.json").read_text())
+            assert {record["image_id"] for record in records} == set(range(1, NUM_IMAGES + 1))
+            assert records[0].keys() == {"image_id", "category_id", key, "score"}
+
+
+class TestPictures:
+    def test_a_report_and_all_images(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
+        folder = shutil.copytree(work_dir, tmp_path / "copy")
+        measure(digits, work_dir=folder, resume=True, show_dir=tmp_path / "shown")
+        assert len(list((tmp_path / "shown").glob("*.jpg"))) == NUM_IMAGES
+        text = (folder / "report.md").read_text()
+        assert f"{kept(folder)['segm']['mAP']:.1f}" in text
+        for name in re.findall(r"\]\((.+?\.png)\)", text):
+            with Image.open(folder / name) as picture:
+                assert picture.width > 300
+
+    def test_they_do_not_overwrite_the_images(self, digits: Path) -> None:
+        with pytest.raises(InputError, match="would be overwritten"):
+            measure(digits, show_dir=digits / "val2017")
+
+
+def corrupt(data: Path) -> None:
+    path = sorted((data / "val2017").iterdir())[2]
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def remove_image(data: Path) -> None:
+    sorted((data / "val2017").iterdir())[4].unlink()
+
+
+def cut_off(data: Path) -> None:
+    annotations(data).unlink()
+    annotations(data).write_text('{"images": [')
+
+
+def rename_class(content: dict[str, Any]) -> None:
+    content["categories"][3]["name"] = "person"
+
+
+class TestBadData:
+    """All is told before the weights, which are not there, are asked for."""
+
+    @pytest.mark.parametrize(
+        ("break_it", "text"),
+        [
+            (lambda data: annotations(data).unlink(), "none is called val"),
+            (lambda data: (data / "val2017").rename(data / "train2017"), "there is no such folder"),
+            (lambda data: [path.unlink() for path in (data / "val2017").iterdir()], "another split's folder"),
+            (remove_image, r"missing image \(1\)"),
+            (corrupt, r"unreadable image \(1\)"),
+            (cut_off, "it is not JSON"),
+            (lambda data: change(data, lambda content: content["annotations"].clear()), "it has no objects"),
+            (
+                lambda data: change(data, lambda content: content["annotations"][0].update(segmentation=[])),
+                r"missing mask \(1\)",
+            ),
+        ],
+    )
+    def test_it_is_told(self, break_it: Callable[[Path], object], text: str, data: Path) -> None:
+        break_it(data)
+        with pytest.raises(DataError, match=text):
+            dpt_zoo.evaluate(CONFIG, "no.safetensors", data_root=data)
+
+    def test_other_classes(self, data: Path) -> None:
+        change(data, rename_class)
+        with pytest.raises(
+            DataError, match="1 of its 10 classes are none of the model's 10: 'person'; the model knows"
+        ):
+            measure(data)
+
+    def test_no_such_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="there is no such folder"):
+            dpt_zoo.evaluate(CONFIG, "no.safetensors", data_root=tmp_path / "nowhere")
+
+    def test_what_is_missing_can_be_skipped(self, data: Path, run: Run) -> None:
+        corrupt(data)
+        remove_image(data)
+        evaluation = measure(data, skip_missing=True)
+        assert evaluation.num_images == NUM_IMAGES - 2
+        assert ["no file" in each for each in evaluation.skipped] == [False, True]
+        change(data, lambda content: [content["images"].pop(at) for at in (4, 2)])
+        assert measure(data).figures == evaluation.figures
+
+    def test_but_not_all_of_it(self, data: Path) -> None:
+        change(data, lambda content: content["images"].__delitem__(slice(1, None)))
+        sorted((data / "val2017").iterdir())[0].unlink()
+        with pytest.raises(DataError, match="none of its images can be read"):
+            measure(data, skip_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"limit": 0}, "limit must be a whole number from 1, not 0"),
+        ({"batch_size": -1}, "batch_size must be"),
+        ({"kinds": ["keypoints"]}, "no 'keypoints'"),
+        ({"evaluator": "mine"}, "evaluator must be faster-coco-eval or pycocotools"),
+        ({"resume": True}, "resume needs the work_dir"),
+        ({"format_only": True}, "needs out"),
+        ({"annotations": "a.json"}, "annotations and images together"),
+        ({"annotations": "a.json", "images": "a", "data_root": "b"}, "annotations and images together"),
+        ({"amp": True}, "amp needs a GPU"),
+        ({"work_dir": "/dev/null/a"}, "cannot be made"),
+    ],
+)
+def test_what_cannot_be_done_is_told(options: dict[str, Any], text: str, digits: Path) -> None:
+    with pytest.raises(DPTZooError, match=text):
+        dpt_zoo.evaluate(MODEL, **options)
+
+
+class TestCommand:
+    def test_it_prints_the_figures_of_all_and_of_each_class(self, data: Path, work_dir: Path, run: Run) -> None:
+        remove_image(data)
+        pair = ["--annotations", annotations(data), "--images", data / "val2017"]
+        options = [*pair, "--workers", "0", "--skip-missing", "--per-class", "--eval", "bbox"]
+        status, printed, errors = run("evaluate", MODEL, *options)
+        assert status == 0
+        head, row, _, *rest = [line.split() for line in printed.splitlines()]
+        assert head == list(NAMES)
+        assert [row[0], len(row)] == ["bbox", 13]
+        assert [line[0] for line in rest[1:]] == list("0123456789")
+        assert errors.startswith(f"skipped, of {NUM_IMAGES} images:\n")
+
+    def test_bad_data_are_one_message(self, data: Path, run: Run) -> None:
+        annotations(data).unlink()
+        status, printed, errors = run("evaluate", MODEL, "--data-root", data)
+        assert (status, printed) == (2, "")
+        assert errors.startswith("dpt-zoo: ") and errors.count("\n") == 1
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    peaks = []
+    for count in (5, 45):
+        data = tmp_path / str(count)
+        make_digit_scenes(data, num_train=1, num_test=count)
+        code = f"""
+import resource, dpt_zoo
+dpt_zoo.evaluate({MODEL!r}, data_root={str(data)!r}, workers=0, batch_size=1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+        peaks.append(int(done.stdout))
+    masks = 40 * 100 * 192 * 192 / 1024  # KiB that 100 of an image would have, were they kept
+    assert peaks[1] - peaks[0] < masks / 4

@@ -1,0 +1,241 @@
+"""Detections: choosing, drawing, cutting out, and the forms in which they are given on."""
+
+import dataclasses
+import errno
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import supervision as sv
+from mmdet.datasets import CocoDataset
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from dpt_zoo.errors import InputError, OutputError
+from dpt_zoo.inference import Detections
+from dpt_zoo.inference.detections import coco_category_ids, encode_mask
+from dpt_zoo.inference.drawing import draw
+from dpt_zoo.utils.files import open_atomic
+
+COCO = CocoDataset.METAINFO["classes"]
+
+
+@pytest.fixture
+def found() -> Detections:
+    """A person with a mask of 10 rows and 20 columns, a bicycle with none of its pixels, another person."""
+    masks = np.zeros((3, 40, 60), bool)
+    masks[0, 10:20, 5:25] = masks[2, 0:2, 0:3] = True
+    return Detections(
+        boxes=np.array([[5, 10, 25, 20], [30.2, 5.5, 50.7, 35.1], [-2, -1, 3, 2]], np.float32),
+        scores=np.array([0.9, 0.5, 0.4], np.float32),
+        labels=np.array([0, 1, 0]),
+        classes=COCO,
+        size=(40, 60),
+        rles=[encode_mask(mask) for mask in masks],
+        image=np.full((40, 60, 3), 100, np.uint8),
+        source="street.jpg",
+    )
+
+
+class TestChoosing:
+    @pytest.mark.parametrize(
+        ("which", "chosen"),
+        [
+            (0.5, [0, 1]),
+            (np.float32(0.5), [0, 1]),
+            (0.0, [0, 1, 2]),
+            (1.0, []),
+            ("person", [0, 2]),
+            ("toothbrush", []),
+            (1, [1]),
+            (-1, [2]),
+            (np.int64(1), [1]),
+            (slice(1, None), [1, 2]),
+            ([2, 0], [2, 0]),
+            ([], []),
+            ([True, False, True], [0, 2]),
+            (np.array([False, True, False]), [1]),
+        ],
+    )
+    def test_all_parts_are_chosen_alike(self, found: Detections, which: Any, chosen: list[int]) -> None:
+        some = found[which]
+        assert len(some) == len(chosen)
+        assert some.boxes.tolist() == found.boxes[chosen].tolist()
+        assert some.scores.tolist() == found.scores[chosen].tolist()
+        assert some.names == [found.names[index] for index in chosen]
+        assert some.masks is not None and found.masks is not None and (some.masks == found.masks[chosen]).all()
+        assert (some.size, some.source, some.image) == (found.size, found.source, found.image)
+
+    def test_one_by_one(self, found: Detections) -> None:
+        assert [each.names for each in found] == [["person"], ["bicycle"], ["person"]]
+
+    @pytest.mark.parametrize(
+        ("which", "complaint"), [("unicorn", "there is no class 'unicorn'"), (1.5, "from 0 to 1"), (np.nan, "nan")]
+    )
+    def test_what_cannot_be_chosen(self, found: Detections, which: Any, complaint: str) -> None:
+        with pytest.raises(InputError, match=complaint):
+            found[which]
+
+    def test_beyond_the_last(self, found: Detections) -> None:
+        with pytest.raises(IndexError):
+            found[3]
+
+
+def test_masks_are_made_when_asked_for(found: Detections) -> None:
+    assert found.masks is found.masks
+    assert found.masks is not None and found.masks.shape == (3, 40, 60) and found.masks.dtype == bool
+    assert found.masks.sum(axis=(1, 2)).tolist() == [200, 0, 6]
+    assert found.masks[0, 10:20, 5:25].all()
+    assert dataclasses.replace(found, rles=None).masks is None
+
+
+class TestDrawing:
+    @pytest.mark.parametrize("with_masks", [True, False])
+    def test_the_objects_and_nothing_else_are_marked(self, found: Detections, with_masks: bool) -> None:
+        mask = np.zeros((400, 600), bool)
+        mask[120:200, 60:240] = True
+        image = np.full((400, 600, 3), 100, np.uint8)
+        one = dataclasses.replace(
+            found[0],
+            boxes=10 * found[0].boxes,
+            size=(400, 600),
+            rles=[encode_mask(mask)] if with_masks else None,
+            image=image,
+        )
+        picture = np.asarray(one.plot())
+        changed = (picture != 100).any(axis=2)
+        assert picture.shape == image.shape and (image == 100).all()
+        assert changed[100, 150] and changed[200, 150] and changed[150, 50]  # the box's sides
+        assert changed[160, 150] == with_masks
+        assert not changed[300:, :].any()
+
+    def test_nothing_found_leaves_the_image(self, found: Detections) -> None:
+        image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        assert np.array_equal(np.asarray(draw(image, found[1.0])), image)
+
+    @pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.png", "PNG")])
+    def test_saved(self, found: Detections, tmp_path: Path, name: str, kind: str) -> None:
+        found.save(tmp_path / name)
+        with Image.open(tmp_path / name) as picture:
+            assert (picture.format, picture.size) == (kind, (60, 40))
+
+    def test_other_suffixes_are_refused(self, found: Detections, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"\.jpg or \.png, not '\.gif'"):
+            found.save(tmp_path / "a.gif")
+        assert not list(tmp_path.iterdir())
+
+    def test_notebooks_show_the_picture(self, found: Detections) -> None:
+        png = found._repr_png_()
+        assert png and np.array_equal(np.asarray(Image.open(io.BytesIO(png))), np.asarray(found.plot()))
+        assert dataclasses.replace(found, image=None)._repr_png_() is None
+        assert repr(found) == "<Detections in street.jpg (60x40): person 0.90, bicycle 0.50, person 0.40>"
+        assert repr(found[1.0]) == "<Detections in street.jpg (60x40): nothing>"
+
+    def test_without_the_image(self, found: Detections) -> None:
+        for action in (Detections.plot, Detections.crop):
+            with pytest.raises(InputError, match="the image was not kept"):
+                action(dataclasses.replace(found, image=None))
+
+
+def test_cut_out(found: Detections) -> None:
+    image = np.arange(40 * 60 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 60, 3)
+    crops = [np.asarray(crop) for crop in dataclasses.replace(found, image=image).crop()]
+    assert [crop.shape for crop in crops] == [(10, 20, 3), (31, 21, 3), (2, 3, 3)]  # whole pixels, inside the image
+    assert np.array_equal(crops[1], image[5:36, 30:51])
+    empty = dataclasses.replace(found[0], image=image, boxes=np.array([[60, 40, 60, 40]], np.float32))
+    assert [crop.size for crop in empty.crop()] == [(1, 1)]
+
+
+class TestCoco:
+    def test_results(self, found: Detections) -> None:
+        first, second, _ = found.to_coco(139)
+        assert (first["image_id"], first["category_id"], second["category_id"]) == (139, 1, 2)
+        assert first["bbox"] == [5, 10, 20, 10]
+        assert first["score"] == pytest.approx(0.9)
+        assert coco_mask.area(first["segmentation"]) == 200
+        assert coco_mask.toBbox(first["segmentation"]).tolist() == first["bbox"]
+        assert json.loads(json.dumps(found.to_coco(139))) == found.to_coco(139)
+
+    def test_categories(self, found: Detections) -> None:
+        assert [record["category_id"] for record in found.to_coco(1, [7, *[None] * 79])] == [7, 7]
+        ids = coco_category_ids(COCO)
+        assert (ids[0], ids[11], ids[24], ids[-1], len(ids)) == (1, 13, 27, 90, 80)  # by COCO's file
+        assert list(coco_category_ids(["cat", "dog"])) == [1, 2]
+        assert list(coco_category_ids([f"class {index}" for index in range(80)])) == list(range(1, 81))
+
+    def test_without_masks(self, found: Detections) -> None:
+        assert "segmentation" not in dataclasses.replace(found, rles=None).to_coco("a")[0]
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_json_and_back(found: Detections, with_masks: bool) -> None:
+    found = found if with_masks else dataclasses.replace(found, rles=None)
+    content = json.loads(json.dumps(found.to_json()))
+    assert (content["source"], content["width"], content["height"]) == ("street.jpg", 60, 40)
+    assert content["objects"][0].items() >= {"name": "person", "label": 0, "box": [5, 10, 25, 20]}.items()
+    back = Detections.from_json(content, COCO)
+    assert (back.boxes == found.boxes).all() and (back.scores == found.scores).all() and back.names == found.names
+    assert (back.size, back.source) == (found.size, found.source) and back.boxes.dtype == np.float32
+    if with_masks:
+        assert back.masks is not None and (back.masks == found.masks).all()
+    else:
+        assert back.masks is None
+
+
+def test_table(found: Detections) -> None:
+    table = found.to_dataframe()
+    assert list(table.columns) == ["name", "label", "score", "x1", "y1", "x2", "y2", "area"]
+    assert table["area"].tolist() == [200, 0, 6] and table["name"].tolist() == found.names
+    assert table.loc[0, ["x1", "y1", "x2", "y2"]].tolist() == [5, 10, 25, 20]
+    assert "area" not in dataclasses.replace(found, rles=None).to_dataframe()
+    assert len(found[1.0].to_dataframe()) == 0
+
+
+def test_supervision(found: Detections) -> None:
+    theirs = found.to_supervision()
+    assert isinstance(theirs, sv.Detections) and (theirs.xyxy == found.boxes).all()
+    assert np.asarray(theirs["class_name"]).tolist() == found.names
+    assert (np.asarray(theirs.mask) == found.masks).all()
+    assert len(found[1.0].to_supervision()) == 0
+    assert dataclasses.replace(found, rles=None).to_supervision().mask is None
+
+
+def test_huge_images_are_drawn_too() -> None:
+    mask = np.zeros((4, 40_000), bool)
+    mask[:, -8:] = True
+    found = Detections(
+        np.array([[39_992, 0, 40_000, 4]], np.float32),
+        np.ones(1, np.float32),
+        np.zeros(1, np.int64),
+        ("end",),
+        mask.shape,
+        [encode_mask(mask)],
+        np.zeros((4, 40_000, 3), np.uint8),
+    )
+    assert np.asarray(found.plot())[2, -4:].any()
+
+
+class TestFiles:
+    """Whole files or none: `files.open_atomic`, with which all of these are written."""
+
+    def test_that_cannot_be_written(self, tmp_path: Path) -> None:
+        with pytest.raises(OutputError, match="No such file"), open_atomic(tmp_path / "none" / "file"):
+            pass
+        (tmp_path / "file").mkdir()
+        with pytest.raises(OutputError, match="Is a directory"), open_atomic(tmp_path / "file") as file:
+            file.write(b"new")
+        with pytest.raises(OutputError, match="No space left"), open_atomic(tmp_path / "other"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    def test_that_fail_half_way_leave_the_old_one(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("old")
+        with pytest.raises(ZeroDivisionError), open_atomic(tmp_path / "file") as file:
+            file.write(b"new")
+            raise ZeroDivisionError
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+        assert (tmp_path / "file").read_text() == "old"

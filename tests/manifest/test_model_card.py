@@ -1,0 +1,259 @@
+"""Model cards: they say what the manifest, the recipes and the digit scenes say, and `dpt-zoo info` shows them."""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Run
+from mmengine.config import Config
+from PIL import Image
+from reference_data import PHOTO, ROOT
+from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg
+
+from dpt_zoo.cli import main
+from dpt_zoo.data import digits
+from dpt_zoo.manifest.model_card import Record, card
+from dpt_zoo.manifest.records import Checkpoint, Classifier, DemoDetector, get_weights_record, read_manifest
+from dpt_zoo.models import DPTClassifier
+
+MANIFEST = read_manifest()
+DEMO = "mrcnn_dpt_nano_digits"
+HEADINGS = [
+    "Training",
+    "Results",
+    "Intended use and limits",
+    "Use",
+    "Where the weights come from",
+    "Licence",
+    "Citation",
+]
+
+every_record = pytest.mark.parametrize("record", MANIFEST.records.values(), ids=MANIFEST.records)
+every_checkpoint = pytest.mark.parametrize("record", MANIFEST.checkpoints.values(), ids=MANIFEST.checkpoints)
+every_demo = pytest.mark.parametrize("record", MANIFEST.demos.values(), ids=MANIFEST.demos)
+
+
+class TestEveryCard:
+    @every_record
+    def test_what_is_known_of_the_model(self, record: Record) -> None:
+        text = card(record)
+        assert text.startswith(f"# {record.title}\n\n")
+        assert re.findall("^## (.*)$", text, re.M) == HEADINGS
+        assert f"{record.num_params:,} parameters" in text
+        assert record.paper in text
+        assert section(text, "Licence") == f"{record.license}."
+
+    @every_record
+    def test_it_is_the_same_on_every_machine(self, record: Record) -> None:
+        assert str(ROOT) not in card(record) and str(Path.home()) not in card(record)
+
+    @every_record
+    def test_where_the_weights_come_from(self, record: Record) -> None:
+        facts = table(section(card(record), "Where the weights come from"))
+        where = facts.get("authors' file") or facts["file"]
+        for source in record.sources:
+            assert source.url.removeprefix(f"{ROOT}/") in where[0]
+        assert facts["its SHA-256"] == [f"`{record.sha256}`" if record.sha256 else "unknown"]
+        assert facts["its size"] == [f"{record.num_bytes:,} bytes" if record.num_bytes else "unknown"]
+        assert facts["SHA-256 of the tensors"] == [f"`{record.tensors_sha256}`" if record.tensors_sha256 else "unknown"]
+
+    def test_whom_it_cites(self) -> None:
+        paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
+        citation = " ".join(section(card(get_weights_record(DEMO)), "Citation").split())
+        assert f"title = {{{paper['title']}}}" in citation
+        authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+        assert f"author = {{{authors}}}" in citation
+        assert f"booktitle = {{{paper['collection-title']}}}" in citation
+        assert f"year = {{{paper['year']}}}" in citation
+        assert f"eprint = {{{paper['identifiers'][0]['value'].removeprefix('arXiv:')}}}" in citation
+
+
+class TestCheckpoints:
+    @every_checkpoint
+    def test_the_figures_are_the_authors(self, record: Checkpoint) -> None:
+        text = section(card(record), "Results")
+        assert text.startswith("COCO val2017, in percent, as the authors published them. They were not measured again")
+        assert figures(text) == record.published
+
+    @every_checkpoint
+    def test_the_training_is_the_recipes(self, record: Checkpoint) -> None:
+        recipe: Any = Config.fromfile(record.config_path)
+        text = section(card(record), "Training")
+        assert re.findall(r"(\d+) epochs", text) == [str(recipe.train_cfg.max_epochs)]
+        (resize,) = [step for step in recipe.train_dataloader.dataset.pipeline if "Resize" in step.type]
+        scales = resize.get("scales") or [resize.scale]
+        longest, shortest = zip(*scales, strict=True)
+        sizes = {str(length) for length in (*longest, min(shortest), max(shortest))}
+        assert set(re.findall(r"\d{3,4}(?= pixels| by| to|\.)", text)) == sizes
+        assert f"`{recipe.model.backbone.init_cfg.checkpoint}`" in text
+        assert recipe.train_dataloader.dataset.ann_file == "annotations/instances_train2017.json"
+
+    @every_checkpoint
+    def test_the_limits_are_the_recipes(self, record: Checkpoint) -> None:
+        recipe: Any = Config.fromfile(record.config_path)
+        text = section(card(record), "Intended use and limits")
+        (resize,) = [step for step in recipe.test_dataloader.dataset.pipeline if step.type == "Resize"]
+        longest, shortest = resize.scale
+        assert resize.keep_ratio and f"fit into {longest} by {shortest} pixels, or {shortest} by {longest}" in text
+        assert f"COCO's {record.num_classes} kinds" in text
+        assert ("boxes and masks" in text) == ("segm" in record.published)
+
+    def test_a_recorded_file(self) -> None:
+        record = MANIFEST.checkpoints["mrcnn_dpt_t_1x"]
+        recorded = dataclasses.replace(record, sha256="ab" * 32, num_bytes=440_000_001)
+        facts = table(section(card(recorded), "Where the weights come from"))
+        assert facts["its SHA-256"] == [f"`{'ab' * 32}`"] and facts["its size"] == ["440,000,001 bytes"]
+
+    def test_a_published_copy(self) -> None:
+        location = "hf://org/dpt/model.safetensors"
+        text = card(MANIFEST.checkpoints["mrcnn_dpt_t_1x"], location=location)
+        assert section(text, "Use").count(f'weights="{location}"') == 2
+        assert "was converted to safetensors" in section(text, "Where the weights come from")
+
+
+class TestDemos:
+    @every_demo
+    def test_the_figures_are_this_projects(self, record: DemoDetector) -> None:
+        text = section(card(record), "Results")
+        assert text.startswith(f"On {record.data}, in percent, measured by this project.")
+        assert figures(text) == record.measured
+
+    @every_demo
+    def test_how_it_was_trained(self, record: DemoDetector) -> None:
+        facts = {key: value.strip("`") for key, (value,) in table(section(card(record), "Training")).items()}
+        assert (facts["recipe"], facts["log"]) == (record.config, record.log)
+        assert (facts["command"], facts["seed"]) == (record.command, str(record.seed))
+        assert (facts["machine"], float(facts["minutes"])) == (record.machine, record.minutes)
+        assert dict(each.split(" ") for each in facts["versions"].split(", ")) == record.versions
+
+    @every_demo
+    def test_the_limits_are_those_of_the_scenes(self, record: DemoDetector) -> None:
+        recipe: Any = Config.fromfile(record.config_path)
+        (resize,) = [step for step in recipe.test_dataloader.dataset.pipeline if step.type == "Resize"]
+        text = " ".join(section(card(record), "Intended use and limits").split())
+        assert f"{digits.MIN_DIGITS} to {digits.MAX_DIGITS} handwritten digits" in text
+        size = 192  # of a scene, unless another is asked for
+        assert resize.scale == (size, size) and f"fit into {size} by {size} pixels" in text
+        assert f"{size // 8} to {size * 5 // 12} pixels high and turned by up to {digits.MAX_TURN} degrees" in text
+        assert ("boxes and masks" in text) == ("segm" in record.measured)
+
+    def test_its_examples_work(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Image.open(PHOTO).convert("RGB").save("photo.jpg")
+        found = execute(section(card(get_weights_record(DEMO)), "Use"))
+        assert len(found["detections"].masks) == len(found["detections"].boxes)
+        assert type(found["model"]).__name__ == "MaskRCNN"
+
+
+class TestClassifiers:
+    @pytest.mark.parametrize("record", MANIFEST.classifiers.values(), ids=MANIFEST.classifiers)
+    def test_the_figures_are_the_authors(self, record: Classifier) -> None:
+        text = section(card(record), "Results")
+        assert "as the authors published them. They were not measured again" in text
+        assert [float(value) for (value,) in table(text).values()] == list(record.published.values())
+        _, height, width = get_pretrained_cfg(record.name).input_size
+        assert f"on images of {height} by {width} pixels" in card(record)
+
+    def test_its_examples_work(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        state = DPTClassifier("tiny").state_dict()
+        (tmp_path / "mirror").mkdir()
+        save_file(state, tmp_path / "mirror" / "dpt_tiny.safetensors")
+        monkeypatch.setenv("DPT_ZOO_MIRROR", str(tmp_path / "mirror"))
+        use = section(card(get_weights_record("dpt_tiny")), "Use")
+        (command,) = re.findall("```bash\ndpt-zoo (.*)\n```", use)
+        assert main(command.split()) == 0
+        loaded = execute(use)["classifier"].state_dict()
+        assert all(tensor.equal(loaded[name]) for name, tensor in state.items())
+
+
+class TestInfo:
+    def test_the_card_and_what_is_here(self, run: Run) -> None:
+        status, out, err = run("info", "mrcnn_dpt_t_1x")
+        record = MANIFEST.checkpoints["mrcnn_dpt_t_1x"]
+        text, _, here = out.partition("\nOn this machine:\n")
+        assert (status, text, err) == (0, card(record), "")
+        assert facts_here(here)["config"] == str(record.config_path)
+        assert re.search("\n  sha256 +unknown: nobody has recorded it yet\n  size +unknown\n", here)
+        assert facts_here(here)["cached"].startswith("no, ")
+
+    def test_a_demo(self, run: Run) -> None:
+        demo = MANIFEST.demos[DEMO]
+        facts = facts_here(run("info", DEMO)[1].partition("\nOn this machine:\n")[2])
+        assert Path(facts["config"]) == demo.config_path and Path(facts["log"]) == demo.log_path
+        assert facts["sha256"] == demo.sha256 and facts["size"] == f"{demo.num_bytes:,} bytes"
+        assert facts["cached"] == "not needed: shipped with the project"
+
+    def test_on_a_terminal_it_is_set(self) -> None:
+        shown = on_terminal([sys.executable, "-m", "dpt_zoo", "info", DEMO])
+        assert "## " not in shown and "```" not in shown and "| --- |" not in shown
+        for text in ("Results", " • It gives boxes and masks.", MANIFEST.demos[DEMO].paper, "On this machine:"):
+            assert text in shown
+        ap = MANIFEST.demos[DEMO].measured["bbox"]["mAP"]
+        assert re.search(rf"^ *box +│? *{ap}", shown, re.M)
+
+    def test_no_torch_is_loaded(self) -> None:
+        code = "import sys; from dpt_zoo.cli import main; main(['info', 'mrcnn_dpt_t_1x']); print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        assert not {"torch", "numpy", "mmengine", "PIL"} & set(done.stdout.splitlines()[-1].split())
+
+    def test_a_wrong_name(self, run: Run) -> None:
+        expected = "dpt-zoo: there is no model 'mrcnn_dpt_t': did you mean mrcnn_dpt_t_1x?\n"
+        assert run("info", "mrcnn_dpt_t") == (2, "", expected)
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below one of a card's headings."""
+    found = re.search(rf"\n## {heading}\n\n(.*?)\n*(?=\n## |\Z)", text, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """The cells of a table's rows, by that of the first column; the head's is the empty one."""
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in re.findall(r"^\|.*\|$", text, re.M)]
+    return {first: others for first, *others in rows[2:]}
+
+
+def figures(text: str) -> dict[str, dict[str, float]]:
+    """What a table of figures says, as the manifest has it."""
+    names = re.findall(r"\bA\w+|mAP", next(line for line in text.splitlines() if line.startswith("|")))
+    rows = {{"box": "bbox", "mask": "segm"}[word]: cells for word, cells in table(text).items()}
+    return {task: dict(zip(names, map(float, cells), strict=True)) for task, cells in rows.items()}
+
+
+def execute(use: str) -> dict[str, Any]:
+    """Run the Python of a card, as somebody with a checkout does, and return what it made."""
+    names: dict[str, Any] = {}
+    for block in re.findall("```python\n(.*?)```", use, re.DOTALL):
+        exec(block.replace("path/to/dpt-zoo", str(ROOT)), names)
+    return names
+
+
+def facts_here(text: str) -> dict[str, str]:
+    """The first lines of the facts that are printed below a card, by their names."""
+    return {line[2:18].strip(): line[19:] for line in text.splitlines()}
+
+
+def on_terminal(command: list[str]) -> str:
+    """What a command shows on a terminal of 100 columns, without colours."""
+    ours, its = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(command, stdout=its, stderr=its, env=environment) as process:
+        os.close(its)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 4096)
+            except OSError:  # Linux's way to say that nobody writes any more
+                break
+    os.close(ours)
+    assert process.returncode == 0
+    return re.sub(r"\x1b\[[\d;]*m", "", shown.decode()).replace("\r", "")

@@ -1,0 +1,321 @@
+"""create_model, and the errors that help."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from mmdet.apis import inference_detector
+from mmdet.models import MaskRCNN, RetinaNet
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from reference_data import PHOTO, rule_model
+from rule_weights import rule_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import dpt_zoo
+from dpt_zoo.errors import DPTZooError, FetchError, InputError, UnknownModelError, WeightsError
+from dpt_zoo.inference import Detector
+from dpt_zoo.manifest.records import list_demos, read_manifest
+from dpt_zoo.models.factory import build_detector
+from dpt_zoo.weights.converting import convert, write_safetensors
+from dpt_zoo.weights.reading import Weights, read_state_dict
+from dpt_zoo.weights.store import adopt
+
+NANO = "retinanet_dpt_nano_digits"
+"""The smallest model: for what holds for all."""
+NUMBERED = ("class 0", "class 1", "class 2")
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def three_classes() -> State:
+    """The smallest model, as if trained on three classes."""
+    return dpt_zoo.create_model(NANO, pretrained=False, num_classes=3).state_dict()
+
+
+class TestNames:
+    def test_patterns(self) -> None:
+        assert len(dpt_zoo.list_models()) == 12
+        assert dpt_zoo.list_models("*nano*") == []
+        assert dpt_zoo.list_models("mrcnn*_1x") == ["mrcnn_dpt_t_1x", "mrcnn_dpt_s_1x", "mrcnn_dpt_m_1x"]
+        assert dpt_zoo.list_models("yolo*") == []
+
+    @pytest.mark.parametrize("call", [dpt_zoo.get_checkpoint, dpt_zoo.create_model])
+    def test_a_wrong_name_suggests_the_nearest(self, call: Any) -> None:
+        with pytest.raises(UnknownModelError, match=r"did you mean mrcnn_dpt_t_1x\?"):
+            call("mask_rcnn_dpt_t_1x")
+        with pytest.raises(UnknownModelError, match="choose one of retinanet_dpt_t_1x, "):
+            call("?")
+
+
+class TestModel:
+    def test_it_is_a_plain_mmdetection_model_in_eval_mode(self, rule_file: Path) -> None:
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=rule_file)
+        assert type(model) is MaskRCNN and not model.training
+        assert isinstance(model.cfg, Config)
+        assert model.dataset_meta["classes"][:2] == ("person", "bicycle")
+        rule = rule_state_dict(model.state_dict())
+        assert all(torch.equal(tensor, rule[name]) for name, tensor in model.state_dict().items())
+
+    def test_mmdetections_own_inference_finds_what_the_detector_finds(self, rule_file: Path) -> None:
+        model = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=str(rule_file))
+        theirs = inference_detector(model, str(PHOTO)).pred_instances.numpy()
+        ours = Detector(model, score_threshold=0)(PHOTO)
+        np.testing.assert_allclose(ours.boxes, theirs.bboxes, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=5e-5)
+        assert ours.masks is not None and (ours.masks != theirs.masks).mean() < 1e-6
+
+    def test_without_weights_it_is_initialised_for_training(self) -> None:
+        model: Any = dpt_zoo.create_model("retinanet_dpt_t_1x", pretrained=False)
+        assert type(model) is RetinaNet
+        prior = torch.sigmoid(model.bbox_head.retina_cls.bias)
+        assert torch.allclose(prior, torch.tensor(0.01))  # the focal loss's prior, which init_weights sets
+
+    def test_the_cached_weights_are_taken(self, rule_file: Path, empty_cache: Path) -> None:
+        empty_cache.mkdir()
+        (empty_cache / "mrcnn_dpt_t_1x.safetensors").symlink_to(rule_file)
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x")
+        assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
+
+    def test_the_cached_weights_are_all_that_fills_it(self, rule_file: Path, empty_cache: Path) -> None:
+        """Nothing is initialised at random first."""
+        adopt(dpt_zoo.get_checkpoint("mrcnn_dpt_t_1x"), rule_file)
+        with RandomNumbers() as random_numbers:
+            dpt_zoo.create_model("mrcnn_dpt_t_1x")
+        assert random_numbers.drawn == 0
+        with random_numbers:
+            build_detector(dpt_zoo.get_checkpoint("mrcnn_dpt_t_1x"), 80)
+        assert random_numbers.drawn > 30_000_000
+
+    def test_it_does_not_live_on_the_file(self, rule_file: Path, tmp_path: Path) -> None:
+        path = Path(shutil.copy(rule_file, tmp_path / "weights.safetensors"))
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=path)
+        with path.open("r+b") as file:
+            file.truncate(1000)
+        assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
+
+    def test_half_precision_weights_are_widened(self, rule_file: Path, tmp_path: Path) -> None:
+        convert(rule_file, tmp_path / "half.safetensors", half=True)
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=tmp_path / "half.safetensors")
+        bias = rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias
+        assert model.neck.fpn_convs[0].conv.bias.dtype == torch.float32
+        assert torch.equal(model.neck.fpn_convs[0].conv.bias, bias.half().float())
+
+    def test_weights_that_are_not_here_say_where_they_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
+        drive = "https://drive.google.com/file/d/1jCp5mYqHnNs1Uzrh8uopOyRSw0aVLDQp/view"
+        with pytest.raises(FetchError) as raised:
+            dpt_zoo.create_model("mrcnn_dpt_t_1x")
+        assert str(raised.value).splitlines() == [
+            "mrcnn_dpt_t_1x: its weights could not be fetched",
+            f"  {drive}: not asked, DPT_ZOO_OFFLINE is set",
+            f"  By hand: open {drive} or "
+            "https://pan.baidu.com/s/19nJXoOAK_mljV4BPx1sUSQ (password DPTs) in a browser, then run",
+            "  dpt-zoo import mrcnn_dpt_t_1x FILE",
+        ]
+
+    @pytest.mark.parametrize("location", ["http://example.com/w.pth", "ftp://example.com/w.pth", "hf://org/repo"])
+    def test_a_location_of_no_known_form(self, location: str) -> None:
+        with pytest.raises(InputError, match=r"give a path, https://\.\.\. or hf://org/repo/file"):
+            dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=location)
+
+
+class RandomNumbers(TorchDispatchMode):
+    """Counts the random numbers that are written to memory."""
+
+    drawn = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags and not result.is_meta:
+            self.drawn += result.numel()
+        return result
+
+
+class TestOtherClasses:
+    def test_the_heads_are_rebuilt_and_the_rest_is_kept(
+        self, rule_file: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING, "dpt_zoo"):
+            model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=rule_file, num_classes=3)
+        assert model.roi_head.bbox_head.fc_cls.out_features == 4
+        assert model.roi_head.bbox_head.fc_reg.out_features == 12
+        assert model.roi_head.mask_head.conv_logits.out_channels == 3
+        assert model.dataset_meta["classes"] == ("class 0", "class 1", "class 2")
+        assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
+        (record,) = caplog.records
+        assert record.message == (
+            "mrcnn_dpt_t_1x: 3 classes, initialised afresh: roi_head.bbox_head.fc_cls.weight, "
+            "roi_head.bbox_head.fc_cls.bias, roi_head.bbox_head.fc_reg.weight, roi_head.bbox_head.fc_reg.bias, "
+            "roi_head.mask_head.conv_logits.weight, roi_head.mask_head.conv_logits.bias"
+        )
+
+    def test_those_of_a_file_as_well(self, three_classes: State, tmp_path: Path) -> None:
+        path = write_pth(tmp_path, three_classes, {"CLASSES": ("cat", "dog", "emu")})
+        model: Any = dpt_zoo.create_model(NANO, weights=path, num_classes=10)
+        assert model.bbox_head.retina_cls.out_channels == 10 * 9
+        assert model.dataset_meta["classes"] == tuple("0123456789")
+        assert torch.equal(model.backbone.pos_embed1, three_classes["backbone.pos_embed1"])
+
+
+class TestOwnClasses:
+    """A model that somebody trained is used as any other."""
+
+    @pytest.mark.parametrize("name", ["retinanet_dpt_t_1x", "mrcnn_dpt_t_1x"])
+    @pytest.mark.parametrize("num_classes", [None, 3])
+    def test_a_file_is_taken_whole(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, num_classes: int | None
+    ) -> None:
+        trained = dpt_zoo.create_model(name, pretrained=False, num_classes=3).state_dict()
+        path = write_pth(tmp_path, trained, {"dataset_meta": {"classes": ("cat", "dog", "emu")}})
+        convert(path, tmp_path / "model.safetensors")
+        model: Any = dpt_zoo.create_model(name, weights=tmp_path / "model.safetensors", num_classes=num_classes)
+        assert all(torch.equal(tensor, trained[key]) for key, tensor in model.state_dict().items())
+        assert model.dataset_meta["classes"] == ("cat", "dog", "emu")
+        assert Detector(model)(PHOTO).classes == ("cat", "dog", "emu")
+        assert not caplog.records
+
+    NAMES: ClassVar[dict[str, tuple[Any, tuple[str, ...]]]] = {
+        "MMEngine": ({"dataset_meta": {"classes": ("cat", "dog", "café"), "palette": []}}, ("cat", "dog", "café")),
+        "MMCV": ({"CLASSES": ("cat", "dog", "emu")}, ("cat", "dog", "emu")),
+        "plain": ({"classes": ["cat", "dog", "emu"]}, ("cat", "dog", "emu")),
+        "some are none": ({"classes": ["cat", 7, None]}, ("cat", "class 1", "class 2")),
+        "none can be shown": ({"classes": ["\x1b[2J", "x" * 101, ""]}, NUMBERED),
+        "too few": ({"classes": ["cat"]}, NUMBERED),
+        "too many": ({"CLASSES": ["cat"] * 80}, NUMBERED),
+        "a text": ({"CLASSES": "cat"}, NUMBERED),
+        "elsewhere": ({"dataset_meta": ["classes"], "epoch": 3}, NUMBERED),
+        "nothing": ({}, NUMBERED),
+    }
+
+    @pytest.mark.parametrize(("meta", "names"), NAMES.values(), ids=NAMES)
+    def test_names(self, three_classes: State, tmp_path: Path, meta: Any, names: tuple[str, ...]) -> None:
+        model: Any = dpt_zoo.create_model(NANO, weights=write_pth(tmp_path, three_classes, meta))
+        assert model.dataset_meta == {"classes": names}
+
+    def test_names_of_as_many_as_coco_has(self, rule_file: Path, empty_cache: Path, tmp_path: Path) -> None:
+        """A person's file may name them; the authors' models are of COCO's classes whatever their files say."""
+        path = tmp_path / "named.safetensors"
+        write_safetensors(Weights(read_state_dict(rule_file), {"CLASSES": ["thing"] * 80}, "pth"), path)
+        mine: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=path)
+        assert mine.dataset_meta["classes"] == ("thing",) * 80
+        adopt(read_manifest().checkpoints["mrcnn_dpt_t_1x"], path)
+        theirs: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x")
+        assert theirs.dataset_meta["classes"][:2] == ("person", "bicycle")
+
+    @pytest.mark.parametrize("shape", [(0,), (8,), (28,), (10**7,), (), (3, 9)])
+    @pytest.mark.parametrize("layer", ["retina_cls", "retina_reg"])
+    def test_layers_that_fit_no_number_of_classes(
+        self, three_classes: State, tmp_path: Path, layer: str, shape: tuple[int, ...]
+    ) -> None:
+        bias = f"bbox_head.{layer}.bias"
+        path = write_pth(tmp_path, {**three_classes, bias: torch.zeros(shape, dtype=torch.float16)}, {})
+        with pytest.raises(WeightsError, match=rf"these are not {NANO}'s weights, .* tensors differ: .*{bias}"):
+            dpt_zoo.create_model(NANO, weights=path)
+
+
+def write_pth(folder: Path, state: State, meta: Any) -> Path:
+    """Write a checkpoint as training leaves it."""
+    torch.save({"state_dict": state, "meta": meta, "optimizer": {}}, folder / "epoch_3.pth")
+    return folder / "epoch_3.pth"
+
+
+class TestShipped:
+    """The demos are there by their names, without cache or network."""
+
+    @pytest.mark.parametrize("name", list_demos())
+    def test_they_need_no_download(self, name: str, monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
+        monkeypatch.setenv("DPT_ZOO_MIRROR", "https://mirror.invalid")
+        monkeypatch.setattr("socket.socket.connect", None)  # nobody may call it
+        demo = read_manifest().demos[name]
+        detector = Detector(name)
+        assert type(detector.model) is {"retinanet": RetinaNet, "mask_rcnn": MaskRCNN}[demo.architecture]
+        assert Path(detector.model.cfg.filename) == demo.config_path
+        shipped = read_state_dict(Path(demo.sources[0].url))
+        assert all(torch.equal(tensor, shipped[key].to(tensor)) for key, tensor in detector.model.state_dict().items())
+        assert detector.model.dataset_meta == {"classes": tuple("0123456789")}
+        assert detector(PHOTO).classes == tuple("0123456789")
+
+    def test_they_are_models_as_the_others(self) -> None:
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits", num_classes=3)
+        assert model.roi_head.mask_head.conv_logits.out_channels == 3
+        assert model.dataset_meta["classes"] == NUMBERED
+        fresh: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits", pretrained=False)
+        assert fresh.dataset_meta["classes"] == tuple("0123456789")
+
+
+class TestRefusals:
+    def test_a_file_of_another_size(self, rule_file: Path) -> None:
+        with pytest.raises(WeightsError) as raised:
+            dpt_zoo.create_model("mrcnn_dpt_s_1x", weights=rule_file)
+        assert f"{rule_file}: these are not mrcnn_dpt_s_1x's weights, 140 tensors differ" in str(raised.value)
+        assert "backbone.block1.2.norm1.weight (not in the file), " in str(raised.value)
+        assert str(raised.value).endswith(" and 136 more")
+
+    def test_a_file_of_another_architecture(self, rule_file: Path) -> None:
+        with pytest.raises(
+            WeightsError, match=r"neck.lateral_convs.0.conv.weight \(float32\[256, 64, 1, 1\] in the file"
+        ):
+            dpt_zoo.create_model("retinanet_dpt_t_1x", weights=rule_file)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_numbers_that_are_not_finite(self, tmp_path: Path, value: float) -> None:
+        state = {name: tensor.clone() for name, tensor in rule_model("retinanet_dpt_t_1x").state_dict().items()}
+        state["neck.fpn_convs.0.conv.bias"][7] = value
+        save_file(state, tmp_path / "weights.safetensors")
+        with pytest.raises(WeightsError, match=r"neck.fpn_convs.0.conv.bias holds numbers that are not finite"):
+            dpt_zoo.create_model("retinanet_dpt_t_1x", weights=tmp_path / "weights.safetensors")
+
+    @pytest.mark.parametrize(
+        ("arguments", "complaint"),
+        [
+            ({"num_classes": 0}, "num_classes must be a whole number from 1, not 0"),
+            ({"num_classes": "80"}, "num_classes must be a whole number from 1, not '80'"),
+            ({"pretrained": False, "weights": "a.pth"}, "exclude each other"),
+            ({"pretrained": False, "device": "gpu"}, "device 'gpu' cannot be used"),
+            ({"pretrained": False, "device": "cuda:99"}, "device 'cuda:99' cannot be used"),
+        ],
+    )
+    def test_arguments(self, arguments: dict[str, Any], complaint: str) -> None:
+        with pytest.raises(InputError, match=complaint) as raised:
+            dpt_zoo.create_model("retinanet_dpt_t_1x", **arguments)
+        assert isinstance(raised.value, DPTZooError)
+
+    @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+    def test_score_threshold(self, threshold: float) -> None:
+        with pytest.raises(InputError, match="score_threshold must be from 0 to 1"):
+            Detector(rule_model("retinanet_dpt_t_1x"), score_threshold=threshold)
+
+
+class TestImageNetStart:
+    """`init_cfg` of the backbone: what training starts from."""
+
+    @pytest.mark.parametrize("wrapped", [True, False])
+    def test_both_forms_of_a_classifiers_file(self, tmp_path: Path, wrapped: bool) -> None:
+        from dpt_zoo.models import DPTClassifier
+        from dpt_zoo.models.detection import DPT
+
+        state = rule_state_dict(DPTClassifier("tiny").state_dict())
+        torch.save({"model": state, "epoch": 299} if wrapped else state, tmp_path / "dpt_tiny.pth")
+        init_default_scope("mmdet")
+        backbone = DPT("tiny", init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "dpt_tiny.pth")})
+        backbone.init_weights()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in backbone.state_dict().items())
+
+    def test_what_cannot_be_used(self, tmp_path: Path) -> None:
+        from dpt_zoo.models.detection import DPT
+
+        with pytest.raises(InputError, match="init_cfg is dict"):
+            DPT("tiny", init_cfg={"type": "Normal"})
+        with pytest.raises(WeightsError, match="no such file"):
+            DPT("tiny", init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "none.pth")}).init_weights()
+        torch.save(rule_state_dict(DPT("small").state_dict()), tmp_path / "small.pth")
+        with pytest.raises(WeightsError, match="not DPT-Tiny's weights"):
+            DPT("tiny", init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "small.pth")}).init_weights()

@@ -1,0 +1,156 @@
+"""The three ways to have the project: a torch.hub checkout, an editable install (these tests'), and a wheel."""
+
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from reference_data import PHOTO, ROOT
+
+import dpt_zoo
+from dpt_zoo.data.digits import make_digit_scenes
+from dpt_zoo.manifest.records import list_demos, read_manifest
+
+
+def run_python(python: Path, code: str, cwd: Path) -> str:
+    """Run code in a fresh process and return what it printed; it must say nothing on standard error."""
+    done = subprocess.run([python, "-c", code], cwd=cwd, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+class TestHub:
+    def test_list_and_help(self, bare_python: Path, checkout: Path, tmp_path: Path) -> None:
+        hub = tmp_path / "hub"
+        hub.mkdir()
+        (hub / "someone_dpt-zoo_main").symlink_to(checkout)  # where torch.hub keeps what it fetched from GitHub
+        code = f"""
+import contextlib, io, json, sys, torch
+torch.hub.set_dir({str(hub)!r})
+repo = dict(github="someone/dpt-zoo:main", skip_validation=True, trust_repo=True)
+with contextlib.redirect_stderr(io.StringIO()):  # "Using cache found in ..."
+    answers = torch.hub.list(**repo), torch.hub.help(model="mrcnn_dpt_t_1x", **repo)
+print(json.dumps(answers))
+assert "mmdet" not in sys.modules
+"""
+        names, text = json.loads(run_python(bare_python, code, tmp_path))
+        assert sorted(names) == sorted([*dpt_zoo.list_models(), *list_demos(), "train", "evaluate"])
+        assert text.startswith("Mask R-CNN DPT-Tiny 1x: 40.2 box AP, 37.7 mask AP (COCO val2017).")
+
+    def test_load(self, bare_python: Path, checkout: Path, tmp_path: Path) -> None:
+        code = f"""
+import torch
+model = torch.hub.load({str(checkout)!r}, "mrcnn_dpt_t_1x", source="local", pretrained=False, num_classes=3)
+import dpt_zoo
+print(type(model).__name__, dpt_zoo.__file__, model.cfg.filename)
+"""
+        kind, package, config = run_python(bare_python, code, tmp_path).split()
+        assert kind == "MaskRCNN"
+        assert Path(package).parent == checkout / "dpt_zoo"
+        assert Path(config) == checkout / "configs" / "mask_rcnn_dpt_t_fpn_1x_coco.py"
+
+    def test_train_and_evaluate(self, bare_python: Path, checkout: Path, tmp_path: Path) -> None:
+        make_digit_scenes(tmp_path / "digits", num_train=2, num_test=1)
+        name, repo = "retinanet_dpt_nano_digits", str(checkout)
+        options = "data_root='digits', source='local'"
+        code = f"""
+import contextlib, io, torch
+with contextlib.redirect_stderr(io.StringIO()):  # how far it is
+    weights = torch.hub.load({repo!r}, "train", {name!r}, epochs=1, workers=0, work_dir="run", {options})
+    evaluation = torch.hub.load({repo!r}, "evaluate", {name!r}, weights=weights, workers=0, {options})
+print(*evaluation.figures["bbox"])
+"""
+        assert run_python(bare_python, code, tmp_path) == "mAP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl\n"
+
+    def test_each_entry_point_is_its_model(self) -> None:
+        import hubconf
+
+        for name in [*dpt_zoo.list_models(), *list_demos()]:
+            entry_point = getattr(hubconf, name)
+            assert entry_point.__name__ == name
+            assert entry_point.__doc__.startswith(dpt_zoo.get_checkpoint(name).summary)
+
+
+def demo_files() -> set[str]:
+    """What the shipped detectors consist of."""
+    demos = read_manifest().demos.values()
+    return {path for demo in demos for path in (demo.config, demo.log, f"configs/demo/{demo.name}.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built through a source distribution, so that this is whole too."""
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(checkout)]
+    subprocess.run(build, check=True, capture_output=True)
+    (sdist,) = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert packed > {"weights_manifest.json", *demo_files()}
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, as an installer unpacks a pure one."""
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+OUTPUTS = {"run.json", "detections.jsonl", "detections.json", "pictures"}
+"""What `dpt-zoo detect` writes unless told otherwise."""
+
+
+class TestWheel:
+    def test_it_works_elsewhere(self, bare_python: Path, installed: Path, rule_file: Path, tmp_path: Path) -> None:
+        code = f"""
+import sys; sys.path.insert(0, {str(installed)!r})
+import dpt_zoo
+from dpt_zoo.cli import main
+print(dpt_zoo.get_checkpoint("mrcnn_dpt_t_1x").config_path, dpt_zoo.__file__)
+main(["detect", {str(PHOTO)!r}, "--model", "mrcnn_dpt_t_1x", "--weights", {str(rule_file)!r}, "--out", "out"])
+"""
+        config, package = run_python(bare_python, code, tmp_path).splitlines()[0].split()
+        assert Path(config).is_file() and Path(config).is_relative_to(installed / "dpt_zoo" / "_data")
+        assert Path(package).is_relative_to(installed)
+        assert {path.name for path in (tmp_path / "out").iterdir()} == OUTPUTS
+
+    def test_what_is_shipped_needs_no_network(
+        self, bare_python: Path, installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
+        code = f"""
+import sys; sys.path.insert(0, {str(installed)!r})
+from dpt_zoo.cli import main
+for name in {list_demos()!r}:
+    main(["detect", {str(PHOTO)!r}, "--model", name, "--out", name])
+"""
+        run_python(bare_python, code, tmp_path)
+        for name in list_demos():
+            assert {path.name for path in (tmp_path / name).iterdir()} == OUTPUTS
+
+    def test_metadata(self, wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+            (metadata,) = (archive.read(name).decode() for name in names if name.endswith("METADATA"))
+            (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
+        assert re.search(f"^Version: {re.escape(dpt_zoo.__version__)}$", metadata, re.M)
+        assert "dpt-zoo = dpt_zoo.cli:main" in entry_points
+        assert len([name for name in names if re.fullmatch(r"dpt_zoo/_data/configs/\w[\w-]+\.py", name)]) == 12
+        assert set(names) > {f"dpt_zoo/_data/{path}" for path in demo_files()}
+        assert any(name.endswith("LICENSE") for name in names)
+        assert {name.split("/")[0] for name in names} == {"dpt_zoo", f"dpt_zoo-{dpt_zoo.__version__}.dist-info"}
+
+
+def test_versions_agree() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {dpt_zoo.__version__}" in citation
+    assert f"## {dpt_zoo.__version__}" in changelog
