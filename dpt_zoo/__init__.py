@@ -11,17 +11,17 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .evaluation.evaluator import evaluate
     from .inference import Detector
-    from .manifest.records import get_checkpoint, list_models
+    from .manifest.records import get_detector_info, list_models
     from .models.factory import create_model
     from .training.trainer import train
 
-__all__ = ["Detector", "__version__", "create_model", "evaluate", "get_checkpoint", "list_models", "train"]
+__all__ = ["Detector", "__version__", "create_model", "evaluate", "get_detector_info", "list_models", "train"]
 
 _HOMES = {
     "Detector": "inference",
     "create_model": "models.factory",
     "evaluate": "evaluation.evaluator",
-    "get_checkpoint": "manifest.records",
+    "get_detector_info": "manifest.records",
     "list_models": "manifest.records",
     "train": "training.trainer",
 }

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from .manifest.records import Checkpoint, DemoDetector, read_manifest
+from .manifest.records import DemoDetector, PublishedDetector, read_manifest
 
 
 def entry_points() -> dict[str, Callable[..., Any]]:
@@ -26,7 +26,7 @@ def evaluate(recipe: str, **options: Any) -> Any:
     return evaluate(recipe, **options)
 
 
-def _entry_point(checkpoint: Checkpoint | DemoDetector) -> Callable[..., Any]:
+def _entry_point(checkpoint: PublishedDetector | DemoDetector) -> Callable[..., Any]:
     def entry_point(**kwargs: Any) -> Any:
         from .models.factory import create_model
 

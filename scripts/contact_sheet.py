@@ -31,11 +31,11 @@ def main() -> None:
 def enlarge(found: Detections) -> Detections:
     """The same objects in the image enlarged."""
     assert found.image is not None  # a detector keeps it
-    height, width = (ENLARGED * side for side in found.size)
+    height, width = (ENLARGED * side for side in found.image_size)
     image = np.array(Image.fromarray(found.image).resize((width, height), Image.Resampling.BICUBIC))
     masks = None if found.masks is None else found.masks.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
     rles = None if masks is None else [encode_mask(mask) for mask in masks]
-    return dataclasses.replace(found, boxes=ENLARGED * found.boxes, size=(height, width), rles=rles, image=image)
+    return dataclasses.replace(found, boxes=ENLARGED * found.boxes, image_size=(height, width), rles=rles, image=image)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpt_zoo.models.attention import Block, Mlp, PatchConv, Size, SpatialReductionAttention
+from dpt_zoo.models.attention import Block, Mlp, PatchConv, Shape, SpatialReductionAttention
 from dpt_zoo.models.backbone import DPT
 from dpt_zoo.models.cpu import Linear
 from dpt_zoo.models.depatch import DePatch, PatchEmbed, grid_points
@@ -45,7 +45,7 @@ class ExplicitStages(DPT):
 class ExplicitAttention(SpatialReductionAttention):
     """Attention by matrix products and a softmax."""
 
-    def forward(self, x: Tensor, size: Size) -> Tensor:
+    def forward(self, x: Tensor, size: Shape) -> Tensor:
         batch, num_tokens, dim = x.shape
         context = x
         if self.reduction > 1:
@@ -66,7 +66,7 @@ class ExplicitMlp(Mlp):
 class ExplicitBlock(Block):
     """Attention and MLP of all tokens at once, and of all images."""
 
-    def forward(self, x: Tensor, size: Size) -> Tensor:
+    def forward(self, x: Tensor, size: Shape) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), size))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -98,14 +98,14 @@ class ExplicitDePatch(DePatch):
         return torch.cat((centres - half_sizes, centres + half_sizes), dim=-1).clamp(0, 1)
 
 
-def loop_centres(size: Size) -> Tensor:
+def loop_centres(size: Shape) -> Tensor:
     """Centres of a grid of `size` patches, row by row: `(H*W, 2)` xy in [0, 1], float64."""
     height, width = size
     centres = [((column + 0.5) / width, (row + 0.5) / height) for row in range(height) for column in range(width)]
     return torch.tensor(centres, dtype=torch.float64)
 
 
-def sample_two_step(values: Tensor, size: Size, points: Tensor) -> Tensor:
+def sample_two_step(values: Tensor, size: Shape, points: Tensor) -> Tensor:
     """Sample values `(B, H*W, heads, C)` at points `(B, Q, 2)` in [0, 1]: `(B, Q, heads*C)`."""
     batch, _, heads, channels = values.shape
     values = values.flatten(2).transpose(1, 2).reshape(batch * heads, channels, *size)
@@ -116,6 +116,6 @@ def sample_two_step(values: Tensor, size: Size, points: Tensor) -> Tensor:
     return weighted.view(batch, heads * channels, -1).transpose(1, 2).contiguous()
 
 
-def _to_contiguous_map(tokens: Tensor, size: Size) -> Tensor:
+def _to_contiguous_map(tokens: Tensor, size: Shape) -> Tensor:
     """Copy tokens `(B, H*W, C)` to a contiguous map `(B, C, H, W)`."""
     return tokens.transpose(1, 2).reshape(len(tokens), -1, *size).contiguous()

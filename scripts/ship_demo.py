@@ -2,7 +2,7 @@
 
 python scripts/ship_demo.py mrcnn_dpt_nano_digits TRAINED LOG RESULTS...
 
-RESULTS are JSON files, which together have the COCO figures ("figures", as in an `evaluation.json`) and how the
+RESULTS are JSON files, which together have the COCO figures ("metrics", as in an `evaluation.json`) and how the
 detector was made ("data", "command", "seed", "versions", "machine", "minutes"; see the manifest's schema); of what is
 in several the last counts. The figures should be of float16 weights: evaluate those that
 `dpt-zoo convert TRAINED half.safetensors --half` gives.
@@ -29,7 +29,7 @@ def ship(name: str, trained: Path, log: Path, results: list[Path]) -> None:
     """Write a demo detector's weights, log and record.
 
     Args:
-        name: one of `list_demos()`.
+        name: one of `list(read_manifest().demos)`.
         trained: the detector's weights, in any form that `create_model` takes.
         log: the training log, JSON lines.
         results: JSON files with its figures and how it was made.
@@ -49,7 +49,7 @@ def ship(name: str, trained: Path, log: Path, results: list[Path]) -> None:
     if len(classes) != demo.num_classes:
         raise InputError(f"{trained} is for {len(classes)} classes, not {demo.num_classes}: give {name}'s own weights")
 
-    shipped = Path(demo.sources[0].url)
+    shipped = Path(demo.locations[0].url)
     meta = {"dataset_meta": {"classes": classes}}
     write_safetensors(Weights(model.state_dict(), meta, "safetensors"), shipped, half=True)
     with open_atomic(demo.log_path) as file:
@@ -74,10 +74,10 @@ def _read_results(paths: list[Path]) -> dict[str, Any]:
     try:
         for path in paths:
             told |= json.loads(path.read_text(encoding="utf-8"))
-        measured = {task: _percents(figures) for task, figures in told.get("figures", {}).items()}
+        measured = {task: _percents(figures) for task, figures in told.get("metrics", {}).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: these are no results, see the top of this script: {error}") from error
-    missing = [field for field in ("figures", *MADE) if field not in told]
+    missing = [field for field in ("metrics", *MADE) if field not in told]
     if missing:
         raise InputError(f"{' '.join(map(str, paths))}: {', '.join(missing)} is in none of them")
     return {"measured": measured, **{field: told[field] for field in MADE}}

@@ -5,18 +5,16 @@ import os
 import shutil
 import sysconfig
 import venv
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from reference_data import REFERENCE, ROOT, rule_model
+from running import Run
 from safetensors.torch import save_file
 
 import dpt_zoo.mmlab  # noqa: F401  # so that any test can import mmdet
 from dpt_zoo.cli import main
-
-Run = Callable[..., tuple[int, str, str]]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism

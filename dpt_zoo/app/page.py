@@ -23,7 +23,7 @@ from ..errors import DPTZooError, ImageError
 from ..inference import Detections, Detector
 from ..inference.detections import RLE, encode_mask
 from ..manifest.model_card import card
-from ..manifest.records import get_checkpoint, list_demos, list_models
+from ..manifest.records import get_detector_info, list_models, read_manifest
 from ..utils.images import decode_image
 
 LEAST_SCORE = 0.05
@@ -114,7 +114,7 @@ def make_app(model: str, device: str) -> FastAPI:
             gr.Warning(str(error), duration=None, title="Error")
             return
         logger.info("%s: %d objects in %.2f s", model, len(found), time.perf_counter() - start)
-        found = replace(found, image=pixels, source=image["orig_name"])
+        found = replace(found, image=pixels, path=image["orig_name"])
         names = [name for name in found.classes if name in set(found.names)]
         yield Result(replace(found, image=None), _to_drawable(found)), gr.Dropdown(choices=names, value=[])
 
@@ -148,7 +148,7 @@ def _make_page(first: str, detect: Any) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 model = gr.Dropdown(_models(), value=first, label="Model", elem_id="model")
-                quality = gr.Markdown(get_checkpoint(first).summary)
+                quality = gr.Markdown(get_detector_info(first).summary)
                 image = gr.Image(label="Image", type="filepath", height=300, buttons=[])
                 examples = gr.Dataset(
                     components=[image],
@@ -229,18 +229,18 @@ def show(result: Result | None, threshold: float, classes: list[str]) -> tuple[A
 
 def describe(model: str) -> tuple[str, str]:
     """A model's figures and its card."""
-    return get_checkpoint(model).summary, _card(model)
+    return get_detector_info(model).summary, _card(model)
 
 
 def _models() -> list[tuple[str, str]]:
     """Titles and names, those first that need no download."""
-    names = [*sorted(list_demos()), *list_models()]
-    return [(get_checkpoint(name).title, name) for name in names]
+    names = [*sorted(read_manifest().demos), *list_models()]
+    return [(get_detector_info(name).title, name) for name in names]
 
 
 def _card(name: str) -> str:
     """A model's card without its title, which the page shows elsewhere."""
-    return card(get_checkpoint(name)).partition("\n\n")[2]
+    return card(get_detector_info(name)).partition("\n\n")[2]
 
 
 def _keep(name: str, content: bytes) -> str:
@@ -268,7 +268,7 @@ def _read(upload: Path) -> NDArray[np.uint8]:
 def _to_drawable(found: Detections) -> Detections:
     """The same objects on an image whose longer side is from 640 to 1280 pixels, to draw on quickly and readably."""
     assert found.image is not None
-    height, width = found.size
+    height, width = found.image_size
     side = max(height, width)
     scale = min(max(side, SMALL_SIDE), LARGE_SIDE) / side
     size = (max(1, round(scale * width)), max(1, round(scale * height)))
@@ -279,7 +279,7 @@ def _to_drawable(found: Detections) -> Detections:
     return replace(
         found,
         boxes=found.boxes * np.float32(scale),
-        size=size[::-1],
+        image_size=size[::-1],
         rles=None if found.rles is None else [resize_mask(rle) for rle in found.rles],
         image=np.asarray(Image.fromarray(found.image).resize(size, Image.Resampling.BICUBIC)),
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DPTZooError, InputError
-from ..manifest.records import get_checkpoint
+from ..manifest.records import get_detector_info
 
 
 def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str], object]) -> None:
@@ -27,7 +27,7 @@ def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str
         DPTZooError: Gradio is not installed, or as `Detector` does.
         InputError: it cannot listen at this host and port.
     """
-    get_checkpoint(model)
+    get_detector_info(model)
     with tempfile.TemporaryDirectory(prefix="dpt-zoo-app-") as folder, _listen(host, port) as listener:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the folder goes then, too
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder)

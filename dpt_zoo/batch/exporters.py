@@ -18,11 +18,11 @@ import numpy as np
 import yaml
 from pycocotools import mask as coco_mask
 
-from ..data.issues import printable
 from ..errors import OutputError
 from ..inference.detections import RLE, coco_category_ids
 from ..utils.files import open_atomic
-from .journal import Entry, Journal
+from ..utils.text import printable
+from .journal import ImageResult, Journal
 
 _RUN_BITS = (4, 8, 12, 16)
 """Bits that the length of a run may take in Label Studio's masks."""
@@ -76,7 +76,7 @@ def write_yolo(journal: Journal, folder: Path) -> None:
     """
     with _open_folder(folder / "labels") as labels:
         for entry in journal:
-            height, width = entry.found.size
+            height, width = entry.found.image_size
             x1, y1, x2, y2 = (entry.found.boxes / np.array([width, height, width, height], np.float64)).T
             boxes = zip((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, strict=True)
             lines = (
@@ -146,20 +146,20 @@ def _image_ids(journal: Journal) -> list[int]:
     return list(range(1, len(stems) + 1))
 
 
-def _coco_image(id: int, entry: Entry) -> dict[str, Any]:
-    height, width = entry.found.size
+def _coco_image(id: int, entry: ImageResult) -> dict[str, Any]:
+    height, width = entry.found.image_size
     return {"id": id, "file_name": entry.name, "width": width, "height": height}
 
 
-def _coco_annotations(image_id: int, entry: Entry) -> Iterator[dict[str, Any]]:
+def _coco_annotations(image_id: int, entry: ImageResult) -> Iterator[dict[str, Any]]:
     for record in entry.found.to_coco(image_id):
         _, _, width, height = record["bbox"]
         area = float(coco_mask.area(record["segmentation"])) if "segmentation" in record else width * height
         yield {**record, "area": area, "iscrowd": 0}
 
 
-def _voc_annotation(entry: Entry) -> ElementTree.Element:
-    height, width = entry.found.size
+def _voc_annotation(entry: ImageResult) -> ElementTree.Element:
+    height, width = entry.found.image_size
     root = ElementTree.Element("annotation")
     _add(root, "filename", printable(entry.name))
     size = ElementTree.SubElement(root, "size")
@@ -188,9 +188,9 @@ def _pixels(box: list[float]) -> tuple[int, int, int, int]:
     return x1, y1, max(x1, x2), max(y1, y2)
 
 
-def _label_studio_task(entry: Entry, model: str) -> dict[str, Any]:
+def _label_studio_task(entry: ImageResult, model: str) -> dict[str, Any]:
     found = entry.found
-    height, width = found.size
+    height, width = found.image_size
     results: list[dict[str, Any]] = []
     for name, score, kind, value in _label_studio_values(entry):
         result = {
@@ -209,10 +209,10 @@ def _label_studio_task(entry: Entry, model: str) -> dict[str, Any]:
     return {"data": {"image": _label_studio_image(entry)}, "predictions": [prediction]}
 
 
-def _label_studio_values(entry: Entry) -> Iterator[tuple[str, float, str, dict[str, Any]]]:
+def _label_studio_values(entry: ImageResult) -> Iterator[tuple[str, float, str, dict[str, Any]]]:
     """Of each box and mask: class, score, kind of region, and where it is."""
     found = entry.found
-    height, width = found.size
+    height, width = found.image_size
     for index, (name, score, box) in enumerate(
         zip(found.names, found.scores.tolist(), found.boxes.tolist(), strict=True)
     ):
@@ -222,8 +222,8 @@ def _label_studio_values(entry: Entry) -> Iterator[tuple[str, float, str, dict[s
             yield name, score, "brush", {"format": "rle", "rle": _label_studio_rle(found.rles[index])}
 
 
-def _label_studio_image(entry: Entry) -> str:
-    source = entry.found.source or entry.name
+def _label_studio_image(entry: ImageResult) -> str:
+    source = entry.found.path or entry.name
     path = Path(source)
     if entry.frame is not None or not path.is_file():
         return source

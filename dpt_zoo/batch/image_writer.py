@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from ..utils.files import make_folder
 from ..utils.images import write_picture
-from .journal import Entry
+from .journal import ImageResult
 
 _LONGEST_JPEG = 65_500
 """Pixels of a side."""
@@ -33,14 +33,14 @@ class Saver:
     crops: bool = False
     masks: bool = False
 
-    def save(self, entry: Entry) -> None:
+    def save(self, entry: ImageResult) -> None:
         """Write what is asked for of an image. Of a video's frame no picture is written: that is the video's.
 
         Raises:
             OutputError: a file cannot be written.
         """
         if self.pictures and entry.frame is None:
-            is_png = entry.name.lower().endswith(".png") or max(entry.found.size) > _LONGEST_JPEG
+            is_png = entry.name.lower().endswith(".png") or max(entry.found.image_size) > _LONGEST_JPEG
             self._write(f"pictures/{entry.stem}{'.png' if is_png else '.jpg'}", entry.found.plot())
         if self.crops:
             for number, (name, crop) in enumerate(zip(entry.found.names, entry.found.crop(), strict=True), 1):
@@ -59,8 +59,8 @@ def _folder_name(class_name: str) -> str:
     return re.sub(r'[\x00-\x1f\\/:*?"<>|]|^\.+|[. ]+$', "_", class_name)[:50] or "_"
 
 
-def _numbered_masks(entry: Entry) -> Image.Image:
-    numbers = np.zeros(entry.found.size, np.uint16)
+def _numbered_masks(entry: ImageResult) -> Image.Image:
+    numbers = np.zeros(entry.found.image_size, np.uint16)
     rles = entry.found.rles or ()
     for number in range(len(rles), 0, -1):
         numbers[coco_mask.decode(rles[number - 1]).astype(bool)] = number

@@ -21,7 +21,7 @@ _LONGEST_NAME = 160
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What the results of a run depend on.
 
     Attributes:
@@ -44,7 +44,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ImageResult:
     """One image of a run, and what was found in it.
 
     Attributes:
@@ -86,7 +86,7 @@ class Journal:
         OutputError: the files cannot be written.
     """
 
-    def __init__(self, folder: Path, settings: Settings, *, resume: bool = False) -> None:
+    def __init__(self, folder: Path, settings: RunSettings, *, resume: bool = False) -> None:
         self.settings = settings
         self._path = folder / JOURNAL
         self._done: set[tuple[str, str | None]] = set()
@@ -124,7 +124,7 @@ class Journal:
         self._stems.add(stem.casefold())
         return stem
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: ImageResult) -> None:
         """Write an image's line.
 
         Raises:
@@ -141,14 +141,14 @@ class Journal:
                 f"{self._path} cannot be written: {error.strerror}: make room, and go on with --resume"
             ) from error
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[ImageResult]:
         """All images so far, from the disk.
 
         Raises:
             InputError: the file was changed by somebody else, and cannot be read.
         """
         for record, _ in _read_lines(self._path):
-            yield Entry(
+            yield ImageResult(
                 name=record["name"],
                 stem=record["stem"],
                 found=Detections.from_json(record, self.settings.classes),
@@ -175,7 +175,7 @@ def has_run(folder: Path) -> bool:
     return (folder / SETTINGS).exists()
 
 
-def _compare(folder: Path, settings: Settings) -> None:
+def _compare(folder: Path, settings: RunSettings) -> None:
     path = folder / SETTINGS
     try:
         earlier = json.loads(path.read_bytes())

@@ -16,11 +16,11 @@ import numpy as np
 from ..errors import DPTZooError, ImageError, InputError
 from ..inference.detections import Detections
 from ..inference.detector import Detector
-from ..inference.inputs import Source
+from ..inference.inputs import ImageInput
 from ..utils.files import make_folder
-from ..utils.progress import Report
+from ..utils.progress import ProgressCallback
 from .image_writer import Saver
-from .journal import Entry, Journal
+from .journal import ImageResult, Journal
 from .video import Frame, VideoReader, VideoWriter
 
 _WRITERS = 2
@@ -67,19 +67,21 @@ class Run:
         self._saver = saver
         self._kept = [label for label, name in enumerate(detector.classes) if name in journal.settings.kept]
 
-    def detect_images(self, images: Sequence[Source], report: Report, tell: Callable[[Detections], None]) -> None:
+    def detect_images(
+        self, images: Sequence[ImageInput], progress: ProgressCallback, tell: Callable[[Detections], None]
+    ) -> None:
         """Detect objects in images. What is wrong with one is noted, and the others are done.
 
         Args:
             images: the images.
-            report: told how many were looked at.
+            progress: told how many were looked at.
             tell: given what was found in each, once it is written.
 
         Raises:
             OutputError: something cannot be written; what was written before stands.
         """
 
-        def finish(entry: Entry) -> None:
+        def finish(entry: ImageResult) -> None:
             self._record(entry)
             tell(entry.found)
 
@@ -88,38 +90,38 @@ class Run:
                 if isinstance(found, ImageError):
                     self.failures.append(found)
                 else:
-                    entry = Entry(source.name, self._journal.new_stem(source.name), self._choose(found))
+                    entry = ImageResult(source.name, self._journal.new_stem(source.name), self._choose(found))
                     submit(entry, self._saver.save)
-                report(number, len(images))
+                progress(number, len(images))
 
-    def detect_video(self, video: Video, report: Report) -> None:
+    def detect_video(self, video: Video, progress: ProgressCallback) -> None:
         """Detect objects in a video's frames, or in a camera's until Ctrl-C.
 
         What is wrong with it is noted; if it is damaged further on, what was found before that counts.
 
         Args:
             video: the video.
-            report: told how many frames were looked at.
+            progress: told how many frames were looked at.
 
         Raises:
             OutputError: something cannot be written; the video counts as not begun.
         """
         try:
             with VideoReader(video.source) as reader:
-                self._detect_frames(video, reader, report)
+                self._detect_frames(video, reader, progress)
         except (ImageError, InputError) as error:
             self.failures.append(error)
 
-    def _detect_frames(self, video: Video, reader: VideoReader, report: Report) -> None:
+    def _detect_frames(self, video: Video, reader: VideoReader, progress: ProgressCallback) -> None:
         frames = deque[Frame]()  # those that the detector is at
-        held: Entry | None = None  # the last frame's line is written when the video is whole
+        held: ImageResult | None = None  # the last frame's line is written when the video is whole
 
-        def save(entry: Entry, frame: Frame) -> None:
+        def save(entry: ImageResult, frame: Frame) -> None:
             if writer:
                 writer.write(frame, np.asarray(entry.found.plot()))
             self._saver.save(entry)
 
-        def finish(entry: Entry) -> None:
+        def finish(entry: ImageResult) -> None:
             nonlocal held
             if held:
                 self._record(held)
@@ -130,13 +132,13 @@ class Run:
                 frame = frames.popleft()
                 if isinstance(found, ImageError):
                     raise found
-                entry = Entry(source.name, source.name, self._choose(found), frame.index, frame.time)
+                entry = ImageResult(source.name, source.name, self._choose(found), frame.index, frame.time)
                 submit(entry, partial(save, frame=frame))
-                report(number, reader.num_frames)
+                progress(number, reader.num_frames)
         if held:
             self._record(replace(held, is_last=True))
 
-    def _read(self, video: Video, reader: VideoReader, frames: deque[Frame]) -> Iterator[Source]:
+    def _read(self, video: Video, reader: VideoReader, frames: deque[Frame]) -> Iterator[ImageInput]:
         """A video's frames as images; they are also put into `frames`."""
         is_camera = isinstance(video.source, int)
         frame = None
@@ -144,7 +146,7 @@ class Run:
             try:
                 for frame in reader:
                     frames.append(frame)
-                    yield Source(f"{video.name}/{frame.index:06d}", video.origin, partial(getattr, frame, "image"))
+                    yield ImageInput(f"{video.name}/{frame.index:06d}", video.origin, partial(getattr, frame, "image"))
                     if is_ended.is_set():
                         return
             except ImageError as error:
@@ -165,22 +167,22 @@ class Run:
         """The objects of the classes that are kept."""
         return found[np.isin(found.labels, self._kept)]
 
-    def _record(self, entry: Entry) -> None:
+    def _record(self, entry: ImageResult) -> None:
         self._journal.append(entry)
         self.num_images += 1
         self.num_objects += len(entry.found)
 
 
-_Submit = Callable[[Entry, Callable[[Entry], None]], None]
+_Submit = Callable[[ImageResult, Callable[[ImageResult], None]], None]
 
 
 @contextlib.contextmanager
-def _in_background(num_threads: int, finish: Callable[[Entry], None]) -> Iterator[_Submit]:
+def _in_background(num_threads: int, finish: Callable[[ImageResult], None]) -> Iterator[_Submit]:
     """Give a function that takes entries, and what saves each in a thread; `finish` is then called here, in order.
 
     When the block ends, however it does, those that were taken are finished. What fails in a thread is raised here.
     """
-    waiting = deque[tuple[Entry, Future[None]]]()
+    waiting = deque[tuple[ImageResult, Future[None]]]()
 
     def finish_all_but(limit: int) -> None:
         while waiting and (len(waiting) > limit or waiting[0][1].done()):
@@ -188,7 +190,7 @@ def _in_background(num_threads: int, finish: Callable[[Entry], None]) -> Iterato
             saved.result()
             finish(entry)
 
-    def submit(entry: Entry, save: Callable[[Entry], None]) -> None:
+    def submit(entry: ImageResult, save: Callable[[ImageResult], None]) -> None:
         waiting.append((entry, pool.submit(save, entry)))
         finish_all_but(_MOST_WAITING)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..utils.progress import count_on_terminal
+from ..utils.progress import progress_bar
 from .printing import BAD_INPUT
 
 if TYPE_CHECKING:
-    from ..data.checks import Check
+    from ..data.checks import CheckedSplit
 
 
 def add_commands(commands: Any) -> None:
@@ -38,31 +38,34 @@ def run_check_data(args: argparse.Namespace) -> int:
     pair = (args.annotations, args.images)
     if pair.count(None) != (2 if args.data else 0):
         raise InputError("name a data set's folder, or both --annotations and --images")
-    from ..data.layouts import Split, check_splits, find_splits
+    from ..data.layouts import SplitFiles, check_splits, find_splits
 
-    with tempfile.TemporaryDirectory() as work_dir, count_on_terminal("reading images") as report:
-        splits = find_splits(args.data, Path(work_dir)) if args.data else [Split(args.annotations.stem, *pair)]
-        checks = check_splits(splits, jobs=args.jobs, report=report)
+    with tempfile.TemporaryDirectory() as work_dir, progress_bar("reading images") as progress:
+        splits = find_splits(args.data, Path(work_dir)) if args.data else [SplitFiles(args.annotations.stem, *pair)]
+        checks = check_splits(splits, jobs=args.jobs, progress=progress)
     if args.json:
         print(json.dumps([_record(split.name, check) for split, check in zip(splits, checks, strict=True)], indent=2))
     else:
         for split, check in zip(splits, checks, strict=True):
             _print(split.name, check)
-    return BAD_INPUT if any(problem.kind.is_error for check in checks for problem in check.problems) else 0
+    return BAD_INPUT if any(issue.type.is_error for check in checks for issue in check.issues) else 0
 
 
 def run_make_digits(args: argparse.Namespace) -> int:
     """Make digit scenes."""
     from ..data.digits import make_digit_scenes
 
-    with count_on_terminal("drawing scenes") as report:
-        make_digit_scenes(args.folder, num_train=args.num_train, num_test=args.num_test, seed=args.seed, report=report)
+    with progress_bar("drawing scenes") as progress:
+        make_digit_scenes(
+            args.folder, num_train=args.num_train, num_test=args.num_test, seed=args.seed, progress=progress
+        )
     print(f"{args.folder}: {args.num_train:,} scenes to train on, {args.num_test:,} to test with")
     return 0
 
 
-def _print(name: str, check: "Check") -> None:
-    from ..data.issues import describe, printable
+def _print(name: str, check: "CheckedSplit") -> None:
+    from ..data.issues import describe
+    from ..utils.text import printable
 
     print(
         f"{name}: {check.num_images:,} images, {check.num_empty_images:,} of them without objects; "
@@ -72,14 +75,14 @@ def _print(name: str, check: "Check") -> None:
     if counts:
         print(textwrap.fill(counts, 100, initial_indent="  ", subsequent_indent="  ", break_long_words=False))
     for title, is_error in (("error", True), ("warning", False)):
-        problems = [problem for problem in check.problems if problem.kind.is_error == is_error]
-        if problems:
-            print(f"{name}: {len(problems):,} {title}{'s' * (len(problems) > 1)}\n{describe(problems)}")
-    if not check.problems:
+        issues = [issue for issue in check.issues if issue.type.is_error == is_error]
+        if issues:
+            print(f"{name}: {len(issues):,} {title}{'s' * (len(issues) > 1)}\n{describe(issues)}")
+    if not check.issues:
         print(f"{name}: sound")
 
 
-def _record(name: str, check: "Check") -> dict[str, Any]:
+def _record(name: str, check: "CheckedSplit") -> dict[str, Any]:
     return {
         "split": name,
         "num_images": check.num_images,
@@ -87,14 +90,14 @@ def _record(name: str, check: "Check") -> dict[str, Any]:
         "num_objects": check.num_objects,
         "num_masks": check.num_masks,
         "classes": check.classes,
-        "problems": [
+        "issues": [
             {
-                "kind": problem.kind.title,
-                "is_error": problem.kind.is_error,
-                "where": problem.where,
-                "what": problem.what,
-                "image_id": problem.image_id,
+                "type": issue.type.title,
+                "is_error": issue.type.is_error,
+                "where": issue.where,
+                "what": issue.what,
+                "image_id": issue.image_id,
             }
-            for problem in check.problems
+            for issue in check.issues
         ],
     }

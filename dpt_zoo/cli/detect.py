@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..utils.progress import count_on_terminal
+from ..utils.progress import progress_bar
 from .printing import BAD_INPUT
 
 if TYPE_CHECKING:
-    from ..batch.journal import Settings
+    from ..batch.journal import RunSettings
     from ..batch.runner import Run, Video
     from ..inference import Detections, Detector
-    from ..inference.inputs import Source
+    from ..inference.inputs import ImageInput
 
 FORMATS = ("json", "jsonl", "coco", "csv", "yolo", "voc", "labelstudio")
 _FOLDER = "detections"
@@ -126,23 +126,23 @@ def run_detect(args: argparse.Namespace) -> int:
     return _tell_failures(run)
 
 
-def _find(sources: Sequence[str]) -> tuple[list["Source"], list["Video"]]:
+def _find(sources: Sequence[str]) -> tuple[list["ImageInput"], list["Video"]]:
     """The images, and the videos and cameras, that are meant."""
     from ..batch.runner import Video
     from ..batch.video import VIDEO_SUFFIXES
-    from ..inference.inputs import Source, find_sources, is_address
+    from ..inference.inputs import ImageInput, find_inputs, is_address
     from ..utils.images import decode_image
 
     cameras = {name: int(name.partition(":")[2]) for name in sources if re.fullmatch(r"camera:\d+", name)}
     images, videos = [], []
-    for source in find_sources([name for name in sources if name != "-" and name not in cameras]):
+    for source in find_inputs([name for name in sources if name != "-" and name not in cameras]):
         if Path(source.origin).suffix.lower() in VIDEO_SUFFIXES and not is_address(source.origin):
             videos.append(Video(source.name, source.origin, Path(source.origin)))
         else:
             images.append(source)
     if "-" in sources:
         origin = "standard input"
-        images.append(Source("stdin", origin, functools.partial(decode_image, sys.stdin.buffer.read(), origin)))
+        images.append(ImageInput("stdin", origin, functools.partial(decode_image, sys.stdin.buffer.read(), origin)))
     videos += [Video(name.replace(":", "-"), name, number) for name, number in cameras.items()]
     return images, videos
 
@@ -163,14 +163,14 @@ def _choose_folder(out: Path | None, resume: bool) -> Path:
     return out
 
 
-def _settings(detector: "Detector", args: argparse.Namespace) -> "Settings":
-    from ..batch.journal import Settings
+def _settings(detector: "Detector", args: argparse.Namespace) -> "RunSettings":
+    from ..batch.journal import RunSettings
     from ..weights.digests import tensors_sha256
 
     unknown = [name for name in args.classes or () if name not in detector.classes]
     if unknown:
         raise InputError(f"--classes: {args.model} knows no {unknown[0]!r}, only {', '.join(detector.classes)}")
-    return Settings(
+    return RunSettings(
         model=args.model,
         weights=tensors_sha256({name: tensor.cpu() for name, tensor in detector.model.state_dict().items()}),
         classes=detector.classes,
@@ -181,28 +181,28 @@ def _settings(detector: "Detector", args: argparse.Namespace) -> "Settings":
     )
 
 
-def _detect(run: "Run", images: Sequence["Source"], videos: Sequence["Video"]) -> None:
+def _detect(run: "Run", images: Sequence["ImageInput"], videos: Sequence["Video"]) -> None:
     """Detect objects in what is left; a few images are told one by one, for many there is a bar."""
     if len(images) <= _MOST_LINES:
-        run.detect_images(images, report=lambda done, total: None, tell=_tell)
+        run.detect_images(images, progress=lambda done, total: None, tell=_tell)
     else:
-        with count_on_terminal("images") as report:
-            run.detect_images(images, report, tell=lambda found: None)
+        with progress_bar("images") as progress:
+            run.detect_images(images, progress, tell=lambda found: None)
     for video in videos:
-        with count_on_terminal("frames") as report:
-            run.detect_video(video, report)
+        with progress_bar("frames") as progress:
+            run.detect_video(video, progress)
 
 
 def _tell(found: "Detections") -> None:
-    from ..data.issues import printable
+    from ..utils.text import printable
 
     counts = Counter(found.names).most_common()
     objects = ", ".join(f"{count} {name}" for name, count in counts) or "nothing"
-    print(printable(f"{found.source}: {objects}"), flush=True)
+    print(printable(f"{found.path}: {objects}"), flush=True)
 
 
 def _tell_failures(run: "Run") -> int:
-    from ..data.issues import printable
+    from ..utils.text import printable
 
     if not run.failures:
         return 0

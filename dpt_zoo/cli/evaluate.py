@@ -1,4 +1,4 @@
-"""`dpt-zoo evaluate`: COCO's figures of a detector."""
+"""`dpt-zoo evaluate`: COCO's metrics of a detector."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ def add_commands(commands: Any) -> None:
     add = evaluate.add_argument
     add("recipe", metavar="CONFIG|NAME", help="configs/....py, or one of `dpt-zoo list`")
     add("weights", nargs="?", metavar="WEIGHTS", help="NAME, path, https:// or hf:// (default: NAME's)")
-    add("--eval", nargs="+", choices=("bbox", "segm"), dest="kinds", help="default: all that the model finds")
+    add("--eval", nargs="+", choices=("bbox", "segm"), dest="tasks", help="default: all that the model finds")
     add("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data")
     add("--annotations", type=Path, metavar="FILE", help="or a COCO annotation file")
     add("--images", type=Path, metavar="DIR", help="and the folder of its images")
@@ -23,7 +23,7 @@ def add_commands(commands: Any) -> None:
     add("--batch-size", type=int, metavar="N", help="images at a time")
     add("--workers", type=int, metavar="N", help="processes that load data, beside each that detects")
     add("--amp", action="store_true", help="half precision where that is safe, on a GPU")
-    add("--evaluator", choices=("faster-coco-eval", "pycocotools"), help="what compares; the figures are the same")
+    add("--evaluator", choices=("faster-coco-eval", "pycocotools"), help="what compares; the metrics are the same")
     add("--work-dir", type=Path, metavar="DIR", help="keep what is found, and write a report with plots and pictures")
     add("--resume", action="store_true", help="go on with what --work-dir holds")
     add("--out", type=Path, metavar="PREFIX", help="write COCO results to PREFIX.bbox.json and PREFIX.segm.json")
@@ -45,13 +45,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if evaluation.skipped:
         print(f"skipped, of {evaluation.num_images + len(evaluation.skipped):,} images:", file=sys.stderr)
         print(*(f"  {image}" for image in evaluation.skipped), sep="\n", file=sys.stderr)
-    if evaluation.figures:
-        print_table(("", *NAMES), [(kind, *map(_show, row.values())) for kind, row in evaluation.figures.items()])
+    if evaluation.metrics:
+        print_table(("", *NAMES), [(task, *map(_show, row.values())) for task, row in evaluation.metrics.items()])
     if args.per_class:
-        for kind, classes in evaluation.per_class.items():
+        for task, classes in evaluation.per_class.items():
             print()
             print_table(
-                (f"{kind}, by class", *NAMES), [(name, *map(_show, row.values())) for name, row in classes.items()]
+                (f"{task}, by class", *NAMES), [(name, *map(_show, row.values())) for name, row in classes.items()]
             )
     return 0
 

@@ -8,17 +8,16 @@ from ..errors import InputError
 from ..manifest.model_card import card
 from ..manifest.records import (
     SCHEDULE_TITLES,
-    Checkpoint,
     Classifier,
     DemoDetector,
-    Figures,
+    Metrics,
+    PublishedDetector,
     WeightsRecord,
-    get_weights_record,
-    list_demos,
+    get_model_info,
     list_models,
     read_manifest,
 )
-from ..weights.cache import Entry, Facts, cache_dir
+from ..weights.cache import CacheEntry, Provenance, cache_dir
 from .printing import cache_state, print_table
 
 
@@ -36,7 +35,8 @@ def add_commands(commands: Any) -> None:
 def run_list(args: argparse.Namespace) -> int:
     """Print the table of the authors' models, and below it that of those trained by this project."""
     manifest = read_manifest()
-    models, demos = list_models(args.pattern), list_demos(args.pattern)
+    models = list_models(args.pattern)
+    demos = list_models(args.pattern, include_demos=True)[len(models) :]
     if not models and not demos:
         raise InputError(f"no model's name matches {args.pattern!r}: `dpt-zoo list` shows all")
     if models:
@@ -57,7 +57,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_info(args: argparse.Namespace) -> int:
     """Print a model's card, and what this machine has of it."""
-    record = get_weights_record(args.name)
+    record = get_model_info(args.name)
     _print_markdown(card(record))
     print("\nOn this machine:")
     for key, value in _facts_here(record).items():
@@ -77,29 +77,29 @@ def _print_markdown(text: str) -> None:
     Console().print(Markdown(text, hyperlinks=False))
 
 
-def _list_row(checkpoint: Checkpoint) -> tuple[str, ...]:
+def _list_row(checkpoint: PublishedDetector) -> tuple[str, ...]:
     return (
         checkpoint.name,
         _millions(checkpoint.num_params),
         SCHEDULE_TITLES[checkpoint.schedule],
-        *_average_precisions(checkpoint.published),
-        cache_state(Entry(cache_dir(), checkpoint.name)),
+        *_average_precisions(checkpoint.metrics),
+        cache_state(CacheEntry(cache_dir(), checkpoint.name)),
     )
 
 
 def _list_demo_row(demo: DemoDetector) -> tuple[str, ...]:
-    return demo.name, _millions(demo.num_params), *_average_precisions(demo.measured), demo.data
+    return demo.name, _millions(demo.num_params), *_average_precisions(demo.metrics), demo.data
 
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:.1f} M"
 
 
-def _average_precisions(figures: Figures) -> tuple[str, ...]:
+def _average_precisions(figures: Metrics) -> tuple[str, ...]:
     return tuple(str(figures.get(task, {}).get("mAP", "-")) for task in ("bbox", "segm"))
 
 
-def _facts_here(record: Checkpoint | Classifier | DemoDetector) -> dict[str, str]:
+def _facts_here(record: PublishedDetector | Classifier | DemoDetector) -> dict[str, str]:
     """Where a model's files are, and what is known of them."""
     files: dict[str, str] = {}
     if not isinstance(record, Classifier):
@@ -111,9 +111,9 @@ def _facts_here(record: Checkpoint | Classifier | DemoDetector) -> dict[str, str
 
 def _trust(record: WeightsRecord) -> dict[str, str]:
     """What is known of the weights' file, and who says so."""
-    entry = Entry(cache_dir(), record.name)
-    facts = entry.read_facts()
-    known: WeightsRecord | Facts | None = facts
+    entry = CacheEntry(cache_dir(), record.name)
+    facts = entry.read_provenance()
+    known: WeightsRecord | Provenance | None = facts
     said_by = f"recorded at the first download here, on {facts.recorded}" if facts else ""
     if record.sha256 or record.tensors_sha256:
         known, said_by = record, "pinned by the manifest"

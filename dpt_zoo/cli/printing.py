@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DPTZooError
-from ..weights.cache import Entry
+from ..weights.cache import CacheEntry
 
 BAD_INPUT = 2
 """The exit status when something that the command was given could not be used."""
@@ -31,7 +31,7 @@ def size(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "-"
 
 
-def cache_state(entry: Entry) -> str:
+def cache_state(entry: CacheEntry) -> str:
     if entry.is_unchanged():
         return "yes"
     if entry.weights.exists():

@@ -39,7 +39,7 @@ def add_commands(commands: Any) -> None:
 
 def run_reproduce(args: argparse.Namespace) -> int:
     """Evaluate, and tell where the table is; or write a README's tables."""
-    from ..reproduction.runner import Settings, reproduce, select_names
+    from ..reproduction.runner import ReproductionOptions, reproduce, select_names
     from ..reproduction.table import write_tables
 
     options = {key: value for key, value in vars(args).items() if key not in ("run", "names", "readme")}
@@ -49,6 +49,6 @@ def run_reproduce(args: argparse.Namespace) -> int:
         write_tables(args.readme)
         return 0
     tell = functools.partial(print, file=sys.stderr, flush=True)
-    results = reproduce(select_names(args.names), Settings(**options), tell)
+    results = reproduce(select_names(args.names), ReproductionOptions(**options), tell)
     print(f"{results.summary}\n{args.work_dir / 'results.md'}")
     return DIFFERENT if results.num_failed or results.num_missed else 0

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, WeightsError
-from ..manifest.records import Checkpoint, WeightsRecord, get_checkpoint, get_weights_record, read_manifest
-from ..weights.cache import Entry, cache_dir, list_entries
+from ..manifest.records import PublishedDetector, WeightsRecord, get_detector_info, get_model_info, read_manifest
+from ..weights.cache import CacheEntry, cache_dir, list_entries
 from .printing import BAD_INPUT, cache_state, complain, print_table, size
 
 
@@ -96,7 +96,7 @@ def run_import(args: argparse.Namespace) -> int:
     """Take a file that was fetched by hand into the cache."""
     from ..weights.store import adopt
 
-    path = adopt(get_weights_record(args.name), args.file, folder=args.dest)
+    path = adopt(get_model_info(args.name), args.file, folder=args.dest)
     print(f"{args.name}: checked and converted, {path}")
     return 0
 
@@ -112,7 +112,7 @@ def run_cache(args: argparse.Namespace) -> int:
     return action
 
 
-def list_cache(entries: Sequence[Entry], args: argparse.Namespace) -> int:
+def list_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -> int:
     """Print the table of what is in the cache."""
     print(args.dest or cache_dir())
     if entries:
@@ -120,7 +120,7 @@ def list_cache(entries: Sequence[Entry], args: argparse.Namespace) -> int:
     return 0
 
 
-def verify_cache(entries: Sequence[Entry], args: argparse.Namespace) -> int:
+def verify_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -> int:
     """Check the values of the cached weights against what was accepted."""
     from ..weights.store import find
 
@@ -135,7 +135,7 @@ def verify_cache(entries: Sequence[Entry], args: argparse.Namespace) -> int:
     return status
 
 
-def remove_from_cache(entries: Sequence[Entry], args: argparse.Namespace) -> int:
+def remove_from_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -> int:
     """Remove weights from the cache."""
     from ..weights.store import discard
 
@@ -160,30 +160,30 @@ def run_publish(args: argparse.Namespace) -> int:
     """Upload a model to the Hugging Face Hub."""
     from ..weights.publishing import publish
 
-    checkpoint = get_checkpoint(args.name)
-    if not isinstance(checkpoint, Checkpoint):
+    checkpoint = get_detector_info(args.name)
+    if not isinstance(checkpoint, PublishedDetector):
         raise InputError(f"{args.name} is shipped with this project: `publish` is for the authors' models")
     path = _find_weights(args.name)
-    facts = Entry(path.parent, args.name).read_facts()
+    facts = CacheEntry(path.parent, args.name).read_provenance()
     if facts:  # the card tells what was measured
         checkpoint = dataclasses.replace(checkpoint, sha256=facts.sha256, num_bytes=facts.num_bytes)
     print(publish(checkpoint, args.repo, path, private=args.private))
     return 0
 
 
-def _cache_row(entry: Entry) -> tuple[str, ...]:
-    facts = entry.read_facts()
+def _cache_row(entry: CacheEntry) -> tuple[str, ...]:
+    facts = entry.read_provenance()
     return entry.name, cache_state(entry), size(entry.weights), facts.source if facts else "unknown"
 
 
-def _record_of(entry: Entry) -> WeightsRecord:
+def _record_of(entry: CacheEntry) -> WeightsRecord:
     """The manifest's record, or for weights from elsewhere an empty one."""
-    return read_manifest().records.get(entry.name) or WeightsRecord(name=entry.name, sources=())
+    return read_manifest().records.get(entry.name) or WeightsRecord(name=entry.name, locations=())
 
 
 def _find_file(source: str) -> Path:
     """A file by its path, or else a model's cached weights by its name."""
-    return Path(source) if Path(source).is_file() else _find_weights(get_weights_record(source).name)
+    return Path(source) if Path(source).is_file() else _find_weights(get_model_info(source).name)
 
 
 def _find_weights(name: str) -> Path:

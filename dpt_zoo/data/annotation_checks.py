@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .issues import Kind
+from .issues import IssueType
 
-Fault = tuple[Kind, str]
-"""A kind of problem, and what is wrong."""
+Fault = tuple[IssueType, str]
+"""A kind of issue, and what is wrong."""
 
-Size = tuple[int, int]
+ImageSize = tuple[int, int]
 """An image's width and height in pixels."""
 
 MAX_NUMBER = 1e6
@@ -22,22 +22,22 @@ _ROUNDING = 1.0  # pixels by which a sound box or polygon may be across the bord
 _MAX_RLE_CHARS = 7  # of one count: more are no 32-bit number
 
 
-def box_faults(record: dict[str, Any], size: Size | None) -> Iterator[Fault]:
+def box_faults(record: dict[str, Any], size: ImageSize | None) -> Iterator[Fault]:
     """What is wrong with an annotation's box, in an image of this size."""
     box = _box(record)
     if box is None:
         if "bbox" in record:
-            yield Kind.BOX, f"its bbox is {reprlib.repr(record['bbox'])}"
+            yield IssueType.BOX, f"its bbox is {reprlib.repr(record['bbox'])}"
         return
     x, y, width, height = box
     if width < 1 or height < 1:
-        yield Kind.EMPTY_BOX, f"its bbox is {box}"
+        yield IssueType.EMPTY_BOX, f"its bbox is {box}"
     elif size:
         where = f"its bbox is {box}, in an image of {format_size(size)}"
         if x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
-            yield Kind.BOX_OUTSIDE, where
+            yield IssueType.BOX_OUTSIDE, where
         elif _is_across((x, y), (x + width, y + height), size):
-            yield Kind.BOX_ACROSS, where
+            yield IssueType.BOX_ACROSS, where
 
 
 def area_faults(record: dict[str, Any]) -> Iterator[Fault]:
@@ -46,49 +46,49 @@ def area_faults(record: dict[str, Any]) -> Iterator[Fault]:
         return
     area, box = record["area"], _box(record)
     if type(area) not in (int, float) or not 0 <= area < MAX_NUMBER**2:
-        yield Kind.AREA, f"its area is {reprlib.repr(area)}"
+        yield IssueType.AREA, f"its area is {reprlib.repr(area)}"
     elif box and min(box[2:]) >= 1:
         if area == 0:
-            yield Kind.NO_AREA, f"its bbox is {box}"
+            yield IssueType.NO_AREA, f"its bbox is {box}"
         elif area > (box[2] + _ROUNDING) * (box[3] + _ROUNDING):
-            yield Kind.LARGE_AREA, f"its area is {area}, its bbox is {box}"
+            yield IssueType.LARGE_AREA, f"its area is {area}, its bbox is {box}"
 
 
-def mask_faults(record: dict[str, Any], size: Size | None, is_needed: bool) -> Iterator[Fault]:
+def mask_faults(record: dict[str, Any], size: ImageSize | None, is_needed: bool) -> Iterator[Fault]:
     """What is wrong with an annotation's mask, in an image of this size, or with its absence if it is needed."""
     segmentation = record.get("segmentation")
     if not segmentation:
         if is_needed:
-            yield Kind.NO_MASK, "it has no segmentation"
+            yield IssueType.NO_MASK, "it has no segmentation"
     elif isinstance(segmentation, dict):
         yield from _rle_faults(segmentation, size)
     elif isinstance(segmentation, list) and isinstance(segmentation[0], list):
         yield from _polygon_faults(segmentation, size)
         if record.get("iscrowd") == 1:
-            yield Kind.CROWD, "its iscrowd is 1"
+            yield IssueType.CROWD, "its iscrowd is 1"
     else:
-        yield Kind.POLYGON, f"its segmentation is {reprlib.repr(segmentation)}, not a list of polygons"
+        yield IssueType.POLYGON, f"its segmentation is {reprlib.repr(segmentation)}, not a list of polygons"
 
 
-def _polygon_faults(polygons: list[Any], size: Size | None) -> Iterator[Fault]:
+def _polygon_faults(polygons: list[Any], size: ImageSize | None) -> Iterator[Fault]:
     outlines = [_points(polygon) for polygon in polygons]
     for number, (polygon, points) in enumerate(zip(polygons, outlines, strict=True), 1):
         if points is None:
-            yield Kind.POLYGON, f"its polygon {number} of {len(polygons)} is {reprlib.repr(polygon)}"
+            yield IssueType.POLYGON, f"its polygon {number} of {len(polygons)} is {reprlib.repr(polygon)}"
     if size and any(points is not None and _is_across(points.min(0), points.max(0), size) for points in outlines):
-        yield Kind.POLYGON_ACROSS, f"in an image of {format_size(size)}"
+        yield IssueType.POLYGON_ACROSS, f"in an image of {format_size(size)}"
 
 
-def _rle_faults(rle: dict[str, Any], size: Size | None) -> Iterator[Fault]:
+def _rle_faults(rle: dict[str, Any], size: ImageSize | None) -> Iterator[Fault]:
     sides, counts = rle.get("size"), _rle_counts(rle.get("counts"))
     if not isinstance(sides, list) or [type(side) for side in sides] != [int, int]:
-        yield Kind.RLE, f"its size is {reprlib.repr(sides)}"
+        yield IssueType.RLE, f"its size is {reprlib.repr(sides)}"
     elif size and sides != [size[1], size[0]]:
-        yield Kind.RLE, f"its size is {sides}, in an image of {format_size(size)}"
+        yield IssueType.RLE, f"its size is {sides}, in an image of {format_size(size)}"
     elif counts is None:
-        yield Kind.RLE, f"its counts are {reprlib.repr(rle.get('counts'))}"
+        yield IssueType.RLE, f"its counts are {reprlib.repr(rle.get('counts'))}"
     elif int(counts.sum()) != sides[0] * sides[1]:
-        yield Kind.RLE, f"its counts sum to {counts.sum()}, its size is {sides}"
+        yield IssueType.RLE, f"its counts sum to {counts.sum()}, its size is {sides}"
 
 
 def _rle_counts(counts: Any) -> NDArray[np.int64] | None:
@@ -152,10 +152,10 @@ def _array(values: Any) -> NDArray[Any] | None:
     return array if array.ndim == 1 and array.size and array.dtype.kind in "iuf" else None
 
 
-def _is_across(low: Sequence[float], high: Sequence[float], size: Size) -> bool:
+def _is_across(low: Sequence[float], high: Sequence[float], size: ImageSize) -> bool:
     return min(low) < -_ROUNDING or high[0] > size[0] + _ROUNDING or high[1] > size[1] + _ROUNDING
 
 
-def format_size(size: Size) -> str:
+def format_size(size: ImageSize) -> str:
     """The size as text, "640x480"."""
     return f"{size[0]}x{size[1]}"

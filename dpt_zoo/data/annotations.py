@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..utils.images import DAMAGE
-from .annotation_checks import MAX_NUMBER, Size
-from .issues import Kind, Problem
+from .annotation_checks import MAX_NUMBER, ImageSize
+from .issues import IssueType, Issue
 
 _IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _EXIF_ORIENTATION = 0x0112
@@ -46,39 +46,39 @@ class Picture:
     """
 
     name: str
-    size: Size
+    size: ImageSize
     source: str
     objects: list[Object] = field(default_factory=list)
 
 
 @dataclass
-class Part:
+class LabelledSplit:
     """A split that is being read: what is in it, and what could not be read."""
 
     name: str
     pictures: list[Picture] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
 
-    def add(self, kind: Kind, where: str, what: str) -> None:
-        self.problems.append(Problem(kind, where, what))
+    def add(self, issue_type: IssueType, where: str, what: str) -> None:
+        self.issues.append(Issue(issue_type, where, what))
 
     def lines(self, path: Path) -> Iterator[tuple[int, str]]:
         """The lines of a text file that are not empty, with their numbers; if it cannot be read, none."""
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
-            self.add(Kind.LABEL, str(path), f"it cannot be read: {error}")
+            self.add(IssueType.LABEL, str(path), f"it cannot be read: {error}")
             return
         yield from ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
 
-    def read_size(self, path: Path, where: str) -> Size | None:
+    def read_size(self, path: Path, where: str) -> ImageSize | None:
         """Width and height of an image that is turned upright, from its header; None if it cannot be read."""
         try:
             with Image.open(path) as image:
                 width, height = image.size
                 is_turned = image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
         except (*DAMAGE, Image.DecompressionBombError) as error:
-            self.add(Kind.UNREADABLE_IMAGE, where, str(error))
+            self.add(IssueType.UNREADABLE_IMAGE, where, str(error))
             return None
         return (height, width) if is_turned else (width, height)
 

@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 
 from ..errors import DataError, ImageError, InputError
 from ..utils.images import load_image
-from ..utils.progress import Report
-from .annotation_checks import MAX_NUMBER, Fault, Size, area_faults, box_faults, format_size, mask_faults
-from .issues import Kind, Problem, describe, list_names
+from ..utils.progress import ProgressCallback
+from .annotation_checks import MAX_NUMBER, Fault, ImageSize, area_faults, box_faults, format_size, mask_faults
+from .issues import IssueType, Issue, describe, list_names
 
 PROVENANCE = "converted_from"
 """The key of a COCO record that names the file and line of another format that it was made from."""
 
 _BATCH = 256  # images asked for at a time: a large data set's do not queue up in memory
 
-_LEFT_OUT = {Kind.CATEGORY, Kind.BOX, Kind.UNKNOWN_IMAGE, Kind.EMPTY_BOX, Kind.BOX_OUTSIDE, Kind.NO_AREA}
+_LEFT_OUT = {IssueType.CATEGORY, IssueType.BOX, IssueType.UNKNOWN_IMAGE, IssueType.EMPTY_BOX, IssueType.BOX_OUTSIDE, IssueType.NO_AREA}
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckedSplit:
     """What is in an annotation file, and what is wrong with it and its images.
 
     Attributes:
@@ -37,7 +37,7 @@ class Check:
         num_rle_masks: how many masks are RLE of single objects, not crowds; `LoadAnnotations` with `poly2mask=False`
             ignores these objects.
         classes: how many objects each class has, in the file's order, which MMDetection's labels follow.
-        problems: what is wrong: errors and warnings.
+        issues: what is wrong: errors and warnings.
     """
 
     annotations: Path
@@ -48,7 +48,7 @@ class Check:
     num_masks: int
     num_rle_masks: int
     classes: dict[str, int]
-    problems: tuple[Problem, ...]
+    issues: tuple[Issue, ...]
 
 
 def check_coco(
@@ -60,8 +60,8 @@ def check_coco(
     with_masks: bool = False,
     read_images: bool = True,
     jobs: int | None = None,
-    report: Report | None = None,
-) -> Check:
+    progress: ProgressCallback | None = None,
+) -> CheckedSplit:
     """Find all that is wrong with a COCO annotation file and its images, not only what is first.
 
     Args:
@@ -72,7 +72,7 @@ def check_coco(
         with_masks: whether every object needs a mask. Masks that are there are checked in any case.
         read_images: whether to decode the images; if not, only their presence is checked.
         jobs: how many images are read at a time; by default a few more than there are processors.
-        report: takes how many images are checked, and how many there are.
+        progress: takes how many images are checked, and how many there are.
 
     Raises:
         InputError: `jobs` is less than 1.
@@ -85,11 +85,11 @@ def check_coco(
         checker.check_images()
         if with_objects:
             checker.check_annotations(classes, with_masks)
-        checker.check_files(read_images, jobs, report)
+        checker.check_files(read_images, jobs, progress)
     return checker.result()
 
 
-def raise_errors(*checks: Check, ignored: Collection[Kind] = ()) -> None:
+def raise_errors(*checks: CheckedSplit, ignored: Collection[IssueType] = ()) -> None:
     """Refuse data that cannot be used.
 
     Args:
@@ -98,8 +98,8 @@ def raise_errors(*checks: Check, ignored: Collection[Kind] = ()) -> None:
     Raises:
         DataError: the checks found errors: its text lists the first of each kind and counts the rest.
     """
-    problems = [problem for check in checks for problem in check.problems]
-    errors = [each for each in problems if each.kind.is_error and (each.kind not in ignored or each.image_id is None)]
+    issues = [issue for check in checks for issue in check.issues]
+    errors = [each for each in issues if each.type.is_error and (each.type not in ignored or each.image_id is None)]
     if errors:
         raise DataError(f"the data cannot be used as they are:\n{describe(errors, limit=5)}")
 
@@ -118,7 +118,7 @@ class _Image(NamedTuple):
     where: str
     id: int | None
     name: str | None
-    size: Size | None
+    size: ImageSize | None
 
 
 class _Checker:
@@ -127,7 +127,7 @@ class _Checker:
     def __init__(self, annotations: Path, folder: Path) -> None:
         self.annotations = annotations
         self.folder = folder
-        self.problems: list[Problem] = []
+        self.issues: list[Issue] = []
         self.records: dict[str, list[Any]] = {"images": [], "categories": [], "annotations": []}
         self.categories: dict[int | None, str] = {}
         self.images: list[_Image] = []
@@ -135,8 +135,8 @@ class _Checker:
         self.objects: Counter[str] = Counter()  # by class
         self.num_masks = self.num_rle_masks = 0
 
-    def result(self) -> Check:
-        return Check(
+    def result(self) -> CheckedSplit:
+        return CheckedSplit(
             annotations=self.annotations,
             images=self.folder,
             num_images=len(self.records["images"]),
@@ -145,11 +145,11 @@ class _Checker:
             num_masks=self.num_masks,
             num_rle_masks=self.num_rle_masks,
             classes={name: self.objects[name] for name in self.categories.values()},
-            problems=tuple(self.problems),
+            issues=tuple(self.issues),
         )
 
-    def add(self, kind: Kind, what: str, where: str | None = None, image_id: int | None = None) -> None:
-        self.problems.append(Problem(kind, where or self.annotations.name, what, image_id))
+    def add(self, issue_type: IssueType, what: str, where: str | None = None, image_id: int | None = None) -> None:
+        self.issues.append(Issue(issue_type, where or self.annotations.name, what, image_id))
 
     def read(self, with_objects: bool) -> bool:
         """Read the records; whether there are any to be checked."""
@@ -163,7 +163,7 @@ class _Checker:
         except (ValueError, RecursionError) as error:
             fault = f"it is not JSON: {error}"
         if fault:
-            self.add(Kind.FILE, fault, str(self.annotations))
+            self.add(IssueType.FILE, fault, str(self.annotations))
             return False
         self.records.update({noun: content[noun] for noun in nouns})
         return True
@@ -174,14 +174,14 @@ class _Checker:
             name = record.get("name")
             if not isinstance(name, str) or not name:
                 if "name" in record:
-                    self.add(Kind.RECORD, f"its name is {reprlib.repr(name)}", where)
+                    self.add(IssueType.RECORD, f"its name is {reprlib.repr(name)}", where)
             elif name in self.categories.values():
-                self.add(Kind.DUPLICATE_CLASS, f"there is another {name!r}", where)
+                self.add(IssueType.DUPLICATE_CLASS, f"there is another {name!r}", where)
             elif id is not None:
                 self.categories[id] = name
         names = list(self.categories.values())
         if not names:
-            self.add(Kind.CLASSES, "it names none")
+            self.add(IssueType.CLASSES, "it names none")
         elif expected is not None:
             self._compare_classes(names, expected)
 
@@ -190,11 +190,11 @@ class _Checker:
         common = [name for name in expected if name in names]
         further = [name for name in names if name not in expected]
         if missing:
-            self.add(Kind.CLASSES, f"{len(missing)} of {len(expected)} are missing: {list_names(missing)}")
+            self.add(IssueType.CLASSES, f"{len(missing)} of {len(expected)} are missing: {list_names(missing)}")
         if common != [name for name in names if name in expected]:
-            self.add(Kind.CLASSES, f"they are {list_names(names)}, in another order than {list_names(expected)}")
+            self.add(IssueType.CLASSES, f"they are {list_names(names)}, in another order than {list_names(expected)}")
         if further:
-            self.add(Kind.OTHER_CLASSES, list_names(further))
+            self.add(IssueType.OTHER_CLASSES, list_names(further))
 
     def check_images(self) -> None:
         """Check the images' records."""
@@ -202,24 +202,24 @@ class _Checker:
         for where, id, record in self._each("images", "image", ("id", "file_name", "width", "height")):
             image = _Image(where, id, _file_name(record), _size(record))
             if image.name is None and "file_name" in record:
-                self.add(Kind.RECORD, f"its file_name is {reprlib.repr(record['file_name'])}", where, id)
+                self.add(IssueType.RECORD, f"its file_name is {reprlib.repr(record['file_name'])}", where, id)
             if image.size is None and "width" in record and "height" in record:
                 self.add(
-                    Kind.RECORD,
+                    IssueType.RECORD,
                     f"its size is {reprlib.repr(record['width'])} x {reprlib.repr(record['height'])}",
                     where,
                     id,
                 )
             if image.name and _leaves_folder(image.name):
-                self.add(Kind.IMAGE_PATH, f"its file_name is {image.name!r}", where, id)
+                self.add(IssueType.IMAGE_PATH, f"its file_name is {image.name!r}", where, id)
                 image = image._replace(name=None)  # it is not to be read
             if image.name:
                 owner = owners.setdefault(PurePosixPath(image.name), where)
                 if owner is not where:
-                    self.add(Kind.DUPLICATE_IMAGE, f"{image.name!r} is also the file of {owner}", where, id)
+                    self.add(IssueType.DUPLICATE_IMAGE, f"{image.name!r} is also the file of {owner}", where, id)
             self.images.append(image)
         if not self.records["images"]:
-            self.add(Kind.EMPTY, "it names no images")
+            self.add(IssueType.EMPTY, "it names no images")
 
     def check_annotations(self, classes: Collection[str] | None, with_masks: bool) -> None:
         """Check the objects, and whether any is left to learn of the `classes`, or of all."""
@@ -236,8 +236,8 @@ class _Checker:
                 *area_faults(record),
                 *mask_faults(record, size, with_masks),
             ]
-            for kind, what in faults:
-                self.add(kind, what, where, image and image.id)
+            for issue_type, what in faults:
+                self.add(issue_type, what, where, image and image.id)
             if image and image.id is not None:
                 self.annotated.add(image.id)
             if name is not None:
@@ -246,16 +246,16 @@ class _Checker:
             self.num_masks += bool(segmentation)
             self.num_rle_masks += isinstance(segmentation, dict) and not is_crowd
             is_wanted = not is_crowd and (classes is None or name in classes)
-            num_learned += is_wanted and _LEFT_OUT.isdisjoint(kind for kind, _ in faults)
+            num_learned += is_wanted and _LEFT_OUT.isdisjoint(issue_type for issue_type, _ in faults)
         if self.images and not num_learned:
             total = len(self.records["annotations"])
-            self.add(Kind.EMPTY, f"of its {total:,} objects none can be learned" if total else "it has no objects")
+            self.add(IssueType.EMPTY, f"of its {total:,} objects none can be learned" if total else "it has no objects")
 
-    def check_files(self, read: bool, jobs: int | None, report: Report | None) -> None:
+    def check_files(self, read: bool, jobs: int | None, progress: ProgressCallback | None) -> None:
         """Look at the images themselves."""
         images = [image for image in self.images if image.name is not None]
         if images and not self.folder.is_dir():
-            self.add(Kind.MISSING_IMAGE, "there is no such folder", str(self.folder))
+            self.add(IssueType.MISSING_IMAGE, "there is no such folder", str(self.folder))
             return
         look = functools.partial(_file_fault, self.folder, read)
         faults: list[tuple[_Image, Fault]] = []
@@ -265,15 +265,15 @@ class _Checker:
                 for done, (image, fault) in enumerate(zip(batch, pool.map(look, batch), strict=True), start + 1):
                     if fault:
                         faults.append((image, fault))
-                    if report:
-                        report(done, len(images))
-        num_missing = sum(kind is Kind.MISSING_IMAGE for _, (kind, _) in faults)
+                    if progress:
+                        progress(done, len(images))
+        num_missing = sum(issue_type is IssueType.MISSING_IMAGE for _, (issue_type, _) in faults)
         if num_missing == len(images) > 1:
             what = f"none of its {len(images):,} images is in {self.folder}: is this another split's folder?"
-            self.add(Kind.MISSING_IMAGE, what)
+            self.add(IssueType.MISSING_IMAGE, what)
             return
-        for image, (kind, what) in faults:
-            self.add(kind, what, image.where, image.id)
+        for image, (issue_type, what) in faults:
+            self.add(issue_type, what, image.where, image.id)
 
     def _each(self, nouns: str, noun: str, keys: Sequence[str]) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
         """Where each record is, its id and the record; what is no record, lacks keys or has a bad id is told."""
@@ -281,7 +281,7 @@ class _Checker:
         for index, record in enumerate(self.records[nouns]):
             where = f"{self.annotations.name}, {nouns}[{index}]"
             if not isinstance(record, dict):
-                self.add(Kind.RECORD, f"it is {reprlib.repr(record)}", where)
+                self.add(IssueType.RECORD, f"it is {reprlib.repr(record)}", where)
                 continue
             id = _id(record.get("id"))
             if isinstance(record.get(PROVENANCE), str):
@@ -290,11 +290,11 @@ class _Checker:
                 where = f"{self.annotations.name}, {_name_record(noun, id, record)}"
             missing = [key for key in keys if key not in record]
             if missing:
-                self.add(Kind.RECORD, f"it has no {', '.join(missing)}", where)
+                self.add(IssueType.RECORD, f"it has no {', '.join(missing)}", where)
             if id is None and "id" in record:
-                self.add(Kind.RECORD, f"its id is {reprlib.repr(record['id'])}, not a whole number from 0", where)
+                self.add(IssueType.RECORD, f"its id is {reprlib.repr(record['id'])}, not a whole number from 0", where)
             if id in seen:
-                self.add(Kind.DUPLICATE_ID, f"{nouns}[{index}] has it too", where)
+                self.add(IssueType.DUPLICATE_ID, f"{nouns}[{index}] has it too", where)
             elif id is not None:
                 seen.add(id)
             yield where, id, record
@@ -333,7 +333,7 @@ def _file_name(record: dict[str, Any]) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-def _size(record: dict[str, Any]) -> Size | None:
+def _size(record: dict[str, Any]) -> ImageSize | None:
     width, height = record.get("width"), record.get("height")
     if type(width) is int and type(height) is int and 0 < width < MAX_NUMBER and 0 < height < MAX_NUMBER:
         return width, height
@@ -343,18 +343,18 @@ def _size(record: dict[str, Any]) -> Size | None:
 def _file_fault(folder: Path, read: bool, image: _Image) -> Fault | None:
     path = folder / str(image.name)
     if not exists(path):
-        return Kind.MISSING_IMAGE, f"there is no file {str(path)!r}"
+        return IssueType.MISSING_IMAGE, f"there is no file {str(path)!r}"
     if not read:
         return None
     try:
         height, width, _ = load_image(path).shape
     except ImageError as error:
-        return Kind.UNREADABLE_IMAGE, str(error).removeprefix(f"{path}: ")
+        return IssueType.UNREADABLE_IMAGE, str(error).removeprefix(f"{path}: ")
     if image.size is None or image.size == (width, height):
         return None
     turned = " (turned by its EXIF orientation?)" if image.size == (height, width) else ""
     return (
-        Kind.IMAGE_SIZE,
+        IssueType.IMAGE_SIZE,
         f"the image is {format_size((width, height))}{turned}, the annotations say {format_size(image.size)}",
     )
 
@@ -369,13 +369,13 @@ def _reference_faults(
     record: dict[str, Any], id: int | None, image: _Image | None, category: str | None
 ) -> Iterator[Fault]:
     if id == 0:
-        yield Kind.ID_ZERO, "its id is 0"
+        yield IssueType.ID_ZERO, "its id is 0"
     if image is None and "image_id" in record:
-        yield Kind.UNKNOWN_IMAGE, f"there is no image {reprlib.repr(record['image_id'])} in the file"
+        yield IssueType.UNKNOWN_IMAGE, f"there is no image {reprlib.repr(record['image_id'])} in the file"
     if category is None and "category_id" in record:
-        yield Kind.CATEGORY, f"there is no category {reprlib.repr(record['category_id'])} in the file"
+        yield IssueType.CATEGORY, f"there is no category {reprlib.repr(record['category_id'])} in the file"
     if record.get("iscrowd", 0) not in (0, 1):
-        yield Kind.RECORD, f"its iscrowd is {reprlib.repr(record['iscrowd'])}, neither 0 nor 1"
+        yield IssueType.RECORD, f"its iscrowd is {reprlib.repr(record['iscrowd'])}, neither 0 nor 1"
 
 
 def _id(value: Any) -> int | None:

@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 from pycocotools import mask as coco_mask
 
 from ..errors import DPTZooError, InputError, OutputError
-from ..utils.progress import Report
+from ..utils.progress import ProgressCallback
 
 CLASSES = tuple("0123456789")
 
@@ -66,7 +66,7 @@ class Scene(NamedTuple):
 
 
 def make_digit_scenes(
-    folder: str | Path, *, num_train: int, num_test: int, seed: int = 0, size: int = 192, report: Report | None = None
+    folder: str | Path, *, num_train: int, num_test: int, seed: int = 0, size: int = 192, progress: ProgressCallback | None = None
 ) -> None:
     """Write scenes in COCO's layout: `train2017/`, `val2017/` and `annotations/instances_{train,val}2017.json`.
 
@@ -77,7 +77,7 @@ def make_digit_scenes(
         num_train, num_test: how many scenes; the first of many are the same as those of few.
         seed: of all random choices.
         size: a scene's height and width in pixels.
-        report: takes how many scenes are made, and how many there are to make.
+        progress: takes how many scenes are made, and how many there are to make.
 
     Raises:
         InputError: an argument cannot be used, or something else is in the folder.
@@ -97,7 +97,7 @@ def make_digit_scenes(
                 return
             shutil.rmtree(partial, ignore_errors=True)  # what a killed one left
             try:
-                _write(partial, recipe, report)
+                _write(partial, recipe, progress)
                 partial.replace(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -225,7 +225,7 @@ def _is_made(folder: Path, recipe: dict[str, int]) -> bool:
     return True
 
 
-def _write(folder: Path, recipe: dict[str, int], report: Report | None) -> None:
+def _write(folder: Path, recipe: dict[str, int], progress: ProgressCallback | None) -> None:
     """Write all of it into a new folder, and see it on the disk."""
     counts: dict[Split, int] = {"train": recipe["num_train"], "test": recipe["num_test"]}
     done, total = 0, sum(counts.values())
@@ -245,8 +245,8 @@ def _write(folder: Path, recipe: dict[str, int], report: Report | None) -> None:
             picture = Image.fromarray(scene.image)
             picture.save(folder / _FOLDERS[split] / name, compress_type=zlib.Z_RLE)  # quick, and no larger than others
             done += 1
-            if report:
-                report(done, total)
+            if progress:
+                progress(done, total)
         content = {
             "info": {"description": f"Digit scenes, {split} split", **recipe},
             "images": images,

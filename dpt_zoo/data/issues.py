@@ -4,8 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from ..utils.text import printable
 
-class Kind(Enum):
+
+class IssueType(Enum):
     """What can be wrong, and what it means or what to do about it.
 
     An error stops training or evaluation, or would make them learn or measure something false. The others are
@@ -49,31 +51,31 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Problem:
+class Issue:
     """One thing that is wrong.
 
     Attributes:
-        kind: what sort of thing; it tells whether it is an error or a warning.
+        type: what sort of thing; it tells whether it is an error or a warning.
         where: the file, and the annotation, image or line in it.
         what: what is wrong there.
         image_id: the image that it concerns, if it is one of the annotation file's.
     """
 
-    kind: Kind
+    type: IssueType
     where: str
     what: str
     image_id: int | None = None
 
 
-def describe(problems: Iterable[Problem], limit: int | None = None) -> str:
-    """List problems by kind, one to a line; with a `limit`, so many of each kind, and how many more there are."""
-    by_kind: dict[Kind, list[Problem]] = {}
-    for problem in problems:
-        by_kind.setdefault(problem.kind, []).append(problem)
+def describe(issues: Iterable[Issue], limit: int | None = None) -> str:
+    """List issues by kind, one to a line; with a `limit`, so many of each kind, and how many more there are."""
+    by_type: dict[IssueType, list[Issue]] = {}
+    for issue in issues:
+        by_type.setdefault(issue.type, []).append(issue)
     lines = []
-    for kind, those in by_kind.items():
-        lines.append(f"  {kind.title} ({len(those):,}): {kind.advice}")
-        lines += [f"    {printable(f'{problem.where}: {problem.what}')}" for problem in those[:limit]]
+    for issue_type, those in by_type.items():
+        lines.append(f"  {issue_type.title} ({len(those):,}): {issue_type.advice}")
+        lines += [f"    {printable(f'{issue.where}: {issue.what}')}" for issue in those[:limit]]
         if limit is not None and len(those) > limit:
             lines.append(f"    ... and {len(those) - limit:,} more")
     return "\n".join(lines)
@@ -83,8 +85,3 @@ def list_names(names: Sequence[str], limit: int = 5) -> str:
     """The first names, quoted, and how many more there are."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(repr, names[:limit])) + rest
-
-
-def printable(text: str) -> str:
-    """The text with what cannot be shown in one line of a terminal, which names in data may have, escaped."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -17,31 +17,31 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..utils.files import make_folder, open_atomic
-from .checks import PROVENANCE, Check, check_coco
+from .checks import PROVENANCE, CheckedSplit, check_coco
 from .annotations import Object, Picture
-from .issues import Problem
+from .issues import Issue
 from .voc import read_voc
 from .yolo import find_config, read_yolo
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitFiles:
     """One part of a data set, such as "train", in COCO's format.
 
     Attributes:
         name: what the data set calls it.
         annotations: its COCO annotation file.
         images: the folder that the file's image names are relative to.
-        problems: what could not be converted, if the data set has another format.
+        issues: what could not be converted, if the data set has another format.
     """
 
     name: str
     annotations: Path
     images: Path
-    problems: tuple[Problem, ...] = ()
+    issues: tuple[Issue, ...] = ()
 
 
-def find_splits(folder: Path, work_dir: Path) -> list[Split]:
+def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
     """Find the parts of a data set, that for training first; YOLO's and Pascal VOC's labels are converted.
 
     COCO: `annotations/instances_NAME.json`, with the images in `NAME/`, `images/NAME/` or `images/`; or, as Roboflow
@@ -53,7 +53,7 @@ def find_splits(folder: Path, work_dir: Path) -> list[Split]:
     Pascal VOC: `Annotations/*.xml` and `JPEGImages/`, split by `ImageSets/Main/NAME.txt`; or XML files beside the
     images, in the folder or in one for each split. Pixels count from 1; difficult objects are objects as others.
 
-    Images stay where they are. Labels that cannot be converted are left out, and told in `Split.problems`.
+    Images stay where they are. Labels that cannot be converted are left out, and told in `SplitFiles.issues`.
 
     Args:
         folder: the data set's.
@@ -69,7 +69,7 @@ def find_splits(folder: Path, work_dir: Path) -> list[Split]:
     return sorted(splits, key=lambda split: (not split.name.startswith("train"), split.name))
 
 
-def check_splits(splits: Iterable[Split], *, classes: Sequence[str] | None = None, **options: Any) -> list[Check]:
+def check_splits(splits: Iterable[SplitFiles], *, classes: Sequence[str] | None = None, **options: Any) -> list[CheckedSplit]:
     """Find all that is wrong with the parts of a data set.
 
     Args:
@@ -80,24 +80,24 @@ def check_splits(splits: Iterable[Split], *, classes: Sequence[str] | None = Non
     checks = []
     for split in splits:
         check = check_coco(split.annotations, split.images, classes=classes, **options)
-        checks.append(dataclasses.replace(check, problems=split.problems + check.problems))
+        checks.append(dataclasses.replace(check, issues=split.issues + check.issues))
         classes = classes or tuple(check.classes) or None
     return checks
 
 
-def _find_coco(folder: Path) -> list[Split]:
+def _find_coco(folder: Path) -> list[SplitFiles]:
     annotations = folder / "annotations"
     splits = []
     for file in sorted(annotations.glob("instances_*.json")) or sorted(annotations.glob("*.json")):
         name = file.stem.removeprefix("instances_")
         homes = [folder / name, folder / "images" / name, folder / "images"]
-        splits.append(Split(name, file, next(filter(Path.is_dir, homes), homes[0])))
+        splits.append(SplitFiles(name, file, next(filter(Path.is_dir, homes), homes[0])))
     for file in sorted(folder.glob("*/_annotations.coco.json")):
-        splits.append(Split(file.parent.name, file, file.parent))
+        splits.append(SplitFiles(file.parent.name, file, file.parent))
     return splits
 
 
-def _convert(folder: Path, work_dir: Path) -> list[Split]:
+def _convert(folder: Path, work_dir: Path) -> list[SplitFiles]:
     """Write the COCO annotations of a YOLO or a Pascal VOC folder."""
     config = find_config(folder)
     classes, parts = read_yolo(folder, config) if config else read_voc(folder)
@@ -112,7 +112,7 @@ def _convert(folder: Path, work_dir: Path) -> list[Split]:
         path = work_dir / f"instances_{part.name}.json"
         with open_atomic(path) as file:
             file.write(json.dumps(_as_coco(part.pictures, classes)).encode())
-        splits.append(Split(part.name, path, folder, tuple(part.problems)))
+        splits.append(SplitFiles(part.name, path, folder, tuple(part.issues)))
     return splits
 
 

@@ -7,25 +7,25 @@ from typing import Any, Literal
 from mmengine.config import Config, ConfigDict
 
 from ..errors import DataError
-from .checks import Check, raise_errors
-from .layouts import Split, check_splits, find_splits
-from .issues import Kind
+from .checks import CheckedSplit, raise_errors
+from .layouts import SplitFiles, check_splits, find_splits
+from .issues import IssueType
 
-Part = Literal["train", "val"]
+Split = Literal["train", "val"]
 
-_NAMES: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
+_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
 """How the names of such parts begin, the likeliest first."""
 
 
-def check_parts(
+def prepare_splits(
     cfg: Config,
     data_root: Path | None,
     work_dir: Path,
-    parts: Sequence[Part] = ("train", "val"),
+    parts: Sequence[Split] = ("train", "val"),
     *,
-    ignored: Collection[Kind] = (),
+    ignored: Collection[IssueType] = (),
     **options: Any,
-) -> dict[Part, Check]:
+) -> dict[Split, CheckedSplit]:
     """Find a recipe's data, or those in a folder of COCO, YOLO or Pascal VOC data instead, and check them.
 
     Args:
@@ -47,11 +47,11 @@ def check_parts(
     return dict(zip(splits, checks, strict=True))
 
 
-def _choose(splits: list[Split], parts: Sequence[Part], folder: Path) -> dict[Part, Split]:
+def _choose(splits: list[SplitFiles], parts: Sequence[Split], folder: Path) -> dict[Split, SplitFiles]:
     first = parts[0]
     if len(splits) == 1 and not splits[0].name.startswith(_NAMES["train"] + _NAMES["val"]):
         return {first: splits[0]}
-    chosen: dict[Part, Split] = {}
+    chosen: dict[Split, SplitFiles] = {}
     for part in parts:
         found = [split for name in _NAMES[part] for split in splits if split.name.startswith(name)]
         if found:
@@ -62,12 +62,12 @@ def _choose(splits: list[Split], parts: Sequence[Part], folder: Path) -> dict[Pa
     return chosen
 
 
-def _splits_of(cfg: Config, parts: Sequence[Part]) -> dict[Part, Split]:
+def _splits_of(cfg: Config, parts: Sequence[Split]) -> dict[Split, SplitFiles]:
     loaders = {part: cfg.get(f"{part}_dataloader") for part in parts}
     return {part: _split_of(loader.dataset) for part, loader in loaders.items() if loader}
 
 
-def _split_of(dataset: ConfigDict) -> Split:
+def _split_of(dataset: ConfigDict) -> SplitFiles:
     root = Path(dataset.get("data_root", ""))
     annotations = root / dataset.ann_file
-    return Split(annotations.stem.removeprefix("instances_"), annotations, root / dataset.data_prefix.img)
+    return SplitFiles(annotations.stem.removeprefix("instances_"), annotations, root / dataset.data_prefix.img)

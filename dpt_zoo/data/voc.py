@@ -6,11 +6,11 @@ from xml.etree.ElementTree import Element
 import defusedxml.ElementTree
 
 from .checks import exists
-from .annotations import Object, Part, Picture, images_in, sensible
-from .issues import Kind
+from .annotations import Object, LabelledSplit, Picture, images_in, sensible
+from .issues import IssueType
 
 
-def read_voc(folder: Path) -> tuple[list[str], list[Part]]:
+def read_voc(folder: Path) -> tuple[list[str], list[LabelledSplit]]:
     """Read all labels of a data set, and the classes of its objects by the alphabet; nothing if there are none."""
     parts = _Reader(folder).read()
     return sorted({thing.name for part in parts for picture in part.pictures for thing in picture.objects}), parts
@@ -20,7 +20,7 @@ class _Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self) -> list[Part]:
+    def read(self) -> list[LabelledSplit]:
         labels = self.folder / "Annotations"
         if not any(labels.glob("*.xml")):
             homes = [self.folder, *sorted(path for path in self.folder.iterdir() if path.is_dir())]
@@ -37,9 +37,9 @@ class _Reader:
                 return parts
         return [self._read_part("train", images, labels)]
 
-    def _read_part(self, name: str, images: Path, labels: Path, listed: Path | None = None) -> Part:
+    def _read_part(self, name: str, images: Path, labels: Path, listed: Path | None = None) -> LabelledSplit:
         """Read a folder of images and one of labels: what a file has `listed`, or all."""
-        part = Part(name)
+        part = LabelledSplit(name)
         files = {path.stem: path for path in images_in(images)}
         if listed:
             stems = {line: f"{self._name(listed)}, line {number}" for number, line in part.lines(listed)}
@@ -49,11 +49,11 @@ class _Reader:
             if stem in files:
                 self._read_image(files[stem], labels / f"{stem}.xml", part)
             else:
-                kind = Kind.MISSING_IMAGE if listed else Kind.ORPHAN
-                part.add(kind, where, f"there is no image {stem!r} in {images}")
+                issue_type = IssueType.MISSING_IMAGE if listed else IssueType.ORPHAN
+                part.add(issue_type, where, f"there is no image {stem!r} in {images}")
         return part
 
-    def _read_image(self, path: Path, label: Path, part: Part) -> None:
+    def _read_image(self, path: Path, label: Path, part: LabelledSplit) -> None:
         if not exists(label):
             size = part.read_size(path, self._name(path))
             if size is not None:
@@ -64,13 +64,13 @@ class _Reader:
             root = defusedxml.ElementTree.fromstring(label.read_bytes())
             picture = Picture(self._name(path), (_whole(root, "size/width"), _whole(root, "size/height")), where)
         except (OSError, SyntaxError, ValueError) as error:  # a SyntaxError tells the line and column
-            part.add(Kind.LABEL, where, str(error))
+            part.add(IssueType.LABEL, where, str(error))
             return
         for number, element in enumerate(root.findall("object"), 1):
             try:
                 picture.objects.append(self._read_object(element, f"{where}, object {number}"))
             except ValueError as error:
-                part.add(Kind.LABEL, f"{where}, object {number}", str(error))
+                part.add(IssueType.LABEL, f"{where}, object {number}", str(error))
         part.pictures.append(picture)
 
     def _read_object(self, element: Element, where: str) -> Object:

@@ -8,9 +8,9 @@ import yaml
 
 from ..errors import DataError
 from .checks import exists
-from .annotations import Object, Part, Picture, images_in, sensible
-from .annotation_checks import Size
-from .issues import Kind
+from .annotations import Object, LabelledSplit, Picture, images_in, sensible
+from .annotation_checks import ImageSize
+from .issues import IssueType
 
 
 def find_config(folder: Path) -> Path | None:
@@ -21,7 +21,7 @@ def find_config(folder: Path) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
-def read_yolo(folder: Path, config: Path) -> tuple[list[str], list[Part]]:
+def read_yolo(folder: Path, config: Path) -> tuple[list[str], list[LabelledSplit]]:
     """Read the classes and all labels of a data set that `config` describes.
 
     Raises:
@@ -46,17 +46,17 @@ class _Reader:
         self.content: dict[Any, Any] = content
         self.classes = self._read_names()
 
-    def read(self) -> list[Part]:
+    def read(self) -> list[LabelledSplit]:
         parts = []
         for name in ("train", "val", "test"):
             entries = self.content.get(name)
             if entries:
-                part = Part(name)
+                part = LabelledSplit(name)
                 for entry in entries if isinstance(entries, list) else [entries]:
                     self._read_entry(entry, part)
                 names = [self._label_of(self.folder / picture.name) for picture in part.pictures]
                 if names and not any(map(exists, names)):
-                    part.add(Kind.LABEL, self._name(names[0]), f"neither this nor any other label of {name} is there")
+                    part.add(IssueType.LABEL, self._name(names[0]), f"neither this nor any other label of {name} is there")
                 parts.append(part)
         if not parts:
             raise self._wrong("it names no images: give the folders of images as train and val")
@@ -80,19 +80,19 @@ class _Reader:
             raise self._wrong(f"its names are {reprlib.repr(ordered)}: every class needs one of its own")
         return list(map(str, ordered))
 
-    def _read_entry(self, entry: Any, part: Part) -> None:
+    def _read_entry(self, entry: Any, part: LabelledSplit) -> None:
         """Read a folder of images, or a list of images, and their labels."""
         path = self._find(entry)
         if path is None:
             what = f"there is no {reprlib.repr(entry)} below {self.folder}"
-            part.add(Kind.MISSING_IMAGE, f"{self.config}, {part.name}", what)
+            part.add(IssueType.MISSING_IMAGE, f"{self.config}, {part.name}", what)
         elif path.is_dir():
             self._read_folder(path, part)
         else:
             for number, line in part.lines(path):
                 image = self._find(line)
                 if image is None:
-                    part.add(Kind.MISSING_IMAGE, f"{path}, line {number}", f"there is no {line!r} below {self.folder}")
+                    part.add(IssueType.MISSING_IMAGE, f"{path}, line {number}", f"there is no {line!r} below {self.folder}")
                 else:
                     self._read_image(image, part)
 
@@ -106,7 +106,7 @@ class _Reader:
                     return path
         return None
 
-    def _read_folder(self, path: Path, part: Part) -> None:
+    def _read_folder(self, path: Path, part: LabelledSplit) -> None:
         images = images_in(path)
         for image in images:
             self._read_image(image, part)
@@ -114,9 +114,9 @@ class _Reader:
         expected = {self._label_of(image) for image in images}
         for label in sorted(labels.rglob("*.txt")):
             if label not in expected and label.name != "classes.txt":  # some tools put the names there
-                part.add(Kind.ORPHAN, self._name(label), f"there is no image {label.stem!r}")
+                part.add(IssueType.ORPHAN, self._name(label), f"there is no image {label.stem!r}")
 
-    def _read_image(self, path: Path, part: Part) -> None:
+    def _read_image(self, path: Path, part: LabelledSplit) -> None:
         name = self._name(path)
         size = part.read_size(path, name)
         if size is None:
@@ -128,10 +128,10 @@ class _Reader:
             try:
                 picture.objects.append(self._read_line(line, size, where))
             except ValueError as error:
-                part.add(Kind.LABEL, where, str(error))
+                part.add(IssueType.LABEL, where, str(error))
         part.pictures.append(picture)
 
-    def _read_line(self, line: str, size: Size, where: str) -> Object:
+    def _read_line(self, line: str, size: ImageSize, where: str) -> Object:
         """Read a class and a box's centre, width and height, or a polygon's corners, in parts of the image's size.
 
         Raises:

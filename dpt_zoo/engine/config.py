@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
-from ..data.checks import Check
-from ..data.splits import Part
+from ..data.checks import CheckedSplit
+from ..data.splits import Split
 from ..errors import InputError
-from ..manifest.records import data_path, get_checkpoint
+from ..manifest.records import data_path, get_detector_info
 from ..models.factory import set_num_classes
 
 WARM_UP = 500
 """Iterations over which the learning rate rises, at most: the authors' number."""
 
 
-def read_recipe(recipe: str | Path) -> Config:
+def load_config(recipe: str | Path) -> Config:
     """Read a recipe: a config file, from the current folder or the project's own, or the one of a zoo's detector.
 
     Raises:
@@ -28,7 +28,7 @@ def read_recipe(recipe: str | Path) -> Config:
         InputError: the file is no config that trains a detector.
     """
     if not str(recipe).endswith(".py"):
-        path = get_checkpoint(str(recipe)).config_path
+        path = get_detector_info(str(recipe)).config_path
     elif not (path := Path(recipe).expanduser()).is_file():
         path = data_path(str(recipe))
     if not path.is_file():
@@ -43,7 +43,7 @@ def read_recipe(recipe: str | Path) -> Config:
     return cfg
 
 
-def set_data(cfg: Config, data: Mapping[Part, Check]) -> None:
+def set_data(cfg: Config, data: Mapping[Split, CheckedSplit]) -> None:
     """Have a recipe take its data, and with them the model's classes, from checked COCO annotation files.
 
     A recipe that gets nothing to validate with trains only.

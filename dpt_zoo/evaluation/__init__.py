@@ -1,1 +1,1 @@
-"""How good a detector is: what it finds in images, and COCO's figures of that."""
+"""How good a detector is: what it finds in images, and COCO's metrics of that."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-Record = dict[str, Any]
+CocoRecord = dict[str, Any]
 """One of COCO's: an image, an annotation, a category, or a result."""
 
 MIN_SCORE = 0.3
@@ -24,8 +24,8 @@ MIN_IOU = 0.5
 class Pair(NamedTuple):
     """An object and what was found of it: `found` is None if it was missed, `truth` if there is no such object."""
 
-    truth: Record | None
-    found: Record | None
+    truth: CocoRecord | None
+    found: CocoRecord | None
 
     @property
     def is_right(self) -> bool:
@@ -43,9 +43,9 @@ class Comparison:
         found: the results of at least `MIN_SCORE`, the best first.
     """
 
-    image: Record
-    truth: list[Record]
-    found: list[Record]
+    image: CocoRecord
+    truth: list[CocoRecord]
+    found: list[CocoRecord]
 
     @functools.cached_property
     def pairs(self) -> list[Pair]:
@@ -94,7 +94,7 @@ class Mistakes:
 
 
 def find_mistakes(
-    truth: Mapping[str, Any], found: Iterable[tuple[int, Sequence[Record]]], num_worst: int = 9
+    truth: Mapping[str, Any], found: Iterable[tuple[int, Sequence[CocoRecord]]], num_worst: int = 9
 ) -> Mistakes:
     """Count what was right and wrong, in one pass over the images.
 
@@ -117,10 +117,10 @@ def find_mistakes(
     return Mistakes(classes, confusion, tuple(worst))
 
 
-def compare(truth: Mapping[str, Any], found: Iterable[tuple[int, Sequence[Record]]]) -> Iterator[Comparison]:
+def compare(truth: Mapping[str, Any], found: Iterable[tuple[int, Sequence[CocoRecord]]]) -> Iterator[Comparison]:
     """Set what was found in each image beside what is in it; the arguments are those of `find_mistakes`."""
     images = {image["id"]: image for image in truth["images"]}
-    annotations: defaultdict[int, list[Record]] = defaultdict(list)
+    annotations: defaultdict[int, list[CocoRecord]] = defaultdict(list)
     for annotation in truth["annotations"]:
         annotations[annotation["image_id"]].append(annotation)
     for image_id, records in found:
@@ -156,7 +156,7 @@ def _take(owners: dict[int, int], overlaps: NDArray[np.float64]) -> None:
             overlaps[:, best] = 0
 
 
-def _overlaps(found: Sequence[Record], truth: Sequence[Record]) -> NDArray[np.float64]:
+def _overlaps(found: Sequence[CocoRecord], truth: Sequence[CocoRecord]) -> NDArray[np.float64]:
     """The IoU of each result's box with each annotation's; with a crowd's, the part of the result that is in it."""
     if not found or not truth:
         return np.zeros((len(found), len(truth)))
@@ -164,7 +164,7 @@ def _overlaps(found: Sequence[Record], truth: Sequence[Record]) -> NDArray[np.fl
     return coco_mask.iou(*boxes, [int(record.get("iscrowd", 0)) for record in truth])
 
 
-def _is_same_class(found: Sequence[Record], truth: Sequence[Record]) -> NDArray[np.bool_]:
+def _is_same_class(found: Sequence[CocoRecord], truth: Sequence[CocoRecord]) -> NDArray[np.bool_]:
     """Whether each result has the class of each annotation: `(len(found), len(truth))`."""
     classes, others = (np.array([record["category_id"] for record in each], np.int64) for each in (found, truth))
     return classes[:, None] == others

@@ -1,4 +1,4 @@
-"""COCO's figures of a detector, in one call."""
+"""COCO's metrics of a detector, in one call."""
 
 import contextlib
 import dataclasses
@@ -14,9 +14,9 @@ from mmengine.config import Config
 from mmengine.dist import barrier, get_world_size
 from torch import Tensor
 
-from ..data.checks import Check
-from ..data.splits import check_parts
-from ..engine import config as recipes
+from ..data.checks import CheckedSplit
+from ..data.splits import prepare_splits
+from ..engine import config as configs
 from ..engine.distributed import process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError
@@ -24,13 +24,13 @@ from ..manifest.records import read_manifest
 from ..models.factory import set_num_classes
 from ..utils.environment import device_name, versions
 from ..utils.files import make_folder, open_atomic
-from ..utils.progress import count_on_terminal
+from ..utils.progress import progress_bar
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted_weights
 from .error_analysis import find_mistakes
-from .metrics import EVALUATORS, Evaluator, Kind, Score, Truth
+from .metrics import EVALUATORS, Evaluator, GroundTruth, Score, Task
 from .plan import UNREADABLE, Plan, make_plan
-from .predictions import Results, write_coco
+from .predictions import Predictions, write_coco
 from .report import write_report
 from .result import RESULT, Evaluation
 from .visualize import show
@@ -40,7 +40,7 @@ def evaluate(
     recipe: str | Path,
     weights: str | Path | None = None,
     *,
-    kinds: Sequence[Kind] | None = None,
+    tasks: Sequence[Task] | None = None,
     data_root: str | Path | None = None,
     annotations: str | Path | None = None,
     images: str | Path | None = None,
@@ -61,7 +61,7 @@ def evaluate(
     Args:
         recipe: a config file, or the name of a zoo's detector.
         weights: a zoo's name, a path, `https://...` or `hf://org/repo/file`; by default those of the named detector.
-        kinds: "bbox", "segm" or both; by default what the recipe measures.
+        tasks: "bbox", "segm" or both; by default what the recipe measures.
         data_root: a folder of COCO, YOLO or Pascal VOC data; by default, what the recipe names.
         annotations, images: instead of it, a COCO annotation file and the folder of its images.
         limit: measure on so many images only, the first in the annotation file; at least 1.
@@ -69,8 +69,8 @@ def evaluate(
         batch_size: images at a time, at least 1.
         workers: processes that load data, beside each that detects.
         amp: compute in half precision where that is safe.
-        evaluator: the library that compares; the figures are the same.
-        work_dir: where to write what was found, the figures (`evaluation.json`) and a report with pictures.
+        evaluator: the library that compares; the metrics are the same.
+        work_dir: where to write what was found, the metrics (`evaluation.json`) and a report with pictures.
         resume: go on with what `work_dir` holds of the same evaluation.
         out: write what was found as COCO results, to this name with ".bbox.json" and ".segm.json" at its end.
         format_only: write them and measure nothing; the annotation file needs no objects.
@@ -91,15 +91,15 @@ def evaluate(
         raise InputError("resume needs the work_dir that is to be gone on with")
     if format_only and (out is None or show_dir is not None):
         raise InputError("format_only writes COCO results and nothing else: it needs out, and no show_dir")
-    cfg = recipes.read_recipe(recipe)
-    kinds = _choose_kinds(cfg, kinds)
+    cfg = configs.load_config(recipe)
+    tasks = _choose_tasks(cfg, tasks)
     _choose_data(cfg, data_root, annotations, images)
     if batch_size is not None:
         cfg.test_dataloader.batch_size = batch_size
     if workers is not None:
-        recipes.set_workers(cfg, workers)
+        configs.set_workers(cfg, workers)
     if amp:
-        recipes.use_amp_in_tests(cfg)
+        configs.use_amp_in_tests(cfg)
     with process_group(), _folder(work_dir) as folder:
         check = from_main_process(
             lambda: _check(
@@ -108,7 +108,7 @@ def evaluate(
                 folder / "annotations",
                 ignored=UNREADABLE if skip_missing else (),
                 with_objects=not format_only,
-                with_masks="segm" in kinds,
+                with_masks="segm" in tasks,
             )
         )
         if show_dir and Path(show_dir).resolve() == check.images.resolve():
@@ -126,7 +126,7 @@ def evaluate(
             report=folder if work_dir else None,
         )
         facts = {"limit": limit, "amp": amp, "weights": {"path": str(path), "sha256": plan.weights_sha256}}
-        return from_main_process(lambda: _conclude(plan, kinds, None if format_only else evaluator, outputs, facts))
+        return from_main_process(lambda: _conclude(plan, tasks, None if format_only else evaluator, outputs, facts))
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,14 @@ class _Outputs:
     report: Path | None
 
 
-def _choose_kinds(cfg: Config, kinds: Sequence[Kind] | None) -> list[Kind]:
+def _choose_tasks(cfg: Config, tasks: Sequence[Task] | None) -> list[Task]:
     """What is measured: by default what the recipe does."""
     told = cfg.test_evaluator.metric
-    known: list[Kind] = list(told) if isinstance(told, list | tuple) else [told]
-    for kind in kinds or ():
-        if kind not in known:
-            raise InputError(f"kinds: this model has no {kind!r}, it has {' and '.join(known)}")
-    return list(kinds or known)
+    known: list[Task] = list(told) if isinstance(told, list | tuple) else [told]
+    for task in tasks or ():
+        if task not in known:
+            raise InputError(f"tasks: this model has no {task!r}, it has {' and '.join(known)}")
+    return list(tasks or known)
 
 
 def _choose_data(
@@ -171,10 +171,10 @@ def _folder(work_dir: str | Path | None) -> Iterator[Path]:
     yield folder
 
 
-def _check(cfg: Config, data_root: Path | None, work_dir: Path, **options: Any) -> Check:
+def _check(cfg: Config, data_root: Path | None, work_dir: Path, **options: Any) -> CheckedSplit:
     """Find and check the data; the main process alone does."""
-    with count_on_terminal("checking images") as report:
-        return check_parts(cfg, data_root, work_dir, ("val",), report=report, **options)["val"]
+    with progress_bar("checking images") as progress:
+        return prepare_splits(cfg, data_root, work_dir, ("val",), progress=progress, **options)["val"]
 
 
 def _detect(cfg: Config, plan: Plan, path: Path, state: Mapping[str, Tensor]) -> None:
@@ -187,8 +187,8 @@ def _detect(cfg: Config, plan: Plan, path: Path, state: Mapping[str, Tensor]) ->
         metainfo={"classes": plan.classes},
         indices=plan.left,
     )
-    cfg.test_evaluator = {"type": "ResultsWriter", "folder": str(plan.folder), "category_ids": plan.category_ids}
-    recipes.report_progress(cfg)
+    cfg.test_evaluator = {"type": "PredictionsWriter", "folder": str(plan.folder), "category_ids": plan.category_ids}
+    configs.report_progress(cfg)
     set_num_classes(cfg.model, len(plan.classes))
     cfg.model.backbone.init_cfg = None
     cfg.work_dir = str(plan.folder.parent / "log")
@@ -199,10 +199,10 @@ def _detect(cfg: Config, plan: Plan, path: Path, state: Mapping[str, Tensor]) ->
 
 
 def _conclude(
-    plan: Plan, kinds: Sequence[Kind], evaluator: Evaluator | None, outputs: _Outputs, facts: Mapping[str, Any]
+    plan: Plan, tasks: Sequence[Task], evaluator: Evaluator | None, outputs: _Outputs, facts: Mapping[str, Any]
 ) -> Evaluation:
     """Compare what was found with what is there, unless there is no evaluator, and write what is wanted."""
-    results = Results(plan.folder)
+    results = Predictions(plan.folder)
     missing = sum(image_id not in results for image_id in plan.image_ids)
     if missing:
         raise InputError(
@@ -210,15 +210,15 @@ def _conclude(
             "all processes need to see the same work_dir"
         )
     if outputs.results:
-        for kind in kinds:
-            path = outputs.results.with_name(f"{outputs.results.name}.{kind}.json")
-            write_coco(path, results.of_images(plan.image_ids), kind)
+        for task in tasks:
+            path = outputs.results.with_name(f"{outputs.results.name}.{task}.json")
+            write_coco(path, results.of_images(plan.image_ids), task)
     detecting = sum(results.seconds[image_id] for image_id in plan.image_ids) / get_world_size()
     start = time.perf_counter()
-    scores = _compare(plan, results, kinds, evaluator) if evaluator else {}
+    scores = _compare(plan, results, tasks, evaluator) if evaluator else {}
     evaluation = Evaluation(
-        figures={kind: score.figures for kind, score in scores.items()},
-        per_class={kind: score.per_class for kind, score in scores.items()},
+        metrics={task: score.metrics for task, score in scores.items()},
+        per_class={task: score.per_class for task, score in scores.items()},
         num_images=len(plan.image_ids),
         skipped=plan.skipped,
         annotations={"path": str(plan.annotations), "sha256": plan.annotations_sha256},
@@ -237,15 +237,15 @@ def _conclude(
             content = {**dataclasses.asdict(evaluation), "mistakes": mistakes.to_json()}
             with open_atomic(outputs.report / RESULT) as file:
                 file.write(f"{json.dumps(content, indent=2)}\n".encode())
-            precision = {kind: score.precision for kind, score in scores.items()}
+            precision = {task: score.precision for task, score in scores.items()}
             write_report(outputs.report, content, precision, mistakes, plan.images)
     return evaluation
 
 
-def _compare(plan: Plan, results: Results, kinds: Sequence[Kind], evaluator: Evaluator) -> dict[Kind, Score]:
-    truth = Truth(plan.annotations, evaluator, plan.image_ids)
+def _compare(plan: Plan, results: Predictions, tasks: Sequence[Task], evaluator: Evaluator) -> dict[Task, Score]:
+    truth = GroundTruth(plan.annotations, evaluator, plan.image_ids)
     scores = {}
-    for kind in kinds:
+    for task in tasks:
         found = (record for _, records in results.of_images(plan.image_ids) for record in records)
-        scores[kind] = truth.compare(found, kind)
+        scores[task] = truth.compare(found, task)
     return scores

@@ -1,4 +1,4 @@
-"""COCO's figures: how well what was found matches what is there."""
+"""COCO's metrics: how well what was found matches what is there."""
 
 import contextlib
 import gc
@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask
 
-Kind = Literal["bbox", "segm"]
+Task = Literal["bbox", "segm"]
 """What is compared: boxes or masks, by COCO's names."""
 
 Evaluator = Literal["faster-coco-eval", "pycocotools"]
 """The library that computes; both give the same."""
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+TASKS: tuple[Task, ...] = get_args(Task)
 EVALUATORS: tuple[Evaluator, ...] = get_args(Evaluator)
 
 NAMES = ("mAP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""COCO's twelve figures, in its order: average precision and recall over IoU thresholds from 0.5 to 0.95."""
+"""COCO's twelve metrics, in its order: average precision and recall over IoU thresholds from 0.5 to 0.95."""
 
-Figures = dict[str, float | None]
+Metrics = dict[str, float | None]
 """By those names, in percent; None where the data have nothing to measure, as no small objects."""
 
 
@@ -33,18 +33,18 @@ class Score:
     """How good boxes, or masks, are.
 
     Attributes:
-        figures: COCO's twelve over all classes.
+        metrics: COCO's twelve over all classes.
         per_class: the same of each class, by its name, in the order of the categories' ids.
         precision: `(10, 101, num_classes)` in [0, 1], of all sizes and at most 100 detections an image, by IoU
             threshold (0.5, 0.55, ...), recall (0, 0.01, ...) and class; -1 for a class without objects.
     """
 
-    figures: Figures
-    per_class: dict[str, Figures]
+    metrics: Metrics
+    per_class: dict[str, Metrics]
     precision: NDArray[np.float64]
 
 
-class Truth:
+class GroundTruth:
     """What is in the images of a COCO annotation file, to compare with.
 
     Args:
@@ -70,15 +70,15 @@ class Truth:
             self._coco = COCO(str(annotations))
         self.image_ids = sorted(self._coco.imgs if image_ids is None else image_ids)
 
-    def compare(self, found: Iterable[dict[str, Any]], kind: Kind) -> Score:
+    def compare(self, found: Iterable[dict[str, Any]], task: Task) -> Score:
         """Compare detections of these images with what is in them.
 
         Args:
             found: COCO's results records, in the order that ties of scores are broken in.
-            kind: whether boxes or masks are compared; the size of what was found is its own kind's area.
+            task: whether boxes or masks are compared; the size of what was found is its own task's area.
         """
         with _undisturbed():
-            run = self._new_run(self._coco, self._index(found, kind), kind)
+            run = self._new_run(self._coco, self._index(found, task), task)
             run.params.imgIds = self.image_ids
             run.evaluate()
             run.accumulate()
@@ -86,14 +86,14 @@ class Truth:
         precision, recall = run.eval["precision"], run.eval["recall"]
         classes = [self._coco.cats[id]["name"] for id in run.params.catIds]
         return Score(
-            figures=_figures(run.stats[: len(NAMES)]),
+            metrics=_figures(run.stats[: len(NAMES)]),
             per_class={name: _class_figures(precision[:, :, k], recall[:, k]) for k, name in enumerate(classes)},
             precision=precision[..., 0, -1],
         )
 
-    def _index(self, found: Iterable[dict[str, Any]], kind: Kind) -> Any:
+    def _index(self, found: Iterable[dict[str, Any]], task: Task) -> Any:
         """As the library's `loadRes`, but of an empty list too, and without making what is not compared."""
-        key = "segmentation" if kind == "segm" else "bbox"
+        key = "segmentation" if task == "segm" else "bbox"
         index = self._new_index()
         records = [
             {
@@ -102,7 +102,7 @@ class Truth:
                 "category_id": record["category_id"],
                 "score": record["score"],
                 key: record[key],
-                "area": _area(record[key], kind),
+                "area": _area(record[key], task),
             }
             for number, record in enumerate(found, 1)
         ]
@@ -111,12 +111,12 @@ class Truth:
         return index
 
 
-def _area(shape: Any, kind: Kind) -> float:
-    return int(mask.area(shape)) if kind == "segm" else shape[2] * shape[3]
+def _area(shape: Any, task: Task) -> float:
+    return int(mask.area(shape)) if task == "segm" else shape[2] * shape[3]
 
 
-def _class_figures(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Figures:
-    """The twelve figures of one class.
+def _class_figures(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Metrics:
+    """The twelve metrics of one class.
 
     Args:
         precision: `(thresholds, recalls, sizes, numbers of detections)`; sizes are all, small, medium and large, the
@@ -129,7 +129,7 @@ def _class_figures(precision: NDArray[np.float64], recall: NDArray[np.float64]) 
     return _figures([each[each > -1].mean() if (each > -1).any() else -1.0 for each in averages])
 
 
-def _figures(fractions: Iterable[float]) -> Figures:
+def _figures(fractions: Iterable[float]) -> Metrics:
     return {name: None if value < 0 else 100 * float(value) for name, value in zip(NAMES, fractions, strict=True)}
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..data.checks import Check
-from ..data.issues import Kind, list_names
+from ..data.checks import CheckedSplit
+from ..data.issues import IssueType, list_names
 from ..errors import DataError, InputError, OutputError
 from ..models.factory import read_classes, unnamed_classes
 from ..utils.files import hash_file, open_atomic
 from ..weights.reading import Weights
-from .predictions import Results
+from .predictions import Predictions
 from .result import RESULT
 
-UNREADABLE = (Kind.MISSING_IMAGE, Kind.UNREADABLE_IMAGE)
+UNREADABLE = (IssueType.MISSING_IMAGE, IssueType.UNREADABLE_IMAGE)
 """What can be wrong with an image that is skipped."""
 
 _SETTINGS = "settings.json"
@@ -52,7 +52,7 @@ class Plan:
 
 
 def make_plan(
-    cfg: Config, check: Check, path: Path, weights: Weights, work_dir: Path, *, limit: int | None, resume: bool
+    cfg: Config, check: CheckedSplit, path: Path, weights: Weights, work_dir: Path, *, limit: int | None, resume: bool
 ) -> Plan:
     """Decide what is to be done, and make the folder of what is found.
 
@@ -69,7 +69,7 @@ def make_plan(
         OutputError: the folder cannot be written.
     """
     content = json.loads(check.annotations.read_bytes())
-    skipped = {each.image_id: f"{each.where}: {each.what}" for each in check.problems if each.kind in UNREADABLE}
+    skipped = {each.image_id: f"{each.where}: {each.what}" for each in check.issues if each.type in UNREADABLE}
     numbers = {image["id"]: number for number, image in enumerate(content["images"]) if image["id"] not in skipped}
     image_ids = tuple(numbers)[:limit]
     if not image_ids:
@@ -111,7 +111,7 @@ def _match_classes(classes: tuple[str, ...], names: tuple[str, ...], annotations
     return classes
 
 
-def _begin(folder: Path, settings: Mapping[str, str], resume: bool) -> Results:
+def _begin(folder: Path, settings: Mapping[str, str], resume: bool) -> Predictions:
     """Make the folder of what is found, or go on with what it holds."""
     try:
         earlier = json.loads((folder / _SETTINGS).read_bytes()) if resume else None
@@ -133,4 +133,4 @@ def _begin(folder: Path, settings: Mapping[str, str], resume: bool) -> Results:
         raise OutputError(f"{folder} cannot be made: {error.strerror}: choose another work_dir") from error
     with open_atomic(folder / _SETTINGS) as file:
         file.write(json.dumps(settings).encode())
-    return Results(folder)
+    return Predictions(folder)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.issues import printable
 from ..utils.files import open_atomic
-from .metrics import Kind
+from ..utils.text import printable
+from .metrics import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TITLES: dict[Kind, str] = {"bbox": "boxes", "segm": "masks"}
+TITLES: dict[Task, str] = {"bbox": "boxes", "segm": "masks"}
 """What is compared, in plain words."""
 
 _CURVES = (
@@ -31,22 +31,22 @@ _MAX_NAMED = 100  # classes whose names can be read
 _MAX_NAME_LENGTH = 22
 
 
-def plot_precision_recall(path: Path, precision: Mapping[Kind, NDArray[np.float64]]) -> None:
+def plot_precision_recall(path: Path, precision: Mapping[Task, NDArray[np.float64]]) -> None:
     """Write a PNG of precision against recall, the mean over the classes that there are objects of.
 
     Args:
         path: where to.
-        precision: by kind, "bbox" or "segm", as in `Score`: `(10, 101, num_classes)`.
+        precision: by task, "bbox" or "segm", as in `Score`: `(10, 101, num_classes)`.
 
     Raises:
         OutputError: it cannot be written.
     """
     figure = _new_figure(6 * len(precision), 5)
-    for axes, (kind, values) in zip(
+    for axes, (task, values) in zip(
         figure.subplots(1, len(precision), squeeze=False)[0], precision.items(), strict=True
     ):
         _plot_curves(axes, values[..., (values > -1).all(axis=(0, 1))])
-        axes.set_title(f"{TITLES[kind]}: precision against recall")
+        axes.set_title(f"{TITLES[task]}: precision against recall")
     _save(figure, path)
 
 

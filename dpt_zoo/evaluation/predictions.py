@@ -14,14 +14,14 @@ from .. import mmlab  # noqa: F401  (before mmdet)
 from ..errors import OutputError
 from ..inference.detections import Detections, encode_mask
 from ..utils.files import open_atomic
-from .metrics import Kind
+from .metrics import Task
 
 Records = list[dict[str, Any]]
 """COCO's results: "image_id", "category_id", "bbox" (xywh, pixels), "score", and of a mask "segmentation" (RLE)."""
 
 
 @METRICS.register_module()
-class ResultsWriter(BaseMetric):  # type: ignore[misc]
+class PredictionsWriter(BaseMetric):  # type: ignore[misc]
     """Writes what is found in each image as a line of JSON; each process has a file of its own.
 
     It takes the place of MMDetection's `CocoMetric`, which keeps all until the end, and computes nothing itself.
@@ -60,7 +60,7 @@ class ResultsWriter(BaseMetric):  # type: ignore[misc]
             scores=found["scores"],
             labels=found["labels"],
             classes=tuple(self.dataset_meta["classes"]),
-            size=sample["ori_shape"],
+            image_size=sample["ori_shape"],
             rles=[encode_mask(mask) for mask in found["masks"]] if "masks" in found else None,
         )
         return detections.to_coco(sample["img_id"], self._category_ids)
@@ -74,8 +74,8 @@ class ResultsWriter(BaseMetric):  # type: ignore[misc]
         return {}
 
 
-class Results:
-    """What was found, read from a folder that `ResultsWriter`s have written to.
+class Predictions:
+    """What was found, read from a folder that `PredictionsWriter`s have written to.
 
     Of files that were being written when their process ended, the whole lines count. Memory holds one image's results,
     and where each line begins.
@@ -116,13 +116,13 @@ class Results:
                 yield image_id, json.loads(file.readline())["found"]
 
 
-def write_coco(path: Path, found: Iterable[tuple[int, Records]], kind: Kind) -> None:
-    """Write results of one kind as the JSON list that COCO's test server takes.
+def write_coco(path: Path, found: Iterable[tuple[int, Records]], task: Task) -> None:
+    """Write results of one task as the JSON list that COCO's test server takes.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    key = "segmentation" if kind == "segm" else "bbox"
+    key = "segmentation" if task == "segm" else "bbox"
     names = ("image_id", "category_id", key, "score")
     separator = b"[\n"
     with open_atomic(path) as file:

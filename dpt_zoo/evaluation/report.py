@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.issues import printable
 from ..utils.files import open_atomic
+from ..utils.text import printable
 from .error_analysis import MIN_IOU, MIN_SCORE, Mistakes
-from .metrics import Figures, Kind
+from .metrics import Metrics, Task
 from .plots import TITLES, plot_confusion, plot_precision_recall
 from .visualize import draw_worst
 
@@ -36,7 +36,7 @@ _MAX_LISTED = 10
 def write_report(
     folder: Path,
     evaluation: Mapping[str, Any],
-    precision: Mapping[Kind, NDArray[np.float64]],
+    precision: Mapping[Task, NDArray[np.float64]],
     mistakes: Mistakes,
     images: Path,
 ) -> None:
@@ -45,7 +45,7 @@ def write_report(
     Args:
         folder: where to.
         evaluation: the content of `evaluation.json`.
-        precision: by kind, "bbox" or "segm", as in `Score`: `(10, 101, num_classes)`.
+        precision: by task, "bbox" or "segm", as in `Score`: `(10, 101, num_classes)`.
         mistakes: what was right and wrong.
         images: the folder of the images.
 
@@ -64,7 +64,7 @@ def _page(evaluation: Mapping[str, Any], mistakes: Mistakes) -> str:
         "# Evaluation",
         *_warnings(evaluation),
         _summary(evaluation),
-        _figures_table(evaluation["figures"]),
+        _figures_table(evaluation["metrics"]),
         "## Precision and recall",
         "![Precision against recall](precision_recall.png)",
         "## Mistakes",
@@ -89,14 +89,14 @@ def _warnings(evaluation: Mapping[str, Any]) -> list[str]:
 
 def _summary(evaluation: Mapping[str, Any]) -> str:
     names = {"bbox": "box AP", "segm": "mask AP"}
-    averages = [f"{names[kind]} {_percent(row['mAP'])}" for kind, row in evaluation["figures"].items()]
+    averages = [f"{names[task]} {_percent(row['mAP'])}" for task, row in evaluation["metrics"].items()]
     return f"**{', '.join(averages)}** on {evaluation['num_images']:,} images."
 
 
-def _figures_table(figures: Mapping[Kind, Figures]) -> str:
-    header = ["", *(TITLES[kind] for kind in figures), ""]
-    rows = [[name, *(_percent(row[name]) for row in figures.values()), what] for name, what in _MEANINGS.items()]
-    return _table(header, rows, "l" + "r" * len(figures) + "l")
+def _figures_table(metrics: Mapping[Task, Metrics]) -> str:
+    header = ["", *(TITLES[task] for task in metrics), ""]
+    rows = [[name, *(_percent(row[name]) for row in metrics.values()), what] for name, what in _MEANINGS.items()]
+    return _table(header, rows, "l" + "r" * len(metrics) + "l")
 
 
 def _mistakes(mistakes: Mistakes) -> list[str]:
@@ -129,13 +129,13 @@ def _confusions(classes: Sequence[str], confusion: NDArray[np.int64]) -> list[st
     return [f"Most often taken for another class: {', '.join(taken)}."] if taken else []
 
 
-def _classes_table(per_class: Mapping[Kind, Mapping[str, Figures]]) -> str:
-    """A row for each class, the best first by the first kind; those without objects last."""
-    kinds = list(per_class.values())
-    header = ["class", *(f"{TITLES[kind]} {name}" for kind in per_class for name in _CLASS_COLUMNS)]
-    best_first = sorted(kinds[0], key=lambda name: -_or_less(kinds[0][name]["mAP"]))
+def _classes_table(per_class: Mapping[Task, Mapping[str, Metrics]]) -> str:
+    """A row for each class, the best first by the first task; those without objects last."""
+    tasks = list(per_class.values())
+    header = ["class", *(f"{TITLES[task]} {name}" for task in per_class for name in _CLASS_COLUMNS)]
+    best_first = sorted(tasks[0], key=lambda name: -_or_less(tasks[0][name]["mAP"]))
     rows = [
-        [_text(name), *(_percent(kind[name][column]) for kind in kinds for column in _CLASS_COLUMNS)]
+        [_text(name), *(_percent(task[name][column]) for task in tasks for column in _CLASS_COLUMNS)]
         for name in best_first
     ]
     return _table(header, rows, "l" + "r" * (len(header) - 1))

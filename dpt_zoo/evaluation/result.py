@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .metrics import Figures, Kind
+from .metrics import Metrics, Task
 
 RESULT = "evaluation.json"
 """In a work_dir, when an evaluation is done: its `Evaluation` and `Mistakes`."""
@@ -13,7 +13,7 @@ class Evaluation:
     """How good a detector is, and on what and with what that was measured.
 
     Attributes:
-        figures: COCO's twelve, in percent, of boxes ("bbox") and of masks ("segm").
+        metrics: COCO's twelve, in percent, of boxes ("bbox") and of masks ("segm").
         per_class: the same of each class, by its name.
         num_images: how many images they are of.
         limit: of how many at most that was to be; None without a limit.
@@ -26,8 +26,8 @@ class Evaluation:
         versions: of the software.
     """
 
-    figures: dict[Kind, Figures]
-    per_class: dict[Kind, dict[str, Figures]]
+    metrics: dict[Task, Metrics]
+    per_class: dict[Task, dict[str, Metrics]]
     num_images: int
     limit: int | None
     amp: bool

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pycocotools import mask as coco_mask
 
-from ..data.issues import printable
 from ..errors import ImageError
 from ..utils.files import make_folder, open_atomic
 from ..utils.images import load_image
-from .error_analysis import Comparison, Mistakes, Record, class_names, compare
+from ..utils.text import printable
+from .error_analysis import CocoRecord, Comparison, Mistakes, class_names, compare
 
 if TYPE_CHECKING:
     from ..inference.detections import Detections
@@ -24,7 +24,9 @@ _GAP, _MARGIN = 8, 16  # pixels between truth and found, and around them
 _FONT_SIZE = 18
 
 
-def show(folder: Path, images: Path, truth: Mapping[str, Any], found: Iterable[tuple[int, Sequence[Record]]]) -> None:
+def show(
+    folder: Path, images: Path, truth: Mapping[str, Any], found: Iterable[tuple[int, Sequence[CocoRecord]]]
+) -> None:
     """Write each image as a JPEG, once with what is in it and once with what was found, mistakes marked.
 
     The pictures have the images' names, below `folder` as they are below `images`, and ".jpg" added to names that do
@@ -96,17 +98,17 @@ def _draw_pair(comparison: Comparison, images: Path, classes: Mapping[int, str],
     return ImageOps.expand(_stack([caption, panels]), _MARGIN, "white")
 
 
-def _found_as(found: Record | None, classes: Mapping[int, str]) -> str:
+def _found_as(found: CocoRecord | None, classes: Mapping[int, str]) -> str:
     return f"found as {classes[found['category_id']]}" if found else "missed"
 
 
-def _really(truth: Record | None, classes: Mapping[int, str]) -> str:
+def _really(truth: CocoRecord | None, classes: Mapping[int, str]) -> str:
     return f"is {classes[truth['category_id']]}" if truth else "nothing there"
 
 
 def _draw(
     pixels: NDArray[np.uint8],
-    records: Sequence[Record],
+    records: Sequence[CocoRecord],
     remarks: Mapping[int, str],
     classes: Mapping[int, str],
     size: int,
@@ -135,7 +137,7 @@ def _draw(
 
 
 def _detections(
-    records: Sequence[Record], classes: Mapping[int, str], size: tuple[int, int], new_size: tuple[int, int]
+    records: Sequence[CocoRecord], classes: Mapping[int, str], size: tuple[int, int], new_size: tuple[int, int]
 ) -> "Detections":
     """Annotations or results of an image as `Detections` in the same image at another size (height, width).
 
@@ -153,12 +155,12 @@ def _detections(
         scores=np.array([record.get("score", 1) for record in records], np.float32),
         labels=np.array(labels, np.int64),
         classes=(*classes.values(), *(f"{name} (crowd)" for name in classes.values())),
-        size=new_size,
+        image_size=new_size,
         rles=[encode_mask(_mask(record, size, new_size)) for record in records] if has_masks else None,
     )
 
 
-def _mask(record: Record, size: tuple[int, int], new_size: tuple[int, int]) -> NDArray[np.bool_]:
+def _mask(record: CocoRecord, size: tuple[int, int], new_size: tuple[int, int]) -> NDArray[np.bool_]:
     """An object's mask, from polygons or RLE, resized; empty if it has none."""
     segmentation = record.get("segmentation")
     if not segmentation:

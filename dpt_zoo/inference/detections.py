@@ -41,20 +41,20 @@ class Detections:
         scores: `(N,)` float32 in [0, 1].
         labels: `(N,)` int64, indices into `classes`.
         classes: the names of all classes that the model knows.
-        size: (height, width) of the image, pixels.
+        image_size: (height, width) of the image, pixels.
         rles: `(N,)` masks of the image's size, or None from a model without masks.
         image: `(H, W, 3)` uint8 RGB, the image; None where it was not kept.
-        source: where the image came from: a path, an address, or "image-3" of one that was in memory.
+        path: where the image came from: a path, a URL, or "image-3" for one that was in memory.
     """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    size: tuple[int, int]
+    image_size: tuple[int, int]
     rles: Sequence[RLE] | None = None
     image: NDArray[np.uint8] | None = None
-    source: str | None = None
+    path: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -66,7 +66,7 @@ class Detections:
         """`(N, H, W)` bool, made when first asked for; None from a model without masks."""
         if self.rles is None:
             return None
-        masks = np.zeros((len(self), *self.size), bool)
+        masks = np.zeros((len(self), *self.image_size), bool)
         for mask, rle in zip(masks, self.rles, strict=True):
             mask[:] = coco_mask.decode(rle)
         return masks
@@ -88,7 +88,7 @@ class Detections:
         indices = self._choose(which)
         rles = None if self.rles is None else [self.rles[index] for index in indices]
         chosen = (self.boxes[indices], self.scores[indices], self.labels[indices])
-        return Detections(*chosen, self.classes, self.size, rles, self.image, self.source)
+        return Detections(*chosen, self.classes, self.image_size, rles, self.image, self.path)
 
     def plot(self) -> Image.Image:
         """The image with each object's mask, box, name and score drawn on it.
@@ -119,7 +119,7 @@ class Detections:
         Raises:
             InputError: the image was not kept.
         """
-        picture, (height, width) = Image.fromarray(self._require_image()), self.size
+        picture, (height, width) = Image.fromarray(self._require_image()), self.image_size
         crops = []
         for x1, y1, x2, y2 in self.boxes.tolist():
             left, top = min(max(int(x1), 0), width - 1), min(max(int(y1), 0), height - 1)
@@ -128,17 +128,17 @@ class Detections:
         return crops
 
     def to_json(self) -> dict[str, Any]:
-        """The objects as what JSON can hold: "source", "width", "height" and of each object "name", "label", "score",
+        """The objects as what JSON can hold: "path", "width", "height" and of each object "name", "label", "score",
         "box" (xyxy, pixels) and, where there are masks, "mask" (COCO's compressed RLE).
         """
-        height, width = self.size
+        height, width = self.image_size
         objects: list[dict[str, Any]] = [
             {"name": name, "label": int(label), "score": float(score), "box": box.tolist()}
             for name, label, score, box in zip(self.names, self.labels, self.scores, self.boxes, strict=True)
         ]
         for record, rle in zip(objects, self.rles or (), strict=False):
             record["mask"] = _printable(rle)
-        return {"source": self.source, "width": width, "height": height, "objects": objects}
+        return {"path": self.path, "width": width, "height": height, "objects": objects}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> "Detections":
@@ -155,11 +155,11 @@ class Detections:
             scores=np.array([record["score"] for record in objects], np.float32),
             labels=np.array([record["label"] for record in objects], np.int64),
             classes=tuple(classes),
-            size=(content["height"], content["width"]),
+            image_size=(content["height"], content["width"]),
             rles=[{**record["mask"], "counts": record["mask"]["counts"].encode()} for record in objects]
             if has_masks
             else None,
-            source=content["source"],
+            path=content["path"],
         )
 
     def to_coco(self, image_id: int | str, category_ids: Sequence[int | None] | None = None) -> list[dict[str, Any]]:
@@ -209,8 +209,8 @@ class Detections:
 
         masks: Any = self.rles
         if masks is not None:
-            is_huge = max(self.size) > _LONGEST_COMPACT
-            masks = self.masks if is_huge else sv.CompactMask.from_coco_rle(masks, self._mask_boxes(), self.size)
+            is_huge = max(self.image_size) > _LONGEST_COMPACT
+            masks = self.masks if is_huge else sv.CompactMask.from_coco_rle(masks, self._mask_boxes(), self.image_size)
         return sv.Detections(
             xyxy=self.boxes,
             mask=masks,
@@ -253,9 +253,9 @@ class Detections:
         return file.getvalue()
 
     def __repr__(self) -> str:
-        height, width = self.size
+        height, width = self.image_size
         objects = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True))
-        return f"<Detections in {self.source or 'an image'} ({width}x{height}): {objects or 'nothing'}>"
+        return f"<Detections in {self.path or 'an image'} ({width}x{height}): {objects or 'nothing'}>"
 
 
 def encode_mask(mask: NDArray[Any]) -> RLE:

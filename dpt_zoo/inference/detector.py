@@ -20,7 +20,7 @@ from .. import mmlab  # noqa: F401  (before mmdet)
 from ..errors import ImageError, InputError
 from ..models.factory import create_model
 from .detections import Detections
-from .inputs import Source, find_sources, is_single
+from .inputs import ImageInput, find_inputs, is_single
 
 READERS = 2
 """Threads that read, decode and resize images while the network runs."""
@@ -35,7 +35,7 @@ class Detector:
         model: the MMDetection model.
 
     Args:
-        model: one of `list_models()` or of `list_demos()`, or a model made by `create_model`.
+        model: one of `list_models(include_demos=True)`, or a model made by `create_model`.
         weights: see `create_model`; for a name only.
         score_threshold: the least score of an object to be reported, in [0, 1].
         device: see `create_model`; for a name only.
@@ -111,14 +111,14 @@ class Detector:
             ImageError: one cannot be read; those before it have been given.
             InputError: a folder has no images, or nothing matches a pattern.
         """
-        found = _raise_errors(self.stream(find_sources(images)))
+        found = _raise_errors(self.stream(find_inputs(images)))
         return next(found) if is_single(images) else found
 
-    def stream(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Detections | ImageError]]:
+    def stream(self, sources: Iterable[ImageInput]) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
         """Detect objects in images, of which some may be bad.
 
         Args:
-            sources: the images, as `find_sources` finds them.
+            sources: the images, as `find_inputs` finds them.
 
         Returns:
             Each image with its detections, or with what is wrong with it, in their order. Memory holds those that are
@@ -128,7 +128,7 @@ class Detector:
         while batch := list(islice(prepared, self._batch_size)):
             yield from self._detect(batch)
 
-    def _prepare_ahead(self, sources: Iterable[Source]) -> Iterator["_Prepared"]:
+    def _prepare_ahead(self, sources: Iterable[ImageInput]) -> Iterator["_Prepared"]:
         """Prepare images in threads, a few more than are asked for."""
         pool = ThreadPoolExecutor(READERS, thread_name_prefix="dpt-zoo-reader")
         pending = deque[Any]()
@@ -142,7 +142,7 @@ class Detector:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, source: Source) -> "_Prepared":
+    def _prepare(self, source: ImageInput) -> "_Prepared":
         try:
             image = source.read()
         except ImageError as error:
@@ -154,7 +154,7 @@ class Detector:
             text = f"{source.origin}: {width}x{height} pixels cannot be resized: one side would vanish"
             return _Prepared(source, ImageError(text))
 
-    def _detect(self, batch: list["_Prepared"]) -> list[tuple[Source, Detections | ImageError]]:
+    def _detect(self, batch: list["_Prepared"]) -> list[tuple[ImageInput, Detections | ImageError]]:
         """Run the network on a batch; images that would be padded beyond what they are alone go apart."""
         found: dict[int, Detections] = {}
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -181,10 +181,10 @@ class Detector:
                 scores=objects.scores.float().cpu().numpy(),
                 labels=objects.labels.cpu().numpy(),
                 classes=self.classes,
-                size=each.image.shape[:2],
+                image_size=each.image.shape[:2],
                 rles=rles,
                 image=each.image,
-                source=each.source.origin,
+                path=each.source.origin,
             )
             for each, (objects, rles) in zip(batch, predicted, strict=True)
         ]
@@ -204,7 +204,7 @@ def _bfloat16_is_faster() -> bool:
 class _Prepared:
     """An image as it is and as it is resized, or what is wrong with it."""
 
-    source: Source
+    source: ImageInput
     image: Any
     resized: dict[str, Any] | None = None
 
@@ -224,7 +224,7 @@ def _build_pipeline(cfg: Any, size: tuple[int, int] | None) -> tuple[Any, Any]:
     return Compose([{"type": "LoadImageFromNDArray"}, *transforms]), Compose([pack])
 
 
-def _raise_errors(found: Iterable[tuple[Source, Detections | ImageError]]) -> Iterator[Detections]:
+def _raise_errors(found: Iterable[tuple[ImageInput, Detections | ImageError]]) -> Iterator[Detections]:
     for _, each in found:
         if isinstance(each, ImageError):
             raise each

@@ -30,7 +30,7 @@ TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageInput:
     """One image, not yet read.
 
     Attributes:
@@ -53,7 +53,7 @@ def is_single(images: Any) -> bool:
     return is_image or not isinstance(images, Iterable)  # what is nothing at all is told when it is read
 
 
-def find_sources(images: Any) -> Iterator[Source]:
+def find_inputs(images: Any) -> Iterator[ImageInput]:
     """Find the images in whatever a detector is given.
 
     Args:
@@ -76,7 +76,7 @@ def is_address(image: str | Path) -> bool:
     return isinstance(image, str) and re.match("https?://", image, re.IGNORECASE) is not None
 
 
-def _expand(image: Any, numbers: Iterator[int]) -> Iterable[Source]:
+def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
     """The images that one item stands for."""
     if not isinstance(image, str | Path):
         return [_in_memory(image, numbers)]
@@ -93,8 +93,8 @@ def _expand(image: Any, numbers: Iterator[int]) -> Iterable[Source]:
     return [_file(path, path.name)]
 
 
-def _file(path: Path, name: str) -> Source:
-    return Source(name, str(path), partial(load_image, path))
+def _file(path: Path, name: str) -> ImageInput:
+    return ImageInput(name, str(path), partial(load_image, path))
 
 
 def _images_below(folder: Path) -> list[Path]:
@@ -124,7 +124,7 @@ def _is_folder(path: str | Path) -> bool:
         return False
 
 
-def _matching(pattern: str) -> list[Source]:
+def _matching(pattern: str) -> list[ImageInput]:
     parts = Path(pattern).parts
     fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
     found = sorted(fixed.glob("/".join(parts[len(fixed.parts) :])))
@@ -134,10 +134,10 @@ def _matching(pattern: str) -> list[Source]:
     return [_file(path, path.relative_to(fixed).as_posix()) for path in found]
 
 
-def _on_the_web(address: str) -> Source:
+def _on_the_web(address: str) -> ImageInput:
     name = PurePosixPath(unquote(urlsplit(address).path)).name
     name = re.sub(r'[\x00-\x1f\\:*?"<>|]', "_", name)  # it becomes a file's, on any system
-    return Source(name if name not in ("", "..") else "image", address, partial(_fetch, address))
+    return ImageInput(name if name not in ("", "..") else "image", address, partial(_fetch, address))
 
 
 def _fetch(address: str) -> NDArray[np.uint8]:
@@ -169,14 +169,14 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _in_memory(image: Any, numbers: Iterator[int]) -> Source:
+def _in_memory(image: Any, numbers: Iterator[int]) -> ImageInput:
     name = f"image-{next(numbers)}"
     if isinstance(image, bytes | bytearray):
-        return Source(name, name, partial(decode_image, bytes(image), name))
-    return Source(name, name, partial(to_pixels, image, name))
+        return ImageInput(name, name, partial(decode_image, bytes(image), name))
+    return ImageInput(name, name, partial(to_pixels, image, name))
 
 
-def _unique(sources: Iterable[Source]) -> Iterator[Source]:
+def _unique(sources: Iterable[ImageInput]) -> Iterator[ImageInput]:
     """The same sources; of those with one name, the second becomes "name-2", and so on."""
     taken: set[str] = set()
     for source in sources:

@@ -15,7 +15,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class GoogleDrive:
     """A public file on Google Drive, by its id."""
 
-    kind: ClassVar[str] = "gdrive"
+    type: ClassVar[str] = "gdrive"
     id: str
 
     def __post_init__(self) -> None:
@@ -31,7 +31,7 @@ class GoogleDrive:
 class HubFile:
     """A file of a model repository on the Hugging Face Hub."""
 
-    kind: ClassVar[str] = "hf"
+    type: ClassVar[str] = "hf"
     repo: str
     file: str
     revision: str = "main"
@@ -52,7 +52,7 @@ class HubFile:
 class WebFile:
     """A file at an `https://` address, or at an `http://` one of this machine."""
 
-    kind: ClassVar[str] = "https"
+    type: ClassVar[str] = "https"
     url: str
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class WebFile:
 class LocalFile:
     """A file that is on this machine."""
 
-    kind: ClassVar[str] = "file"
+    type: ClassVar[str] = "file"
     path: Path
 
     @property
@@ -77,7 +77,7 @@ class LocalFile:
 class BaiduNetdisk:
     """A shared folder on Baidu Netdisk. It needs an account and a browser: a way for persons only."""
 
-    kind: ClassVar[str] = "baidu"
+    type: ClassVar[str] = "baidu"
     share: str
     password: str
 
@@ -90,27 +90,27 @@ class BaiduNetdisk:
         return f"https://pan.baidu.com/s/{self.share} (password {self.password})"
 
 
-Source = GoogleDrive | HubFile | WebFile | LocalFile | BaiduNetdisk
+Location = GoogleDrive | HubFile | WebFile | LocalFile | BaiduNetdisk
 
-_KINDS: dict[str, Any] = {each.kind: each for each in (GoogleDrive, HubFile, WebFile, LocalFile, BaiduNetdisk)}
+_TYPES: dict[str, Any] = {each.type: each for each in (GoogleDrive, HubFile, WebFile, LocalFile, BaiduNetdisk)}
 
 
-def parse_source(record: dict[str, str], folder: Path) -> Source:
+def location_from_record(record: dict[str, str], folder: Path) -> Location:
     """Make a source from the manifest's record of it; a file's path is relative to the manifest's `folder`.
 
     Raises:
         ValueError, LookupError, TypeError: the record is not of the expected form.
     """
     fields: dict[str, Any] = dict(record)
-    kind = fields.pop("kind")
-    if kind == LocalFile.kind:
+    type_ = fields.pop("type")
+    if type_ == LocalFile.type:
         _check(is_relative(fields["path"]), f"{fields['path']!r} is no path below the manifest's folder")
         fields["path"] = folder / fields["path"]
-    source: Source = _KINDS[kind](**fields)
+    source: Location = _TYPES[type_](**fields)
     return source
 
 
-def parse_location(location: str | Path) -> Source:
+def parse_location(location: str | Path) -> Location:
     """Make a source from what a user gives: a path, `https://...` or `hf://org/repo[@revision]/file`.
 
     Raises:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .._version import __version__
-from .locations import LocalFile, Source
-from .records import Architecture, Checkpoint, Classifier, DemoDetector, Figures, data_path
+from .locations import LocalFile, Location
+from .records import Architecture, Classifier, DemoDetector, Metrics, PublishedDetector, data_path
 
-Record = Checkpoint | Classifier | DemoDetector
+Record = PublishedDetector | Classifier | DemoDetector
 
 TASKS = {"bbox": "box", "segm": "mask"}
 """The word for what is found, by the name of its figures."""
@@ -47,7 +47,7 @@ def card(record: Record, *, location: str | None = None) -> str:
             takes. The card is then that copy's.
     """
     match record:
-        case Checkpoint():
+        case PublishedDetector():
             text = _checkpoint_text(record)
         case DemoDetector():
             text = _demo_text(record)
@@ -104,7 +104,7 @@ class _Text(NamedTuple):
     origin: str
 
 
-def _checkpoint_text(record: Checkpoint) -> _Text:
+def _checkpoint_text(record: PublishedDetector) -> _Text:
     return _Text(
         purpose=f"{PURPOSES[record.architecture]} of COCO's {record.num_classes} kinds of objects",
         maker="""\
@@ -117,7 +117,7 @@ The backbone started as the ImageNet-1k classifier `dpt_{record.size}`. All sett
         results=f"""\
 COCO val2017, in percent, as the authors published them. They were not measured again for this card.
 
-{_figures_table(record.published)}""",
+{_figures_table(record.metrics)}""",
         limits=f"""\
 - It finds COCO's {record.num_classes} kinds of objects in photographs, and nothing else. For objects of other kinds,
   `dpt-zoo train` fine-tunes it.
@@ -150,7 +150,7 @@ By this project, on {record.dataset}.
         results=f"""\
 On {record.data}, in percent, measured by this project.
 
-{_figures_table(record.measured)}""",
+{_figures_table(record.metrics)}""",
         limits=f"""\
 - It is for trying things on. All that it has seen is scenes of 3 to 9 handwritten digits, 24 to 80 pixels high and
   turned by up to 25 degrees, on textured grounds.
@@ -162,8 +162,10 @@ On {record.data}, in percent, measured by this project.
 
 
 def _classifier_text(record: Classifier) -> _Text:
-    names = {"top1": "top-1 accuracy, percent", "gflops_224": "GFLOPs for an image of 224 by 224 pixels"}
-    rows = [(names[figure], str(value)) for figure, value in record.published.items()]
+    rows = [
+        ("top-1 accuracy, percent", str(record.metrics["top1"])),
+        ("GFLOPs for an image of 224 by 224 pixels", str(record.gflops)),
+    ]
     return _Text(
         purpose=f"Classification of images into {record.dataset}'s {record.num_classes:,} classes",
         maker="""\
@@ -181,7 +183,7 @@ detectors starts from them.""",
     )
 
 
-def _detector_use(record: Checkpoint | DemoDetector, location: str | None) -> str:
+def _detector_use(record: PublishedDetector | DemoDetector, location: str | None) -> str:
     weights = f', weights="{location}"' if location else ""
     return f"""\
 With DPT Zoo installed, or from its checkout by torch.hub:
@@ -216,14 +218,14 @@ classifier = timm.create_model("{record.name}", checkpoint_path="{record.name}.s
 ```"""
 
 
-def _fetched(record: Checkpoint | Classifier) -> str:
+def _fetched(record: PublishedDetector | Classifier) -> str:
     return f"`dpt-zoo download {record.name}` fetches, checks and converts the authors' file."
 
 
 def _file_table(record: Record) -> str:
     file = "file" if isinstance(record, DemoDetector) else "authors' file"
     facts = {
-        file: " or ".join(map(_place, record.sources)),
+        file: " or ".join(map(_place, record.locations)),
         "its SHA-256": _digest(record.sha256),
         "its size": f"{record.num_bytes:,} bytes" if record.num_bytes else "unknown",
         "SHA-256 of the tensors": _digest(record.tensors_sha256),
@@ -231,7 +233,7 @@ def _file_table(record: Record) -> str:
     return _table(("", ""), facts.items())
 
 
-def _place(source: Source) -> str:
+def _place(source: Location) -> str:
     if isinstance(source, LocalFile):  # which comes with the project: the same on every machine
         return f"`{source.path.relative_to(data_path('')).as_posix()}`"
     return source.url
@@ -241,7 +243,7 @@ def _digest(sha256: str | None) -> str:
     return f"`{sha256}`" if sha256 else "unknown"
 
 
-def _figures_table(figures: Figures) -> str:
+def _figures_table(figures: Metrics) -> str:
     columns = list(next(iter(figures.values())))
     rows = [(TASKS[task], *(str(values.get(column, "-")) for column in columns)) for task, values in figures.items()]
     return _table(("", *columns), rows)

@@ -5,14 +5,14 @@ import fnmatch
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ..errors import ManifestError, UnknownModelError
 from ..utils.files import open_atomic
-from .locations import Source, is_relative, parse_source
+from .locations import Location, is_relative, location_from_record
 
 Architecture = Literal["retinanet", "mask_rcnn"]
 Size = Literal["nano", "tiny", "small", "medium"]
@@ -20,7 +20,7 @@ Size = Literal["nano", "tiny", "small", "medium"]
 ARCHITECTURE_TITLES: dict[Architecture, str] = {"retinanet": "RetinaNet", "mask_rcnn": "Mask R-CNN"}
 SCHEDULE_TITLES = {"1x": "1x", "ms3x": "MS+3x"}
 
-Figures = dict[str, dict[str, float]]
+Metrics = dict[str, dict[str, float]]
 """COCO's figures in percent, by "bbox" and "segm", then "mAP", "AP50", ..."""
 
 
@@ -38,7 +38,7 @@ class WeightsRecord:
     """
 
     name: str
-    sources: tuple[Source, ...]
+    locations: tuple[Location, ...]
     sha256: str | None = None
     num_bytes: int | None = None
     tensors_sha256: str | None = None
@@ -58,11 +58,13 @@ class ModelRecord(WeightsRecord):
         size: the backbone's, "nano", "tiny", "small" or "medium".
         num_params: parameters of the whole model.
         num_classes: classes it was trained for.
+        measured_by: who measured its `metrics`: "authors" or "dpt-zoo".
         license: SPDX identifier.
         paper: the paper's address.
     """
 
     dataset: ClassVar[str]
+    measured_by: ClassVar[str]
     size: Size
     num_params: int
     num_classes: int
@@ -98,17 +100,18 @@ class DetectorRecord(ModelRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint(DetectorRecord):
+class PublishedDetector(DetectorRecord):
     """One of the authors' twelve detectors.
 
     Attributes:
         schedule: "1x" (12 epochs) or "ms3x" (36 epochs, multi-scale).
-        published: the paper's figures on COCO val2017.
+        metrics: the paper's, on COCO val2017.
     """
 
     dataset: ClassVar[str] = "COCO"
+    measured_by: ClassVar[str] = "authors"
     schedule: str
-    published: Figures
+    metrics: Metrics
 
     @property
     def title(self) -> str:
@@ -118,7 +121,7 @@ class Checkpoint(DetectorRecord):
     @property
     def summary(self) -> str:
         """The title with its published figures, in one line."""
-        return f"{self.title}: {_average_precisions(self.published)} (COCO val2017)."
+        return f"{self.title}: {_average_precisions(self.metrics)} (COCO val2017)."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +129,7 @@ class DemoDetector(DetectorRecord):
     """A small detector that this project trained and ships, so that there is one which needs no download.
 
     Attributes:
-        measured: its figures on `data`, measured by this project.
+        metrics: measured by this project on `data`.
         data: what it was measured on, in words.
         command: what trained it, as it was typed.
         seed: of that run.
@@ -137,7 +140,8 @@ class DemoDetector(DetectorRecord):
     """
 
     dataset: ClassVar[str] = "digit scenes"
-    measured: Figures
+    measured_by: ClassVar[str] = "dpt-zoo"
+    metrics: Metrics
     data: str
     command: str
     seed: int
@@ -158,7 +162,7 @@ class DemoDetector(DetectorRecord):
     @property
     def summary(self) -> str:
         """The title with its measured figures, in one line."""
-        return f"{self.title}, trained by this project: {_average_precisions(self.measured)} ({self.data})."
+        return f"{self.title}, trained by this project: {_average_precisions(self.metrics)} ({self.data})."
 
     @property
     def log_path(self) -> Path:
@@ -171,11 +175,14 @@ class Classifier(ModelRecord):
     """One of the three ImageNet classifiers, which training starts from.
 
     Attributes:
-        published: "top1", its accuracy in percent, and "gflops_224", for one 224x224 image.
+        gflops: multiply-adds for one 224x224 image, in 1e9.
+        metrics: "top1", the accuracy in percent.
     """
 
     dataset: ClassVar[str] = "ImageNet-1k"
-    published: dict[str, float]
+    measured_by: ClassVar[str] = "authors"
+    gflops: float
+    metrics: dict[str, float]
 
     @property
     def title(self) -> str:
@@ -183,7 +190,7 @@ class Classifier(ModelRecord):
         return f"DPT-{self.size.capitalize()} {self.dataset} classifier"
 
 
-PublishedWeights = Checkpoint | Classifier
+PublishedWeights = PublishedDetector | Classifier
 """The records of what the authors published."""
 
 
@@ -197,18 +204,20 @@ def data_path(relative: str) -> Path:
     return (packed if packed.is_dir() else package.parent) / relative
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the authors' detectors that match a shell-style `pattern`, in the paper's order."""
-    return _matching(read_manifest().checkpoints, pattern)
+def list_models(pattern: str = "*", *, include_demos: bool = False) -> list[str]:
+    """List the names of the authors' detectors that match a shell-style `pattern`, in the paper's order.
+
+    Args:
+        pattern: a shell-style pattern such as "mrcnn*".
+        include_demos: also list the small detectors that this project trained and ships, after the others.
+    """
+    manifest = read_manifest()
+    records = manifest.detectors if include_demos else manifest.checkpoints
+    return [name for name in records if fnmatch.fnmatchcase(name, pattern)]
 
 
-def list_demos(pattern: str = "*") -> list[str]:
-    """Names of the small detectors shipped with this project that match a shell-style `pattern`."""
-    return _matching(read_manifest().demos, pattern)
-
-
-def get_checkpoint(name: str) -> Checkpoint | DemoDetector:
-    """The manifest's record of a detector: one of `list_models()` or of `list_demos()`.
+def get_detector_info(name: str) -> PublishedDetector | DemoDetector:
+    """The manifest's record of a detector: one of `list_models(include_demos=True)`.
 
     Raises:
         UnknownModelError: no detector has this name; the text suggests the nearest.
@@ -217,7 +226,7 @@ def get_checkpoint(name: str) -> Checkpoint | DemoDetector:
     return _find(name, read_manifest().detectors)
 
 
-def get_weights_record(name: str) -> Checkpoint | DemoDetector | Classifier:
+def get_model_info(name: str) -> PublishedDetector | DemoDetector | Classifier:
     """The manifest's record of a detector or a classifier.
 
     Raises:
@@ -231,22 +240,22 @@ def get_weights_record(name: str) -> Checkpoint | DemoDetector | Classifier:
 class Manifest:
     """The records, by name."""
 
-    checkpoints: dict[str, Checkpoint]
+    checkpoints: dict[str, PublishedDetector]
     classifiers: dict[str, Classifier]
     demos: dict[str, DemoDetector]
 
     @property
-    def detectors(self) -> dict[str, Checkpoint | DemoDetector]:
+    def detectors(self) -> dict[str, PublishedDetector | DemoDetector]:
         """Those of the authors' detectors, then those of the shipped ones."""
         return {**self.checkpoints, **self.demos}
 
     @property
-    def published(self) -> dict[str, Checkpoint | Classifier]:
+    def published(self) -> dict[str, PublishedDetector | Classifier]:
         """Those of the authors' detectors, then those of their classifiers."""
         return {**self.checkpoints, **self.classifiers}
 
     @property
-    def records(self) -> dict[str, Checkpoint | Classifier | DemoDetector]:
+    def records(self) -> dict[str, PublishedDetector | Classifier | DemoDetector]:
         """All of them."""
         return {**self.published, **self.demos}
 
@@ -261,7 +270,7 @@ def read_manifest() -> Manifest:
     path = data_path("weights_manifest.json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        checkpoints = [Checkpoint(**_parse(record, path.parent)) for record in content["detectors"]]
+        checkpoints = [PublishedDetector(**_parse(record, path.parent)) for record in content["detectors"]]
         classifiers = [Classifier(**_parse(record, path.parent)) for record in content["classifiers"]]
         demos = [DemoDetector(**_parse(record, path.parent)) for record in content["demos"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -289,11 +298,7 @@ def record_measured(measured: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _parse(record: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return {**record, "sources": tuple(parse_source(source, folder) for source in record["sources"])}
-
-
-def _matching(names: Iterable[str], pattern: str) -> list[str]:
-    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    return {**record, "locations": tuple(location_from_record(each, folder) for each in record["locations"])}
 
 
 def _find(name: str, records: dict[str, Any]) -> Any:
@@ -309,6 +314,6 @@ def _check_relative(path: str) -> None:
         raise ValueError(f"{path!r} is no path below the manifest's folder")
 
 
-def _average_precisions(figures: Figures) -> str:
+def _average_precisions(figures: Metrics) -> str:
     nouns = {"bbox": "box", "segm": "mask"}
     return ", ".join(f"{figures[task]['mAP']} {noun} AP" for task, noun in nouns.items() if task in figures)

@@ -11,14 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 from .cpu import Linear, compute_in_parts, count_shares, runs_on_cpu, split_to_cache
 
-Size = tuple[int, int]
+Shape = tuple[int, int]
 """Height and width of a feature map, in cells."""
 
 
-def tokens_to_map(tokens: Tensor, size: Size) -> Tensor:
+def tokens_to_map(tokens: Tensor, shape: Shape) -> Tensor:
     """View tokens `(B, H*W, C)` as a channels-last map `(B, C, H, W)`, without a copy."""
     # In this order the strides of a single image tell the layout, too; PyTorch's operators go by them.
-    return tokens.unflatten(1, size).permute(0, 3, 1, 2)
+    return tokens.unflatten(1, shape).permute(0, 3, 1, 2)
 
 
 def map_to_tokens(x: Tensor) -> Tensor:
@@ -52,15 +52,15 @@ class SpatialReductionAttention(nn.Module):
             self.sr = PatchConv(dim, dim, reduction)
             self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, size: Size) -> Tensor:
-        """Attend; `x` is `(B, N, C)`, `size` its map's height and width (unused where nothing is reduced)."""
-        return self.attend_from(x, *self.keys_and_values(x, size))
+    def forward(self, x: Tensor, shape: Shape) -> Tensor:
+        """Attend; `x` is `(B, N, C)`, `shape` its map's height and width (unused where nothing is reduced)."""
+        return self.attend_from(x, *self.keys_and_values(x, shape))
 
-    def keys_and_values(self, x: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    def keys_and_values(self, x: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
         """Compute what tokens `(B, N, C)` attend to: `(B, heads, M, C/heads)` each."""
         context = x  # (B, M, C)
         if self.reduction > 1:
-            context = self.norm(map_to_tokens(self.sr(tokens_to_map(x, size))))
+            context = self.norm(map_to_tokens(self.sr(tokens_to_map(x, shape))))
         k, v = self.kv(context).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         # A projected average of values is the average of projected ones, and these are few.
         return k, self.proj(v) if self.num_heads == 1 else v
@@ -132,10 +132,10 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, mlp_ratio * dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, size: Size) -> Tensor:
+    def forward(self, x: Tensor, shape: Shape) -> Tensor:
         if runs_on_cpu(x) and not (torch.is_grad_enabled() or self.training):
-            return self._infer_in_parts(x, size)
-        x = self._add(x, lambda tokens: self.attn(self.norm1(tokens), size), self.norm1, self.attn)
+            return self._infer_in_parts(x, shape)
+        x = self._add(x, lambda tokens: self.attn(self.norm1(tokens), shape), self.norm1, self.attn)
         return self._add(x, self.feed_forward, self.norm2, self.mlp)
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -146,10 +146,10 @@ class Block(nn.Module):
         finish = partial(checkpoint, self.mlp.finish, use_reentrant=False, preserve_rng_state=False)
         return compute_in_parts(lambda part: finish(self.mlp.fc1(self.norm2(part))), x, self.mlp.fc1.out_features)
 
-    def _infer_in_parts(self, x: Tensor, size: Size) -> Tensor:
+    def _infer_in_parts(self, x: Tensor, shape: Shape) -> Tensor:
         """Compute without gradients, a part of the tokens at a time."""
         tokens = self.norm1(x)
-        k, v = self.attn.keys_and_values(tokens, size)
+        k, v = self.attn.keys_and_values(tokens, shape)
         # The sum takes the place of tokens that have attended: of new memory the system clears each page.
         parts = (split_to_cache(each, 2 * x.shape[2]) for each in (x, tokens))  # queries and what they find
         for part, part_tokens in zip(*parts, strict=True):

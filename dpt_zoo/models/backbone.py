@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
-from .attention import Block, Size, map_to_tokens, tokens_to_map
+from .attention import Block, Shape, map_to_tokens, tokens_to_map
 from .cpu import runs_on_cpu
 from .depatch import DePatch, PatchEmbed
 
@@ -52,15 +52,17 @@ STRIDES = (4, 8, 16, 32)
 
 
 class ResizedPosition(NamedTuple):
-    """A position embedding `(1, N, C)`, and what it is on a map of `size`: `(1, H*W, C)`."""
+    """A position embedding `(1, N, C)`, and what it is on a map of `shape`: `(1, H*W, C)`."""
 
     embedding: Tensor
-    size: Size
+    shape: Shape
     resized: Tensor
 
-    def is_of(self, embedding: Tensor, size: Size) -> bool:
+    def is_of(self, embedding: Tensor, shape: Shape) -> bool:
         """Whether it is this embedding's, by content: what is written through `.data` leaves no other trace."""
-        return self.size == size and self.embedding.dtype == embedding.dtype and torch.equal(self.embedding, embedding)
+        return (
+            self.shape == shape and self.embedding.dtype == embedding.dtype and torch.equal(self.embedding, embedding)
+        )
 
 
 class DPT(nn.Module):
@@ -132,30 +134,30 @@ class DPT(nn.Module):
 
     def run_stage(self, x: Tensor, stage: int) -> Tensor:
         """Compute one stage: from the map before it, `(B, C', H', W')`, to its own, `(B, C, H, W)`."""
-        tokens, size = self.embed(x, stage)
-        return tokens_to_map(self.transform(tokens, size, stage), size)
+        tokens, shape = self.embed(x, stage)
+        return tokens_to_map(self.transform(tokens, shape, stage), shape)
 
-    def embed(self, x: Tensor, stage: int) -> tuple[Tensor, Size]:
+    def embed(self, x: Tensor, stage: int) -> tuple[Tensor, Shape]:
         """Cut the map `x` into this stage's patches: tokens `(B, H*W, C)` that know their place, and `(H, W)`."""
         patch_size = 4 if stage == 1 else 2
-        size = (x.shape[2] // patch_size, x.shape[3] // patch_size)
+        shape = (x.shape[2] // patch_size, x.shape[3] // patch_size)
         tokens = self._run(getattr(self, f"patch_embed{stage}"), x)
-        return tokens + self.position_embedding(stage, size), size
+        return tokens + self.position_embedding(stage, shape), shape
 
-    def transform(self, tokens: Tensor, size: Size, stage: int) -> Tensor:
-        """Run this stage's blocks on the tokens `(B, N, C)` of a map of `size`."""
+    def transform(self, tokens: Tensor, shape: Shape, stage: int) -> Tensor:
+        """Run this stage's blocks on the tokens `(B, N, C)` of a map of `shape`."""
         for block in getattr(self, f"block{stage}"):
-            tokens = self._run(block, tokens, size)
+            tokens = self._run(block, tokens, shape)
         return tokens
 
-    def _run(self, module: nn.Module, *inputs: Tensor | Size) -> Tensor:
+    def _run(self, module: nn.Module, *inputs: Tensor | Shape) -> Tensor:
         """Run a part of the network, which in training may be checkpointed."""
         if self.gradient_checkpointing and self.training:
             return checkpoint(module, *inputs, use_reentrant=False)
         return module(*inputs)
 
-    def position_embedding(self, stage: int, size: Size) -> Tensor:
-        """A stage's position embedding on a map of `size`, without the class token's: `(1, H*W, C)`.
+    def position_embedding(self, stage: int, shape: Shape) -> Tensor:
+        """A stage's position embedding on a map of `shape`, without the class token's: `(1, H*W, C)`.
 
         On a CPU, without gradients, each stage's is kept for the next map of that size.
         """
@@ -163,13 +165,13 @@ class DPT(nn.Module):
         embedding: Tensor = getattr(self, f"pos_embed{stage}")[:, -(side**2) :]
         # The authors compare cell counts with stage 1's, not shapes: there, a map of 28x112 takes the
         # embedding of 56x56 as it stands.
-        if size == (side, side) or (stage == 1 and math.prod(size) == side**2):
+        if shape == (side, side) or (stage == 1 and math.prod(shape) == side**2):
             return embedding
         if torch.is_grad_enabled() or not runs_on_cpu(embedding):
-            return resize_tokens(embedding, (side, side), size)
+            return resize_tokens(embedding, (side, side), shape)
         kept = self._resized_positions.get(stage)
-        if kept is None or not kept.is_of(embedding, size):
-            kept = ResizedPosition(embedding.clone(), size, resize_tokens(embedding, (side, side), size))
+        if kept is None or not kept.is_of(embedding, shape):
+            kept = ResizedPosition(embedding.clone(), shape, resize_tokens(embedding, (side, side), shape))
             self._resized_positions[stage] = kept
         return kept.resized
 
@@ -177,9 +179,9 @@ class DPT(nn.Module):
         return self.__dict__ | {"_resized_positions": {}}  # a copy, or a file, can make its own
 
 
-def resize_tokens(tokens: Tensor, size: Size, new_size: Size) -> Tensor:
+def resize_tokens(tokens: Tensor, shape: Shape, new_shape: Shape) -> Tensor:
     """Resize the map that tokens `(B, H*W, C)` make, bilinearly: to `(B, H'*W', C)`."""
-    resized = F.interpolate(tokens_to_map(tokens, size), new_size, mode="bilinear", align_corners=False)
+    resized = F.interpolate(tokens_to_map(tokens, shape), new_shape, mode="bilinear", align_corners=False)
     return map_to_tokens(resized)
 
 

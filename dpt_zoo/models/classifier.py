@@ -109,9 +109,9 @@ class DPTClassifier(DPT):
         init_linear(self.head)
 
     def _last_tokens(self, x: Tensor) -> Tensor:
-        tokens, size = self.embed(x, 4)
+        tokens, shape = self.embed(x, 4)
         class_token = (self.cls_token + self.pos_embed4[:, :1]).expand(len(tokens), -1, -1)
-        return self.norm(self.transform(torch.cat((class_token, tokens), dim=1), size, 4))
+        return self.norm(self.transform(torch.cat((class_token, tokens), dim=1), shape, 4))
 
     def _register_unused_buffers(self) -> None:
         """Add what the authors' classifier files hold besides: the shapes and patch centres of a 224x224 image."""

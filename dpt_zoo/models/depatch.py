@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import PatchConv, Size, map_to_tokens
+from .attention import PatchConv, Shape, map_to_tokens
 from .cpu import compute_in_parts, count_shares, runs_on_cpu
 
 POINTS = 3
@@ -26,9 +26,9 @@ class PatchEmbed(nn.Module):
         return self.norm(map_to_tokens(self.proj(x)))
 
 
-def patch_centres(size: Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Centres of a grid of `size` patches, row by row: `(H*W, 2)` xy, where the whole map is [0, 1]."""
-    height, width = size
+def patch_centres(shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Centres of a grid of `shape` patches, row by row: `(H*W, 2)` xy, where the whole map is [0, 1]."""
+    height, width = shape
     x = (torch.arange(width, dtype=dtype, device=device) + 0.5) / width
     y = (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
     return torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)
@@ -45,12 +45,12 @@ class BoxCoder(nn.Module):
         super().__init__()
         self.wh_bias = nn.Parameter(torch.full((2,), math.log(math.sqrt(5 / 3))))
 
-    def forward(self, offsets: Tensor, size: Size) -> Tensor:
-        """Decode `(B, N, 4)` dx, dy, dw, dh on a grid of `size` patches to `(B, N, 4)` xyxy in [0, 1]."""
-        height, width = size
+    def forward(self, offsets: Tensor, shape: Shape) -> Tensor:
+        """Decode `(B, N, 4)` dx, dy, dw, dh on a grid of `shape` patches to `(B, N, 4)` xyxy in [0, 1]."""
+        height, width = shape
         patch = offsets.new_tensor((1 / width, 1 / height))
         centres_of = kept_centres if runs_on_cpu(offsets) else patch_centres
-        centres = centres_of(size, offsets.dtype, offsets.device) + offsets[..., :2].tanh() * patch
+        centres = centres_of(shape, offsets.dtype, offsets.device) + offsets[..., :2].tanh() * patch
         half_sizes = (offsets[..., 2:] + self.wh_bias).tanh().relu() * patch
         return torch.cat((centres - half_sizes, centres + half_sizes), dim=-1).clamp(0, 1)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
-from ..manifest.records import Architecture, DetectorRecord, get_checkpoint
+from ..manifest.records import Architecture, DetectorRecord, get_detector_info
 from ..weights.loading import load_weights
 from ..weights.reading import Weights
 from ..weights.store import read_trusted_weights
@@ -40,7 +40,7 @@ def create_model(
     `mmdet.apis.inference_detector(model, image)` and all else of MMDetection works on it.
 
     Args:
-        name: one of `list_models()` or of `list_demos()`.
+        name: one of `list_models(include_demos=True)`.
         pretrained: load weights; False gives a freshly initialised model.
         weights: what to load instead of the zoo's own, an authors' `.pth` or `.safetensors`: a path, `https://...`
             or `hf://org/repo/file`. The names of the classes are those that it tells, where it tells any.
@@ -54,7 +54,7 @@ def create_model(
         FetchError, OutputError: the weights are not here and cannot be fetched, or not be kept.
         WeightsError: the weights cannot be read, or are another model's.
     """
-    checkpoint = get_checkpoint(name)
+    checkpoint = get_detector_info(name)
     target = _parse_device(device)
     if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
         raise InputError(f"num_classes must be a whole number from 1, not {num_classes!r}")

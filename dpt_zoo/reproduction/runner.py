@@ -15,16 +15,16 @@ from typing import Any
 
 from ..errors import InputError
 from ..evaluation.result import RESULT, Evaluation
-from ..manifest.records import get_checkpoint, list_models
+from ..manifest.records import get_detector_info, list_models
 from ..utils.files import hash_file, make_folder
-from .table import Record, Results, Row
+from .table import Record, ResultsTable, Row
 
 FIELDS = {field.name for field in dataclasses.fields(Evaluation)}
 """What an `evaluation.json` has at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ReproductionOptions:
     """How detectors are evaluated.
 
     Attributes:
@@ -63,12 +63,14 @@ def select_names(patterns: Sequence[str]) -> list[str]:
     """
     names: list[str] = []
     for pattern in patterns or ["*"]:
-        names += list_models(pattern) or [get_checkpoint(pattern).name]
+        names += list_models(pattern) or [get_detector_info(pattern).name]
     return list(dict.fromkeys(names))
 
 
-def reproduce(names: Sequence[str], settings: Settings, tell: Callable[[str], None] = lambda line: None) -> Results:
-    """Evaluate detectors one after the other, and write what is known so far after each, see `Results.write`.
+def reproduce(
+    names: Sequence[str], settings: ReproductionOptions, tell: Callable[[str], None] = lambda line: None
+) -> ResultsTable:
+    """Evaluate detectors one after the other, and write what is known so far after each, see `ResultsTable.write`.
 
     What was evaluated with the same settings before is taken from there. One that fails ends no other.
 
@@ -82,8 +84,8 @@ def reproduce(names: Sequence[str], settings: Settings, tell: Callable[[str], No
         OutputError: the results cannot be written.
     """
     make_folder(settings.work_dir, "work_dir")
-    rows = {name: Row(get_checkpoint(name), _find_evaluation(name, settings)) for name in names}
-    results = Results(rows, dataclasses.asdict(settings))
+    rows = {name: Row(get_detector_info(name), _find_evaluation(name, settings)) for name in names}
+    results = ResultsTable(rows, dataclasses.asdict(settings))
     results.write(settings.work_dir)
     for number, name in enumerate(rows, 1):
         if rows[name].evaluation is None:
@@ -94,7 +96,7 @@ def reproduce(names: Sequence[str], settings: Settings, tell: Callable[[str], No
     return results
 
 
-def _find_evaluation(name: str, settings: Settings) -> dict[str, Any] | None:
+def _find_evaluation(name: str, settings: ReproductionOptions) -> dict[str, Any] | None:
     """What an evaluation with the same settings, data and weights left; None if none did."""
     evaluation = _read_evaluation(settings.work_dir / name)
     is_same = (
@@ -125,7 +127,7 @@ def _is_unchanged(file: Mapping[str, str]) -> bool:
 # --- A process
 
 
-def _evaluate(record: Record, settings: Settings) -> Row:
+def _evaluate(record: Record, settings: ReproductionOptions) -> Row:
     """Evaluate a detector in a process of its own, which may fail in any way."""
     folder = settings.work_dir / record.name
     status, said = _run(_command(record.name, folder, settings), _environment(settings.processes))
@@ -135,7 +137,7 @@ def _evaluate(record: Record, settings: Settings) -> Row:
     return Row(record, evaluation, error=None if evaluation else f"{folder} has no {RESULT} of the known form")
 
 
-def _command(name: str, folder: Path, settings: Settings) -> list[str]:
+def _command(name: str, folder: Path, settings: ReproductionOptions) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=localhost"]
     launcher.append(f"--nproc-per-node={settings.processes}")
     options = ["--data-root", str(settings.data_root), "--work-dir", str(folder), "--resume"]

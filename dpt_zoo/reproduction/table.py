@@ -13,13 +13,13 @@ from ..manifest.records import (
     ARCHITECTURE_TITLES,
     SCHEDULE_TITLES,
     Architecture,
-    Checkpoint,
     DemoDetector,
+    PublishedDetector,
     read_manifest,
 )
 from ..utils.files import open_atomic
 
-Record = Checkpoint | DemoDetector
+Record = PublishedDetector | DemoDetector
 
 Column = tuple[str, str]
 """What a table's column has: "bbox" or "segm", and a figure's name."""
@@ -122,11 +122,11 @@ class Row:
     @property
     def cells(self) -> dict[Column, Cell]:
         """The figures that are published of it."""
-        figures = self.evaluation["figures"] if self.evaluation else {}
+        figures = self.evaluation["metrics"] if self.evaluation else {}
         return {
-            (kind, name): Cell(published, figures.get(kind, {}).get(name))
-            for kind, name in MAIN_COLUMNS | SIZE_COLUMNS
-            if (published := _published((kind, name), self.record)) is not None
+            (task, name): Cell(published, figures.get(task, {}).get(name))
+            for task, name in MAIN_COLUMNS | SIZE_COLUMNS
+            if (published := _published((task, name), self.record)) is not None
         }
 
     @property
@@ -135,8 +135,8 @@ class Row:
         if self.evaluation is None:
             return f"failed: {self.error}" if self.error else "not evaluated yet"
         return ", ".join(
-            f"{MAIN_COLUMNS[kind, name]} {_show(cell.measured)} (published: {cell.published})"
-            for (kind, name), cell in self.cells.items()
+            f"{MAIN_COLUMNS[task, name]} {_show(cell.measured)} (published: {cell.published})"
+            for (task, name), cell in self.cells.items()
             if name == "mAP"
         )
 
@@ -154,13 +154,13 @@ class Row:
             return None
         if self.evaluation["skipped"]:
             return f"{len(self.evaluation['skipped']):,} images were skipped"
-        data = COCO if isinstance(self.record, Checkpoint) else DIGITS
+        data = COCO if isinstance(self.record, PublishedDetector) else DIGITS
         found = self.evaluation["num_images"], self.evaluation["annotations"]["sha256"]
         return None if found == (data.num_images, data.annotations_sha256) else f"the data are not {data.name}"
 
 
 @dataclass(frozen=True)
-class Results:
+class ResultsTable:
     """All that is known so far.
 
     Attributes:
@@ -232,7 +232,7 @@ _TableColumn = tuple[str, str, Callable[[Any], str]]
 """A title, an alignment, and what gives the text for a row's subject."""
 
 
-def _markdown(results: Results) -> str:
+def _markdown(results: ResultsTable) -> str:
     rows = list(results.rows.values())
     title, verdict = "The published results, measured again", ", their difference, and ✓ if it is at most 0.1, else ✗"
     if results.caveat:
@@ -284,7 +284,7 @@ def _figures_table(
         ("method", "---", lambda record: record.network),
         ("parameters", "---:", lambda record: f"{record.num_params / 1e6:.1f} M"),
     ]
-    if any(isinstance(record, Checkpoint) for record in records):
+    if any(isinstance(record, PublishedDetector) for record in records):
         known.append(("schedule", "---", lambda record: _schedule(record) or "-"))
     known += [(title, "---:", functools.partial(show, column)) for column, title in columns.items()]
     return _table(records, known)
@@ -315,7 +315,7 @@ def _table(subjects: Sequence[Any], columns: Sequence[_TableColumn]) -> str:
 # --- As JSON
 
 
-def _content(results: Results) -> dict[str, Any]:
+def _content(results: ResultsTable) -> dict[str, Any]:
     return {
         "is_reproduction": results.caveat is None,
         "caveat": results.caveat,
@@ -329,13 +329,13 @@ def _content(results: Results) -> dict[str, Any]:
 
 def _row_content(row: Row, *, with_verdicts: bool) -> dict[str, Any]:
     cells: dict[str, dict[str, Any]] = {}
-    for (kind, name), cell in row.cells.items():
+    for (task, name), cell in row.cells.items():
         content: dict[str, Any] = {"published": cell.published, "measured": cell.measured}
         if with_verdicts and row.evaluation:
             content |= {"difference": None if cell.tenths is None else cell.tenths / 10, "holds": cell.holds}
-        cells.setdefault(kind, {})[name] = content
+        cells.setdefault(task, {})[name] = content
     known = row.evaluation or {}
-    facts = {key: value for key, value in known.items() if key not in ("figures", "per_class", "mistakes")}
+    facts = {key: value for key, value in known.items() if key not in ("metrics", "per_class", "mistakes")}
     return {"error": row.error, "cells": cells, "seconds_per_image": row.seconds, **facts}
 
 
@@ -346,7 +346,7 @@ STYLES = {"": "o-", "1x": "o-", "MS+3x": "s--"}
 """By the schedule."""
 
 
-def _plot(results: Results, path: Path) -> None:
+def _plot(results: ResultsTable, path: Path) -> None:
     """Draw AP against parameters and against time, with a line for each method, schedule, and boxes or masks."""
     from matplotlib.figure import Figure
 
@@ -358,9 +358,9 @@ def _plot(results: Results, path: Path) -> None:
     by_size, by_time = figure.subplots(1, 2, sharey=True)
     by_size.set(xlabel="parameters, millions", ylabel="AP, percent")
     by_time.set(xlabel="seconds per image")
-    for (architecture, schedule, kind), rows in _lines_of(results).items():
+    for (architecture, schedule, task), rows in _lines_of(results).items():
         title = f"{ARCHITECTURE_TITLES[architecture]} {schedule}".rstrip()
-        cells = [row.cells[kind, "mAP"] for row in rows]
+        cells = [row.cells[task, "mAP"] for row in rows]
         sizes, times = [row.record.num_params / 1e6 for row in rows], [row.seconds for row in rows]
         if results.caveat is None:
             by_size.plot(sizes, [cell.published for cell in cells], "x", color="black", zorder=3)
@@ -369,8 +369,8 @@ def _plot(results: Results, path: Path) -> None:
                 places,
                 [cell.measured for cell in cells],
                 STYLES[schedule],
-                color=COLORS[architecture, kind],
-                label=f"{title}, {MAIN_COLUMNS[kind, 'mAP']}",
+                color=COLORS[architecture, task],
+                label=f"{title}, {MAIN_COLUMNS[task, 'mAP']}",
             )
             for row, place, cell in zip(rows, places, cells, strict=True):
                 if place is not None and cell.measured is not None:
@@ -384,13 +384,13 @@ def _plot(results: Results, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
-def _lines_of(results: Results) -> dict[tuple[Architecture, str, str], list[Row]]:
-    """The evaluated detectors of the same method, schedule and kind, by their sizes."""
+def _lines_of(results: ResultsTable) -> dict[tuple[Architecture, str, str], list[Row]]:
+    """The evaluated detectors of the same method, schedule and task, by their sizes."""
     lines: dict[tuple[Architecture, str, str], list[Row]] = {}
     for row in sorted(results.rows.values(), key=lambda row: row.record.num_params):
-        for kind, name in row.cells:
+        for task, name in row.cells:
             if row.evaluation and name == "mAP":
-                lines.setdefault((row.record.architecture, _schedule(row.record), kind), []).append(row)
+                lines.setdefault((row.record.architecture, _schedule(row.record), task), []).append(row)
     return lines
 
 
@@ -399,10 +399,10 @@ def _lines_of(results: Results) -> dict[tuple[Architecture, str, str], list[Row]
 
 def _published(column: Column, record: Record) -> float | None:
     """A figure as the authors published it, or of a demo as this project measured it; None where there is none."""
-    kind, name = column
-    figures = record.published if isinstance(record, Checkpoint) else record.measured
-    return figures.get(kind, {}).get(name)
+    task, name = column
+    figures = record.metrics
+    return figures.get(task, {}).get(name)
 
 
 def _schedule(record: Record) -> str:
-    return SCHEDULE_TITLES[record.schedule] if isinstance(record, Checkpoint) else ""
+    return SCHEDULE_TITLES[record.schedule] if isinstance(record, PublishedDetector) else ""

@@ -8,14 +8,14 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 
-from ..data.checks import Check
-from ..data.splits import Part, check_parts
-from ..engine import config as recipes
+from ..data.checks import CheckedSplit
+from ..data.splits import Split, prepare_splits
+from ..engine import config as configs
 from ..engine.distributed import process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError
 from ..utils.files import make_folder
-from ..utils.progress import count_on_terminal
+from ..utils.progress import progress_bar
 from ..weights.converting import convert
 from .checkpoints import find_checkpoints
 from .loop import TrainingInterrupted
@@ -92,50 +92,50 @@ def train(
     ):
         if value is not None and (not isinstance(value, int) or value < least):
             raise InputError(f"{name} must be a whole number from {least}, not {value!r}")
-    cfg = recipes.read_recipe(recipe)
+    cfg = configs.load_config(recipe)
     is_config = str(recipe).endswith(".py")
     folder = Path(work_dir or Path("runs", Path(recipe).stem)).absolute()
     with process_group():
         data = from_main_process(lambda: _prepare(cfg, Path(data_root) if data_root else None, folder, resume))
-        recipes.set_data(cfg, data)
+        configs.set_data(cfg, data)
         if batch_size is not None:
             cfg.train_dataloader.batch_size = batch_size
         images_per_step = cfg.train_dataloader.batch_size * get_world_size() * accumulate
         if not is_config:
             num_batches = data["train"].num_images // (cfg.train_dataloader.batch_size * get_world_size())
-            recipes.fine_tune(cfg, epochs or FINE_TUNING_EPOCHS, num_batches)
+            configs.fine_tune(cfg, epochs or FINE_TUNING_EPOCHS, num_batches)
         elif epochs is not None:
-            recipes.set_epochs(cfg, epochs)
+            configs.set_epochs(cfg, epochs)
         if weights is not None or not is_config:
-            recipes.start_from(cfg, weights or str(recipe))
+            configs.start_from(cfg, weights or str(recipe))
         if scale_lr:
-            recipes.scale_learning_rate(cfg, images_per_step)
+            configs.scale_learning_rate(cfg, images_per_step)
         if workers is not None:
-            recipes.set_workers(cfg, workers)
+            configs.set_workers(cfg, workers)
         if amp:
-            recipes.use_amp(cfg)
+            configs.use_amp(cfg)
         if ema:
-            recipes.keep_average(cfg)
+            configs.keep_average(cfg)
         if tensorboard:
-            recipes.write_tensorboard(cfg)
+            configs.write_tensorboard(cfg)
         cfg.optim_wrapper.accumulative_counts = accumulate
         if gradient_checkpointing:
             cfg.model.backbone.gradient_checkpointing = True
-        recipes.report_progress(cfg)
+        configs.report_progress(cfg)
         cfg.randomness = {"seed": seed, "deterministic": deterministic}
         cfg.resume, cfg.work_dir = resume, str(folder)
-        recipes.merge(cfg, cfg_options or {})
+        configs.merge(cfg, cfg_options or {})
         cfg.merge_from_dict(runner_settings())
         return _run(cfg, compile)
 
 
-def _prepare(cfg: Config, data_root: Path | None, work_dir: Path, resume: bool) -> dict[Part, Check]:
+def _prepare(cfg: Config, data_root: Path | None, work_dir: Path, resume: bool) -> dict[Split, CheckedSplit]:
     """Make the folder, and find and check the data; the main process alone does."""
     make_folder(work_dir, "work_dir")
     if not resume and any(work_dir.glob("*.pth")):
         raise InputError(f"{work_dir} holds another run: resume it, or choose another work_dir")
-    with count_on_terminal("checking images") as report:
-        data = check_parts(cfg, data_root, work_dir / "annotations", read_images=not resume, report=report)
+    with progress_bar("checking images") as progress:
+        data = prepare_splits(cfg, data_root, work_dir / "annotations", read_images=not resume, progress=progress)
     train, val = data["train"], data.get("val")
     print(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "

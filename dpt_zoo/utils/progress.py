@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-Report = Callable[[int, int | None], None]
+ProgressCallback = Callable[[int, int | None], None]
 """Takes what is done and, where it is known, what there is to do: bytes, images, ..."""
 
 
 @contextlib.contextmanager
-def count_on_terminal(what: str) -> Iterator[Report]:
+def progress_bar(what: str) -> Iterator[ProgressCallback]:
     """A bar on standard error for things that are counted, if it is a terminal; it goes when the block ends.
 
     It shows how many are done, how many in a second, and the time that is left.
@@ -66,7 +66,7 @@ class Downloads:
         if self._bars:
             self._bars.stop()
 
-    def report_of(self, name: str) -> Report:
+    def callback_for(self, name: str) -> ProgressCallback:
         """The report of one file."""
 
         def report(done: int, total: int | None) -> None:

@@ -18,7 +18,7 @@ def cache_dir() -> Path:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Provenance:
     """What was measured when a model's weights were first accepted here; every later file is held against it.
 
     Attributes:
@@ -26,7 +26,7 @@ class Facts:
         recorded: the day, in UTC.
         sha256, num_bytes: of the authors' file; None where another form of the weights was fetched.
         tensors_sha256: digest of the weights, whatever file they are in.
-        stamp: size and times of the cached file (see `Entry.stamp`) when it was last checked.
+        stamp: size and times of the cached file (see `CacheEntry.stamp`) when it was last checked.
     """
 
     source: str
@@ -38,7 +38,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One model's place in a cache folder."""
 
     folder: Path
@@ -55,8 +55,8 @@ class Entry:
         return self.folder / f"{self.name}.pth"
 
     @property
-    def facts_file(self) -> Path:
-        """The `Facts`; they stay when the weights are removed."""
+    def provenance_file(self) -> Path:
+        """The `Provenance`; they stay when the weights are removed."""
         return self.folder / f"{self.name}.json"
 
     @property
@@ -81,7 +81,7 @@ class Entry:
 
     def partials(self) -> list[Path]:
         """What runs that were killed left of files beside the weights."""
-        finals = (self.original, self.facts_file)
+        finals = (self.original, self.provenance_file)
         return [path for final in finals for path in self.folder.glob(f".{final.name}.*.partial")]
 
     def stamp(self) -> tuple[int, ...]:
@@ -89,22 +89,22 @@ class Entry:
         stat = self.weights.stat()
         return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
-    def read_facts(self) -> Facts | None:
+    def read_provenance(self) -> Provenance | None:
         """What is remembered; None if nothing is, or nothing readable."""
         try:
-            record = json.loads(self.facts_file.read_text(encoding="utf-8"))
-            return Facts(**{**record, "stamp": tuple(record["stamp"])})
+            record = json.loads(self.provenance_file.read_text(encoding="utf-8"))
+            return Provenance(**{**record, "stamp": tuple(record["stamp"])})
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    def write_facts(self, facts: Facts) -> None:
+    def write_provenance(self, facts: Provenance) -> None:
         """Remember."""
-        with open_atomic(self.facts_file) as file:
+        with open_atomic(self.provenance_file) as file:
             file.write(json.dumps(asdict(facts), indent=2).encode())
 
     def is_unchanged(self) -> bool:
         """Whether the weights are here and are the file that was last checked."""
-        facts = self.read_facts()
+        facts = self.read_provenance()
         return facts is not None and self.weights.is_file() and self.stamp() == facts.stamp
 
     def put_aside(self, path: Path) -> Path:
@@ -114,12 +114,12 @@ class Entry:
         return path.rename(self.quarantine)
 
 
-def list_entries(folder: Path) -> list[Entry]:
+def list_entries(folder: Path) -> list[CacheEntry]:
     """All models that a cache folder has something of, by name."""
     names = {path.stem for suffix in ("safetensors", "json") for path in folder.glob(f"[!.]*.{suffix}")}
     names |= {path.name for path in folder.glob("quarantine/*")}
     names |= {path.stem for path in folder.glob(".incoming/*.json")}
-    return [Entry(folder, name) for name in sorted(names)]
+    return [CacheEntry(folder, name) for name in sorted(names)]
 
 
 def remove(path: Path) -> None:

@@ -20,7 +20,7 @@ from .._version import __version__
 from ..errors import FetchError
 from ..manifest.locations import is_secure
 from ..utils.files import check_space, hash_file
-from ..utils.progress import Report
+from ..utils.progress import ProgressCallback
 
 ATTEMPTS = 5
 """Attempts in a row that may bring less than `PROGRESS` before a source is given up."""
@@ -73,7 +73,9 @@ class Download:
     num_bytes: int
 
 
-def download(key: str, opener: Opener, part: Path, *, reserve: int = 0, report: Report | None = None) -> Download:
+def download(
+    key: str, opener: Opener, part: Path, *, reserve: int = 0, progress: ProgressCallback | None = None
+) -> Download:
     """Fetch a file into `part`, going on from what an earlier run left there.
 
     Beside `part` stands `part` + ".json": which source, and which version of its file, the bytes are of. Only with
@@ -92,7 +94,7 @@ def download(key: str, opener: Opener, part: Path, *, reserve: int = 0, report: 
     with _Session() as session:
         while True:
             try:
-                return _attempt(session, key, opener, part, reserve, report or (lambda done, total: None))
+                return _attempt(session, key, opener, part, reserve, progress or (lambda done, total: None))
             except TransientError as error:
                 failures = 0 if _size(part) >= reached + PROGRESS else failures + 1
                 reached = max(reached, _size(part))  # a file begun anew ever again is no progress
@@ -164,7 +166,9 @@ class _Session(requests.Session):
         return iter(())
 
 
-def _attempt(session: requests.Session, key: str, opener: Opener, part: Path, reserve: int, report: Report) -> Download:
+def _attempt(
+    session: requests.Session, key: str, opener: Opener, part: Path, reserve: int, progress: ProgressCallback
+) -> Download:
     known = _read_version(part, key)
     start = _size(part) if known else 0
     if known and start == known.total:  # killed between the last byte and what follows
@@ -185,12 +189,12 @@ def _attempt(session: requests.Session, key: str, opener: Opener, part: Path, re
         check_space(part.parent, (total or 0) - start + reserve)
         with part.open("ab") as file:
             digest, done = hash_file(part), start
-            report(done, total)
+            progress(done, total)
             for chunk in _chunks(response):
                 file.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
-                report(done, total)
+                progress(done, total)
                 if done > (total or LARGEST):
                     _discard(part)
                     raise FetchError(f"it sends more than the {total or LARGEST:,} bytes that were to come")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DPTZooError, FetchError, OutputError
 from ..manifest.locations import HubFile
 from ..utils.files import check_space
-from ..utils.progress import Report
+from ..utils.progress import ProgressCallback
 from .http import measure
 
 if TYPE_CHECKING:
     from huggingface_hub.utils.tqdm import tqdm
 
 
-def fetch_from_hub(source: HubFile, folder: Path, report: Report | None = None) -> Path:
+def fetch_from_hub(source: HubFile, folder: Path, progress: ProgressCallback | None = None) -> Path:
     """Download a file of the Hub into `folder` and return its path there.
 
     Where the Hub is, who asks, and whether it may be asked at all are the client's own settings: HF_ENDPOINT, HF_TOKEN
@@ -27,7 +27,7 @@ def fetch_from_hub(source: HubFile, folder: Path, report: Report | None = None) 
 
     Args:
         folder: a folder that nobody else uses at the time; the client keeps its notes in it, too.
-        report: is told the bytes that came, and the file's size.
+        progress: is told the bytes that came, and the file's size.
 
     Raises:
         FetchError: the file cannot be had, or what came is not what the Hub has.
@@ -50,7 +50,7 @@ def fetch_from_hub(source: HubFile, folder: Path, report: Report | None = None) 
                 source.file,
                 revision=promised.commit_hash,  # what is committed meanwhile shall not mix with it
                 local_dir=folder,
-                tqdm_class=_bar_class(report or (lambda done, total: None), promised.size),
+                tqdm_class=_bar_class(progress or (lambda done, total: None), promised.size),
             )
         )
         _check_hash(path, promised.etag)
@@ -131,7 +131,7 @@ def _check_hash(path: Path, etag: str) -> None:
         raise FetchError(f"what came from the Hub is damaged: its SHA-256 is {found}, not {etag}")
 
 
-def _bar_class(report: Report, total: int | None) -> type["tqdm"]:
+def _bar_class(progress: ProgressCallback, total: int | None) -> type["tqdm"]:
     """What the client shall take for its progress bar: it shows nothing, and reports."""
     from huggingface_hub.utils.tqdm import tqdm
 
@@ -146,6 +146,6 @@ def _bar_class(report: Report, total: int | None) -> type["tqdm"]:
             nonlocal furthest
             self.n += n or 0
             furthest = max(furthest, int(self.n))
-            report(furthest if total is None else min(furthest, total), total)
+            progress(furthest if total is None else min(furthest, total), total)
 
     return Bar

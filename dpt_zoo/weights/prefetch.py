@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DPTZooError, InputError
-from ..manifest.records import get_weights_record, list_models, read_manifest, record_measured
+from ..manifest.records import get_model_info, list_models, read_manifest, record_measured
 from ..utils.progress import Downloads
-from .cache import Entry, cache_dir
+from .cache import CacheEntry, cache_dir
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def select_names(patterns: Sequence[str], every_detector: bool = False) -> list[
     names = list_models() if every_detector else []
     for pattern in patterns:
         found = [name for name in read_manifest().published if fnmatch.fnmatchcase(name, pattern)]
-        names += found or [get_weights_record(pattern).name]  # which tells the nearest name
+        names += found or [get_model_info(pattern).name]  # which tells the nearest name
     if not names:
         raise InputError("no model is named: give names, patterns such as 'mrcnn*', or --all")
     return list(dict.fromkeys(names))
@@ -63,8 +63,8 @@ def download(
     """
     if jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
-    records = [get_weights_record(name) for name in names]
-    entries = [Entry(folder or cache_dir(), name) for name in names]
+    records = [get_model_info(name) for name in names]
+    entries = [CacheEntry(folder or cache_dir(), name) for name in names]
     was_cached = [entry.is_unchanged() for entry in entries]
     outcomes: dict[str, Outcome] = {}
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -82,9 +82,9 @@ def download(
             record, entry = records[index], entries[index]
             path, error = entry.weights, None
             try:
-                report = bars.report_of(record.name)
+                progress = bars.callback_for(record.name)
                 path = obtain(
-                    record, folder=entry.folder, keep_original=keep_original, thorough=thorough, report=report
+                    record, folder=entry.folder, keep_original=keep_original, thorough=thorough, progress=progress
                 )
             except DPTZooError as caught:
                 error = caught
@@ -108,7 +108,7 @@ def record(outcomes: Sequence[Outcome]) -> list[str]:
     """
     measured = {}
     for outcome in outcomes:
-        facts = Entry(outcome.path.parent, outcome.name).read_facts() if outcome.error is None else None
+        facts = CacheEntry(outcome.path.parent, outcome.name).read_provenance() if outcome.error is None else None
         if facts and facts.sha256:
             measured[outcome.name] = {
                 "sha256": facts.sha256,

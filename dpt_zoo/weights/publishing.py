@@ -13,7 +13,7 @@ from .._version import __version__
 from ..errors import DPTZooError, InputError, OutputError
 from ..manifest import model_card as cards
 from ..manifest.locations import HubFile
-from ..manifest.records import Architecture, Checkpoint
+from ..manifest.records import Architecture, PublishedDetector
 from .digests import tensors_sha256
 from .huggingface import client, reason, status_of
 from .store import is_offline
@@ -29,7 +29,7 @@ TASKS = {"bbox": "object-detection", "segm": "instance-segmentation"}
 """The Hub's name of each task with published figures."""
 
 
-def publish(checkpoint: Checkpoint, repo: str, weights: Path, *, private: bool = False) -> str:
+def publish(checkpoint: PublishedDetector, repo: str, weights: Path, *, private: bool = False) -> str:
     """Upload a detector's weights, recipe and model card in one commit, and return the commit's address.
 
     The repository is made if it is not there. What is in it already is not uploaded again: publishing the same twice
@@ -65,7 +65,7 @@ def publish(checkpoint: Checkpoint, repo: str, weights: Path, *, private: bool =
     return str(commit.commit_url)
 
 
-def model_card(checkpoint: Checkpoint, repo: str, tensors_sha256: str) -> "ModelCard":
+def model_card(checkpoint: PublishedDetector, repo: str, tensors_sha256: str) -> "ModelCard":
     """Make the card with which `repo` tells what it has, from the manifest's record.
 
     Its figures are the published ones, and said to be. `tensors_sha256` is the digest of the weights.
@@ -79,14 +79,14 @@ def model_card(checkpoint: Checkpoint, repo: str, tensors_sha256: str) -> "Model
         location = HubFile(repo, WEIGHTS_FILE).url
     except ValueError as error:
         raise InputError(str(error)) from error
-    tasks = [TASKS[task] for task in checkpoint.published]
+    tasks = [TASKS[task] for task in checkpoint.metrics]
     data = ModelCardData(
         license=checkpoint.license.lower(),
         library_name="dpt-zoo",
         pipeline_tag=PIPELINE_TAGS[checkpoint.architecture],
         tags=["dpt", checkpoint.architecture.replace("_", "-"), *tasks, "mmdetection"],
         datasets=["coco", "imagenet-1k"],  # the backbone started as an ImageNet classifier
-        metrics=list(dict.fromkeys(figure for figures in checkpoint.published.values() for figure in figures)),
+        metrics=list(dict.fromkeys(figure for figures in checkpoint.metrics.values() for figure in figures)),
         model_name=checkpoint.name,
         eval_results=_eval_results(checkpoint),
     )
@@ -94,7 +94,7 @@ def model_card(checkpoint: Checkpoint, repo: str, tensors_sha256: str) -> "Model
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
-def resolved_config(checkpoint: Checkpoint) -> str:
+def resolved_config(checkpoint: PublishedDetector) -> str:
     """The recipe in one file, which needs none of those that it was made of."""
     from mmengine.config import Config
 
@@ -102,7 +102,7 @@ def resolved_config(checkpoint: Checkpoint) -> str:
     return text
 
 
-def _eval_results(checkpoint: Checkpoint) -> "list[EvalResult]":
+def _eval_results(checkpoint: PublishedDetector) -> "list[EvalResult]":
     from huggingface_hub import EvalResult
 
     return [
@@ -117,7 +117,7 @@ def _eval_results(checkpoint: Checkpoint) -> "list[EvalResult]":
             source_name="published by the authors, not measured here",
             source_url=checkpoint.paper,
         )
-        for task, figures in checkpoint.published.items()
+        for task, figures in checkpoint.metrics.items()
         for figure, value in figures.items()
     ]
 

@@ -15,12 +15,12 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..errors import FetchError, InputError, OutputError, WeightsError
-from ..manifest.locations import BaiduNetdisk, GoogleDrive, HubFile, LocalFile, Source, parse_location
+from ..manifest.locations import BaiduNetdisk, GoogleDrive, HubFile, LocalFile, Location, parse_location
 from ..manifest.records import DemoDetector, PublishedWeights, WeightsRecord, read_manifest
 from ..utils.files import atomic_path
-from ..utils.progress import Downloads, Report
+from ..utils.progress import Downloads, ProgressCallback
 from . import gdrive, http
-from .cache import Entry, Facts, cache_dir, remove
+from .cache import CacheEntry, Provenance, cache_dir, remove
 from .converting import write_safetensors
 from .digests import structure_sha256, tensors_sha256
 from .huggingface import fetch_from_hub
@@ -54,7 +54,7 @@ def read_trusted_weights(location: str | Path | WeightsRecord) -> tuple[Path, We
     """
     if isinstance(location, WeightsRecord):
         with Downloads() as bars:
-            path = obtain(location, report=bars.report_of(location.name))
+            path = obtain(location, progress=bars.callback_for(location.name))
         return path, read_weights(path)
     source = parse_location(location)
     if not isinstance(source, LocalFile):
@@ -70,7 +70,7 @@ def obtain(
     folder: Path | None = None,
     keep_original: bool = False,
     thorough: bool = False,
-    report: Report | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """The weights' file in the cache, fetched first if it is not there; of a demo, the project's own.
 
@@ -80,7 +80,7 @@ def obtain(
         folder: the cache's folder; by default `cache_dir()`.
         keep_original: keep the fetched file as well, beside the converted one.
         thorough: check the values of what is in the cache even if the file is as it was.
-        report: takes the bytes fetched so far, and all there are to fetch.
+        progress: takes the bytes fetched so far, and all there are to fetch.
 
     Raises:
         FetchError: no source gave the right file; the text tells each one's reason, and the ways by hand.
@@ -89,7 +89,7 @@ def obtain(
     """
     if isinstance(record, DemoDetector):
         return _shipped(record)
-    entry = Entry(folder or cache_dir(), record.name)
+    entry = CacheEntry(folder or cache_dir(), record.name)
     with contextlib.suppress(WeightsError):
         if found := find(record, entry, thorough=thorough):
             return found
@@ -99,7 +99,7 @@ def obtain(
                 return found
         except WeightsError as error:
             logger.warning("%s; it is now %s", error, entry.put_aside(entry.weights))
-        _fetch_from_any(record, entry, keep_original, report)
+        _fetch_from_any(record, entry, keep_original, progress)
     return entry.weights
 
 
@@ -110,13 +110,13 @@ def adopt(record: WeightsRecord, path: Path, *, folder: Path | None = None) -> P
         WeightsError: it cannot be read, or is refused.
         OutputError: the cache's folder cannot be written, or is full.
     """
-    entry = Entry(folder or cache_dir(), record.name)
+    entry = CacheEntry(folder or cache_dir(), record.name)
     with _locked(entry):
         _accept(record, entry, LocalFile(path), path, _measure(path))
     return entry.weights
 
 
-def discard(entry: Entry, *, forget: bool = False) -> None:
+def discard(entry: CacheEntry, *, forget: bool = False) -> None:
     """Remove what is in the cache of a model; also what is remembered of its weights if it shall `forget`.
 
     Raises:
@@ -127,10 +127,10 @@ def discard(entry: Entry, *, forget: bool = False) -> None:
             remove(path)
         _clear(entry)
         if forget:
-            remove(entry.facts_file)
+            remove(entry.provenance_file)
 
 
-def find(record: WeightsRecord, entry: Entry, *, thorough: bool = False) -> Path | None:
+def find(record: WeightsRecord, entry: CacheEntry, *, thorough: bool = False) -> Path | None:
     """The cached weights, or None where there are none.
 
     A file that is as it was when last checked is not read again, unless the check is to be `thorough`.
@@ -140,7 +140,7 @@ def find(record: WeightsRecord, entry: Entry, *, thorough: bool = False) -> Path
     """
     if not os.path.lexists(entry.weights):
         return None
-    facts = entry.read_facts()
+    facts = entry.read_provenance()
     if facts and entry.is_unchanged() and not thorough:
         _check_hashes(record, None, facts.sha256, facts.tensors_sha256, entry.weights)
         return entry.weights
@@ -151,9 +151,9 @@ def find(record: WeightsRecord, entry: Entry, *, thorough: bool = False) -> Path
     digest = _check_tensors(record, tensors, entry.weights)
     known = facts if facts and facts.tensors_sha256 == digest else None
     _check_hashes(record, facts, known.sha256 if known else None, digest, entry.weights)
-    known = known or Facts(str(entry.weights), _today(), None, None, digest, stamp)
+    known = known or Provenance(str(entry.weights), _today(), None, None, digest, stamp)
     with contextlib.suppress(OutputError):  # a cache that cannot be written can be used
-        entry.write_facts(dataclasses.replace(known, stamp=stamp))
+        entry.write_provenance(dataclasses.replace(known, stamp=stamp))
     return entry.weights
 
 
@@ -164,16 +164,18 @@ def _offline_variables() -> list[str]:
 
 
 def _shipped(record: DemoDetector) -> Path:
-    path = Path(record.sources[0].url)
+    path = Path(record.locations[0].url)
     _check_hashes(record, None, None, _check_tensors(record, read_state_dict(path), path), path)
     return path
 
 
-def _fetch_from_any(record: WeightsRecord, entry: Entry, keep_original: bool, report: Report | None) -> None:
+def _fetch_from_any(
+    record: WeightsRecord, entry: CacheEntry, keep_original: bool, progress: ProgressCallback | None
+) -> None:
     failures = []
     for source in _sources(record):
         try:
-            original, measured = _fetch(record, source, entry, report)
+            original, measured = _fetch(record, source, entry, progress)
             _accept(record, entry, source, original, measured)
         except FetchError as error:
             failures.append(f"{source.url}: {error}")
@@ -187,7 +189,7 @@ def _fetch_from_any(record: WeightsRecord, entry: Entry, keep_original: bool, re
     raise FetchError("\n  ".join([f"{record.name}: its weights could not be fetched", *failures, *_by_hand(record)]))
 
 
-def _sources(record: WeightsRecord) -> Iterator[Source]:
+def _sources(record: WeightsRecord) -> Iterator[Location]:
     """Where to ask, in order: the user's mirror first."""
     mirror = os.environ.get("DPT_ZOO_MIRROR", "").rstrip("/")
     if mirror and isinstance(record, PublishedWeights):
@@ -195,10 +197,12 @@ def _sources(record: WeightsRecord) -> Iterator[Source]:
             yield from [parse_location(f"{mirror}/{record.name}{suffix}") for suffix in (".safetensors", ".pth")]
         except InputError as error:
             raise InputError(f"DPT_ZOO_MIRROR: {error}") from error
-    yield from (source for source in record.sources if not isinstance(source, BaiduNetdisk))
+    yield from (source for source in record.locations if not isinstance(source, BaiduNetdisk))
 
 
-def _fetch(record: WeightsRecord, source: Source, entry: Entry, report: Report | None) -> tuple[Path, http.Download]:
+def _fetch(
+    record: WeightsRecord, source: Location, entry: CacheEntry, progress: ProgressCallback | None
+) -> tuple[Path, http.Download]:
     if isinstance(source, LocalFile):
         if not source.path.is_file():
             raise FetchError("there is no such file")
@@ -206,16 +210,18 @@ def _fetch(record: WeightsRecord, source: Source, entry: Entry, report: Report |
     if is_offline():
         raise FetchError(f"not asked, {' and '.join(_offline_variables())} is set")
     if isinstance(source, HubFile):
-        path = fetch_from_hub(source, entry.staging / "hub", report)
+        path = fetch_from_hub(source, entry.staging / "hub", progress)
         return path, _measure(path)
     opener = gdrive.opener_of(source.id) if isinstance(source, GoogleDrive) else http.opener_of(source.url)
     converted = 4 * record.num_params if isinstance(record, PublishedWeights) else 0
-    return entry.part, http.download(source.url, opener, entry.part, reserve=converted, report=report)
+    return entry.part, http.download(source.url, opener, entry.part, reserve=converted, progress=progress)
 
 
-def _accept(record: WeightsRecord, entry: Entry, source: Source, original: Path, measured: http.Download) -> None:
+def _accept(
+    record: WeightsRecord, entry: CacheEntry, source: Location, original: Path, measured: http.Download
+) -> None:
     """Check a file that came from `source`, and put what is in it into the cache."""
-    facts = entry.read_facts()
+    facts = entry.read_provenance()
     try:
         weights = read_weights(original)
         verify_crc(original)
@@ -227,13 +233,13 @@ def _accept(record: WeightsRecord, entry: Entry, source: Source, original: Path,
             raise
         raise WeightsError(f"{source.url}: {error}; the file is now {entry.put_aside(original)}") from error
     if facts is None or facts.tensors_sha256 != digest or sha256 not in (None, facts.sha256):
-        facts = Facts(source.url, _today(), sha256, measured.num_bytes if sha256 else None, digest, ())
-    entry.write_facts(facts)
+        facts = Provenance(source.url, _today(), sha256, measured.num_bytes if sha256 else None, digest, ())
+    entry.write_provenance(facts)
     entry.staging.mkdir(exist_ok=True)
     converted = entry.staging / "converted.safetensors"
     write_safetensors(weights, converted)
     converted.replace(entry.weights)
-    entry.write_facts(dataclasses.replace(facts, stamp=entry.stamp()))
+    entry.write_provenance(dataclasses.replace(facts, stamp=entry.stamp()))
 
 
 def _check_tensors(record: WeightsRecord, tensors: dict[str, Tensor], path: Path) -> str:
@@ -247,7 +253,7 @@ def _check_tensors(record: WeightsRecord, tensors: dict[str, Tensor], path: Path
     return tensors_sha256(tensors)
 
 
-def _check_hashes(record: WeightsRecord, facts: Facts | None, sha256: str | None, digest: str, path: Path) -> None:
+def _check_hashes(record: WeightsRecord, facts: Provenance | None, sha256: str | None, digest: str, path: Path) -> None:
     """Hold hashes against the manifest's, or where it has none against those of the first download here."""
     if record.sha256 or record.tensors_sha256:
         known, whence, remedy = (record.sha256, record.tensors_sha256), "the manifest has", "fetch it again"
@@ -266,13 +272,13 @@ def _show_hashes(sha256: str | None, digest: str | None) -> str:
 
 
 def _by_hand(record: WeightsRecord) -> list[str]:
-    places = [source.url for source in record.sources if isinstance(source, GoogleDrive | BaiduNetdisk)]
+    places = [source.url for source in record.locations if isinstance(source, GoogleDrive | BaiduNetdisk)]
     if not places:
         return []
     return [f"By hand: open {' or '.join(places)} in a browser, then run", f"dpt-zoo import {record.name} FILE"]
 
 
-def _keep_original(entry: Entry, original: Path) -> None:
+def _keep_original(entry: CacheEntry, original: Path) -> None:
     if entry.part.parent in original.parents:
         original.replace(entry.original)
     elif original.resolve() != entry.original.resolve():  # a file of the user's own
@@ -280,21 +286,21 @@ def _keep_original(entry: Entry, original: Path) -> None:
             shutil.copyfile(original, partial)
 
 
-def _clear(entry: Entry) -> None:
+def _clear(entry: CacheEntry) -> None:
     """Remove what fetching leaves."""
     for path in (entry.part, http.version_file(entry.part), entry.staging, *entry.partials()):
         remove(path)
 
 
-def _record_of(source: Source) -> WeightsRecord:
+def _record_of(source: Location) -> WeightsRecord:
     """A record for weights that the manifest does not have: all that is known of them is where they are."""
     key = hashlib.sha256(source.url.encode()).hexdigest()[:16]
     stem = re.sub(r"[^\w-]+", "_", source.url.rpartition("/")[2].partition(".")[0], flags=re.ASCII)
-    return WeightsRecord(name=f"at-{key}-{stem[:64]}", sources=(source,))
+    return WeightsRecord(name=f"at-{key}-{stem[:64]}", locations=(source,))
 
 
 @contextlib.contextmanager
-def _locked(entry: Entry) -> Iterator[None]:
+def _locked(entry: CacheEntry) -> Iterator[None]:
     """Hold the entry against other processes; an OSError inside is about the cache's folder."""
     try:
         entry.part.parent.mkdir(parents=True, exist_ok=True)

@@ -44,12 +44,12 @@ def measure_figures(way: str, folder: str, metric: str) -> tuple[float, float, l
 
 
 def _our_figures(annotations: Path, found: Path, kind: Any) -> list[float]:
-    from dpt_zoo.evaluation.metrics import Truth
+    from dpt_zoo.evaluation.metrics import GroundTruth
 
     def records() -> Iterator[dict[str, Any]]:  # read when they are asked for, as an evaluation does
         yield from json.loads(found.read_text())
 
-    figures = Truth(annotations).compare(records(), kind).figures
+    figures = GroundTruth(annotations).compare(records(), kind).metrics
     return [-1 if value is None else value / 100 for value in figures.values()]
 
 

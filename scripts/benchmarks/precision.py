@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dpt_zoo import Detector
 from dpt_zoo.data.digits import make_digit_scenes
-from dpt_zoo.evaluation.metrics import Truth
-from dpt_zoo.manifest.records import list_demos
+from dpt_zoo.evaluation.metrics import GroundTruth
+from dpt_zoo.manifest.records import read_manifest
 from dpt_zoo.models import DPT
 from dpt_zoo.models.cpu import Linear
 
@@ -45,7 +45,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         make_digit_scenes(folder, num_train=1, num_test=settings.scenes)
         for device in find_devices():
-            for name in list_demos():
+            for name in list(read_manifest().demos):
                 found = {way: [_measure_ap(name, way, device, Path(folder))] for way in WAYS[device]}
                 setting = f"{name}, {settings.scenes} digit scenes, {device}"
                 yield Comparison("precision", setting, "AP of boxes, percent", "", found)
@@ -71,13 +71,13 @@ def _measure_ap(name: str, way: str, device: str, folder: Path) -> float:
     """The AP of a demo's boxes, in percent, with its backbone in less than float32."""
     detector = Detector(name, score_threshold=0, batch_size=8, device=device)
     detector.model.backbone = Reduced(detector.model.backbone, way)
-    truth = Truth(folder / "annotations/instances_val2017.json")
+    truth = GroundTruth(folder / "annotations/instances_val2017.json")
 
     def records() -> Iterator[dict[str, Any]]:
         for found in detector(folder / "val2017"):
-            yield from found.to_coco(int(Path(found.source).stem), range(1, 11))
+            yield from found.to_coco(int(Path(found.path).stem), range(1, 11))
 
-    ap = truth.compare(records(), "bbox").figures["mAP"]
+    ap = truth.compare(records(), "bbox").metrics["mAP"]
     assert ap is not None  # the scenes have objects
     return ap
 

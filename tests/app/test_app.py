@@ -20,16 +20,16 @@ import numpy as np
 import pytest
 from app_browser import running_browser
 from app_client import App, AppError, Client, ask, file_data, running_app
-from conftest import Run
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Download, Locator, Page
 from pycocotools import mask as coco_mask
+from running import Run
 from web_server import WebServer
 
 from dpt_zoo.data.digits import digit_scene, read_digits
 from dpt_zoo.inference import Detections, Detector
-from dpt_zoo.manifest.records import list_demos, list_models
+from dpt_zoo.manifest.records import list_models, read_manifest
 
 pytestmark = pytest.mark.xdist_group("app")  # one server
 
@@ -209,7 +209,7 @@ def test_another_model_is_asked_and_described(open_page: Callable[..., Page], fo
     upload(page, EXAMPLES[0])
     expect_counts(page, len(found[FIRST_SCORE]), len(found))
     page.get_by_label("Model").click()
-    assert len(page.get_by_role("option").all()) == len([*list_demos(), *list_models()])
+    assert len(page.get_by_role("option").all()) == len([*list(read_manifest().demos), *list_models()])
     page.get_by_role("option", name="RetinaNet DPT-Nano for digit scenes").click()
     other = detect(Detector("retinanet_dpt_nano_digits", score_threshold=LEAST_SCORE, device="cpu"), EXAMPLES[0])
     expect_counts(page, len(other[FIRST_SCORE]), len(other))

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import supervision as sv
+from detection_runs import SETTINGS, entry_of, found_in, frames_of, write
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
-from test_saving import SETTINGS, entry_of, found_in, frames_of, write
 
 from dpt_zoo.batch.exporters import WRITERS
-from dpt_zoo.batch.journal import Entry, Journal
+from dpt_zoo.batch.journal import ImageResult, Journal
 from dpt_zoo.cli import detect
 from dpt_zoo.data.checks import check_coco
 from dpt_zoo.data.voc import read_voc
@@ -28,7 +28,7 @@ from dpt_zoo.inference import Detections
 def journal(tmp_path: Path) -> Journal:
     """Of an image with two objects, one with none, and a frame with two."""
     nothing = found_in("/data/b/2.webp")[:0]
-    return write(tmp_path, [entry_of("1.jpg"), Entry("b/2.webp", "b/2", nothing), *frames_of("clip.mp4", 1)])
+    return write(tmp_path, [entry_of("1.jpg"), ImageResult("b/2.webp", "b/2", nothing), *frames_of("clip.mp4", 1)])
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_coco_is_data_to_train_on(images: Path, tmp_path: Path) -> None:
     journal = write(tmp_path, [entry_of("1.jpg")])
     export(journal, tmp_path, "coco")
     check = check_coco(tmp_path / "coco.json", images)
-    assert check.num_objects == check.num_masks == 2 and not check.problems
+    assert check.num_objects == check.num_masks == 2 and not check.issues
 
 
 def test_cocos_images_keep_their_ids(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_csv(journal: Journal, tmp_path: Path) -> None:
 
 
 def test_csv_of_a_model_without_masks_and_of_odd_names(tmp_path: Path) -> None:
-    journal = write(tmp_path, [Entry('say "a",\nb\udce9.jpg', "a", replace(found_in("x")[0], rles=None))])
+    journal = write(tmp_path, [ImageResult('say "a",\nb\udce9.jpg', "a", replace(found_in("x")[0], rles=None))])
     export(journal, tmp_path, "csv")
     rows = pd.read_csv(tmp_path / "detections.csv")
     assert rows["image"].tolist() == ['say "a",\nb\\udce9.jpg'] and rows["area"].isna().all()
@@ -136,7 +136,7 @@ def test_voc(journal: Journal, images: Path, tmp_path: Path) -> None:
 def test_voc_has_whole_pixels_and_no_forbidden_characters(tmp_path: Path) -> None:
     one = replace(found_in("x")[0], boxes=np.array([[20.25, 15.25, 50.25, 35.25]], np.float32))
     with Journal(tmp_path, replace(SETTINGS, classes=("", "\x01&<"))) as journal:
-        journal.append(Entry("\x02\udce9.jpg", "a", one))
+        journal.append(ImageResult("\x02\udce9.jpg", "a", one))
     export(journal, tmp_path, "voc")
     root = defusedxml.ElementTree.fromstring((tmp_path / "annotations/a.xml").read_bytes())
     assert [element.text for element in root.iterfind("object/bndbox/*")] == ["21", "16", "51", "36"]
@@ -173,7 +173,7 @@ def test_label_studio(journal: Journal, tmp_path: Path) -> None:
 def test_label_studio_finds_files_of_this_machine(tmp_path: Path) -> None:
     path = tmp_path / "a b.jpg"
     path.touch()
-    export(write(tmp_path, [Entry("a b.jpg", "a b", found_in(str(path)))]), tmp_path, "labelstudio")
+    export(write(tmp_path, [ImageResult("a b.jpg", "a b", found_in(str(path)))]), tmp_path, "labelstudio")
     (task,) = json.loads((tmp_path / "labelstudio.json").read_text())
     assert task["data"]["image"] == f"/data/local-files/?d={str(tmp_path).lstrip('/')}/a%20b.jpg"
 
@@ -194,23 +194,6 @@ def test_a_folder_is_made_anew(journal: Journal, tmp_path: Path, name: str) -> N
     export(journal, tmp_path, name)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert not list(tmp_path.glob(".*"))
-
-
-def read_names(folder: Path) -> dict[str, list[str]]:
-    """The images' names in what a run wrote, in each format."""
-
-    def load(name: str) -> Any:
-        return json.loads((folder / name).read_text())
-
-    return {
-        "json": [image["name"] for image in load("detections.json")["images"]],
-        "jsonl": [json.loads(line)["name"] for line in (folder / "detections.jsonl").read_text().splitlines()],
-        "coco": [image["file_name"] for image in load("coco.json")["images"]],
-        "csv": pd.read_csv(folder / "detections.csv")["image"].unique().tolist(),
-        "yolo": [path.stem for path in (folder / "labels").rglob("*.txt")],
-        "voc": [path.stem for path in (folder / "annotations").rglob("*.xml")],
-        "labelstudio": [task["data"]["image"] for task in load("labelstudio.json")],
-    }
 
 
 def decode_label_studio_rle(code: list[int]) -> NDArray[Any]:

@@ -8,51 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from detection_runs import SETTINGS, entry_of, found_in, frames_of, write
 from PIL import Image
 
 from dpt_zoo.batch.image_writer import Saver
-from dpt_zoo.batch.journal import Entry, Journal, Settings
+from dpt_zoo.batch.journal import ImageResult, Journal
 from dpt_zoo.errors import InputError, OutputError
-from dpt_zoo.inference import Detections
-from dpt_zoo.inference.detections import encode_mask
-
-SETTINGS = Settings(
-    model="mrcnn", weights="0" * 64, classes=("cat", "a/../dog"), kept=("cat", "a/../dog"), score_threshold=0.3
-)
-
-
-def found_in(source: str, *, image: bool = False) -> Detections:
-    """A cat and before it a dog, in an image of 60x40 pixels."""
-    cat, dog = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
-    cat[10:20, 5:25] = True
-    dog[15:35, 20:50] = True
-    return Detections(
-        boxes=np.array([[20, 15, 50, 35], [5, 10, 25, 20]], np.float32),
-        scores=np.array([0.75, 0.5], np.float32),
-        labels=np.array([1, 0]),
-        classes=SETTINGS.classes,
-        size=(40, 60),
-        rles=[encode_mask(dog), encode_mask(cat)],
-        image=np.full((40, 60, 3), 100, np.uint8) if image else None,
-        source=source,
-    )
-
-
-def entry_of(name: str, stem: str | None = None) -> Entry:
-    return Entry(name, stem or name.partition(".")[0], found_in(f"/data/{name}"))
-
-
-def frames_of(name: str, number: int) -> list[Entry]:
-    frames = [f"{name}/{index:06d}" for index in range(number)]
-    entries = [Entry(each, each, found_in(f"/data/{name}"), i, i / 25) for i, each in enumerate(frames)]
-    return [*entries[:-1], replace(entries[-1], is_last=True)]
-
-
-def write(folder: Path, entries: list[Entry], *, resume: bool = False) -> Journal:
-    with Journal(folder, SETTINGS, resume=resume) as journal:
-        for entry in entries:
-            journal.append(entry)
-    return journal
 
 
 class TestJournal:
@@ -125,7 +86,7 @@ class TestSaver:
         ("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "JPEG"), ("a.png", "PNG"), ("a", "JPEG")]
     )
     def test_pictures(self, tmp_path: Path, name: str, kind: str) -> None:
-        Saver(tmp_path).save(Entry(name, "b/a", found_in(name, image=True)))
+        Saver(tmp_path).save(ImageResult(name, "b/a", found_in(name, image=True)))
         (path,) = (tmp_path / "pictures" / "b").iterdir()
         assert path.name == ("a.png" if kind == "PNG" else "a.jpg")
         with Image.open(path) as picture:
@@ -135,19 +96,19 @@ class TestSaver:
 
     def test_a_picture_that_jpeg_cannot_hold_is_a_png(self, tmp_path: Path) -> None:
         nothing = found_in("a.jpg")[:0]
-        long = replace(nothing, rles=None, size=(1, 66_000), image=np.zeros((1, 66_000, 3), np.uint8))
-        Saver(tmp_path).save(Entry("a.jpg", "a", long))
+        long = replace(nothing, rles=None, image_size=(1, 66_000), image=np.zeros((1, 66_000, 3), np.uint8))
+        Saver(tmp_path).save(ImageResult("a.jpg", "a", long))
         assert (tmp_path / "pictures" / "a.png").is_file()
 
     def test_crops(self, tmp_path: Path) -> None:
-        Saver(tmp_path, pictures=False, crops=True).save(Entry("b/a.png", "b/a", found_in("a", image=True)))
+        Saver(tmp_path, pictures=False, crops=True).save(ImageResult("b/a.png", "b/a", found_in("a", image=True)))
         crops = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*.jpg")}
         assert set(crops) == {"crops/cat/b/a-2.jpg", "crops/a_.._dog/b/a-1.jpg"}
         with Image.open(crops["crops/cat/b/a-2.jpg"]) as crop:
             assert crop.size == (20, 10)
 
     def test_masks(self, tmp_path: Path) -> None:
-        Saver(tmp_path, pictures=False, masks=True).save(Entry("a.png", "a", found_in("a", image=True)))
+        Saver(tmp_path, pictures=False, masks=True).save(ImageResult("a.png", "a", found_in("a", image=True)))
         with Image.open(tmp_path / "masks" / "a.png") as picture:
             numbers = np.asarray(picture)
         assert numbers.dtype == np.uint16 and numbers.shape == (40, 60)
@@ -155,7 +116,7 @@ class TestSaver:
         assert numbers[17, 22] == 1 and numbers[12, 22] == 2 and numbers[0, 0] == 0
 
     def test_a_frame_has_no_picture_of_its_own(self, tmp_path: Path) -> None:
-        frame = Entry("clip.mp4/000000", "clip.mp4/000000", found_in("clip.mp4", image=True), frame=0, time=0.0)
+        frame = ImageResult("clip.mp4/000000", "clip.mp4/000000", found_in("clip.mp4", image=True), frame=0, time=0.0)
         Saver(tmp_path, masks=True).save(frame)
         assert [each.relative_to(tmp_path).as_posix() for each in tmp_path.rglob("*.*g")] == [
             "masks/clip.mp4/000000.png"
@@ -164,4 +125,4 @@ class TestSaver:
     def test_what_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "pictures").touch()
         with pytest.raises(OutputError, match="pictures cannot be made: File exists"):
-            Saver(tmp_path).save(Entry("a.png", "a", found_in("a", image=True)))
+            Saver(tmp_path).save(ImageResult("a.png", "a", found_in("a", image=True)))

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from running import Run
 
 import dpt_zoo
-from dpt_zoo.manifest.records import list_demos, read_manifest
+from dpt_zoo.manifest.records import read_manifest
 
 DEMO = "mrcnn_dpt_nano_digits"
 
@@ -30,10 +30,10 @@ class TestList:
         title, head, *rows = run("list")[1].partition("\n\n")[2].splitlines()
         assert title == "Trained by this project on digit scenes, and shipped with it:"
         assert head.split() == ["name", "params", "box", "AP", "mask", "AP", "measured", "on"]
-        assert [row.split()[0] for row in rows] == list_demos()
+        assert [row.split()[0] for row in rows] == list(read_manifest().demos)
         for row, demo in zip(rows, read_manifest().demos.values(), strict=True):
-            mask = demo.measured["segm"]["mAP"] if "segm" in demo.measured else "-"
-            assert row.split()[3:5] == [str(demo.measured["bbox"]["mAP"]), str(mask)]
+            mask = demo.metrics["segm"]["mAP"] if "segm" in demo.metrics else "-"
+            assert row.split()[3:5] == [str(demo.metrics["bbox"]["mAP"]), str(mask)]
             assert row.endswith(demo.data)
 
     def test_some(self, run: Run) -> None:

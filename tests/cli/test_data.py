@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Run
 from reference_data import ROOT
+from running import Run
 from small_data import Json, make_coco, make_voc, make_yolo
 
 

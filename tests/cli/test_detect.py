@@ -19,21 +19,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Run
+from detection_runs import read_names
 from PIL import Image
 from reference_data import PHOTO
-from test_detection_formats import read_names
+from running import Run
 from web_server import WebServer
 
 import dpt_zoo
 from dpt_zoo.batch.image_writer import Saver
-from dpt_zoo.batch.journal import Journal, Settings
+from dpt_zoo.batch.journal import Journal, RunSettings
 from dpt_zoo.batch.runner import Run as DetectionRun
 from dpt_zoo.batch.runner import Video
 from dpt_zoo.cli.detect import FORMATS
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.inference import Detector
-from dpt_zoo.inference.inputs import find_sources
+from dpt_zoo.inference.inputs import find_inputs
 
 MASK_RCNN = ("--model", "mrcnn_dpt_nano_digits")
 RETINANET = ("--model", "retinanet_dpt_nano_digits")
@@ -362,7 +362,7 @@ class TestVideo:
         monkeypatch.setattr(cv2, "VideoCapture", lambda number, real=cv2.VideoCapture: real(str(clip)))
         detector = Detector("retinanet_dpt_nano_digits")
         (tmp_path / "out").mkdir()
-        settings = Settings("retinanet_dpt_nano_digits", "", detector.classes, detector.classes, 0.3)
+        settings = RunSettings("retinanet_dpt_nano_digits", "", detector.classes, detector.classes, 0.3)
 
         def report(done: int, total: int | None) -> None:
             if done == 5:
@@ -386,7 +386,7 @@ def test_memory_does_not_grow(scenes: list[Path], tmp_path: Path) -> None:
     for number in range(100):
         os.link(tmp_path / "0.jpg", tmp_path / "in" / f"{number}.jpg")
     detector = Detector("mrcnn_dpt_nano_digits", size=(96, 96))
-    settings = Settings("mrcnn_dpt_nano_digits", "", detector.classes, detector.classes, 0.3)
+    settings = RunSettings("mrcnn_dpt_nano_digits", "", detector.classes, detector.classes, 0.3)
     resident: list[int] = []
 
     def report(done: int, total: int | None) -> None:
@@ -395,15 +395,15 @@ def test_memory_does_not_grow(scenes: list[Path], tmp_path: Path) -> None:
 
     with Journal(tmp_path, settings) as journal:
         run = DetectionRun(detector, journal, Saver(tmp_path, masks=True))
-        run.detect_images(list(find_sources(tmp_path / "in")), report, tell=lambda found: None)
+        run.detect_images(list(find_inputs(tmp_path / "in")), report, tell=lambda found: None)
     assert run.num_images == 100
     assert max(resident[50:]) - max(resident[:50]) < 8 << 20
 
 
 def test_the_bar_tells_how_fast_it_goes(tmp_path: Path) -> None:
     code = (
-        "import time; from dpt_zoo.utils.progress import count_on_terminal\n"
-        "with count_on_terminal('images') as report:\n"
+        "import time; from dpt_zoo.utils.progress import progress_bar\n"
+        "with progress_bar('images') as report:\n"
         "    for done in range(1, 13): report(done, 24); time.sleep(0.1)\n"
     )
     ours, theirs = os.openpty()

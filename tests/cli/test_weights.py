@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Run
 from hub_server import WRITER, HubServer
 from reference_data import ROOT
+from running import Run
 from safetensors.torch import load_file
 from web_server import WebServer
 

@@ -1,4 +1,4 @@
-"""Problems of COCO data are found before training, each by its kind, file and annotation; sound data have none."""
+"""Problems of COCO data are found before training, each by its issue_type, file and annotation; sound data have none."""
 
 import copy
 import json
@@ -18,23 +18,23 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from small_data import CLASSES, HEIGHT, POLYGON, WIDTH, Json, coco_annotation, coco_content, make_coco, make_image
 
-from dpt_zoo.data.checks import Check, check_coco, raise_errors
+from dpt_zoo.data.checks import CheckedSplit, check_coco, raise_errors
 from dpt_zoo.data.annotation_checks import mask_faults
-from dpt_zoo.data.issues import Kind, describe
+from dpt_zoo.data.issues import IssueType, describe
 from dpt_zoo.errors import DataError, InputError
 
 NAN = float("nan")
 INF = float("inf")
 
 
-def check(root: Path, **options: Any) -> Check:
+def check(root: Path, **options: Any) -> CheckedSplit:
     return check_coco(root / "annotations" / "instances_train2017.json", root / "train2017", **options)
 
 
 def test_a_sound_data_set(tmp_path: Path) -> None:
     make_coco(tmp_path)
     found = check(tmp_path, classes=CLASSES)
-    assert found.problems == ()
+    assert found.issues == ()
     assert (found.num_images, found.num_empty_images, found.num_objects) == (4, 1, 5)
     assert (found.num_masks, found.num_rle_masks) == (4, 1)
     assert found.classes == {"cat": 3, "dog": 2}
@@ -78,130 +78,130 @@ def rle(counts: Any, size: Any = (HEIGHT, WIDTH)) -> Change:
 FIRST = "instances_train2017.json, annotation 11 (image 1)"
 FIRST_IMAGE = "instances_train2017.json, image 1 ('1.png')"
 
-ERRORS: list[tuple[str, Change, Kind, str, str]] = [
-    # what is broken, how, and the kind, place and words expected
-    ("three numbers", edit(bbox=[1, 2, 3]), Kind.BOX, FIRST, "its bbox is [1, 2, 3]"),
-    ("a text in a box", edit(bbox=[1, 2, "3", 4]), Kind.BOX, FIRST, "[1, 2, '3', 4]"),
-    ("a truth value in a box", edit(bbox=[1, 2, True, 4]), Kind.BOX, FIRST, "True"),
-    ("no box", edit(bbox=None), Kind.BOX, FIRST, "None"),
-    ("NaN in a box", edit(bbox=[1, NAN, 3, 4]), Kind.BOX, FIRST, "[1, nan, 3, 4]"),
-    ("infinity in a box", edit(bbox=[1, 2, INF, 4]), Kind.BOX, FIRST, "inf"),
-    ("an enormous number in a box", edit(bbox=[10**400, 2, 3, 4]), Kind.BOX, FIRST, "its bbox is [1000"),
-    ("a negative width", edit(bbox=[50, 8, -40, 32]), Kind.BOX, FIRST, "[50, 8, -40, 32]"),
-    ("NaN for an area", edit(area=NAN), Kind.AREA, FIRST, "its area is nan"),
-    ("a negative area", edit(area=-5), Kind.AREA, FIRST, "its area is -5"),
-    ("a text for an area", edit(area="12"), Kind.AREA, FIRST, "'12'"),
-    ("no area", remove("annotations", "area"), Kind.RECORD, FIRST, "it has no area"),
-    ("no iscrowd", remove("annotations", "iscrowd"), Kind.RECORD, FIRST, "it has no iscrowd"),
-    ("another iscrowd", edit(iscrowd=2), Kind.RECORD, FIRST, "its iscrowd is 2, neither 0 nor 1"),
-    ("an unknown category", edit(category_id=9), Kind.CATEGORY, FIRST, "there is no category 9"),
-    ("a category by name", edit(category_id="cat"), Kind.CATEGORY, FIRST, "there is no category 'cat'"),
-    ("an id as text", edit(id="a"), Kind.RECORD, "instances_train2017.json, annotations[0]", "its id is 'a'"),
-    ("a list for an id", edit(id=[1]), Kind.RECORD, "annotations[0]", "its id is [1]"),
-    ("no id", remove("annotations", "id"), Kind.RECORD, "annotations[0]", "it has no id"),
-    ("no record", add("annotations", 5), Kind.RECORD, "annotations[5]", "it is 5"),
-    ("one id twice", edit(id=12), Kind.DUPLICATE_ID, "annotation 12 (image 1)", "annotations[1] has it too"),
+ERRORS: list[tuple[str, Change, IssueType, str, str]] = [
+    # what is broken, how, and the issue_type, place and words expected
+    ("three numbers", edit(bbox=[1, 2, 3]), IssueType.BOX, FIRST, "its bbox is [1, 2, 3]"),
+    ("a text in a box", edit(bbox=[1, 2, "3", 4]), IssueType.BOX, FIRST, "[1, 2, '3', 4]"),
+    ("a truth value in a box", edit(bbox=[1, 2, True, 4]), IssueType.BOX, FIRST, "True"),
+    ("no box", edit(bbox=None), IssueType.BOX, FIRST, "None"),
+    ("NaN in a box", edit(bbox=[1, NAN, 3, 4]), IssueType.BOX, FIRST, "[1, nan, 3, 4]"),
+    ("infinity in a box", edit(bbox=[1, 2, INF, 4]), IssueType.BOX, FIRST, "inf"),
+    ("an enormous number in a box", edit(bbox=[10**400, 2, 3, 4]), IssueType.BOX, FIRST, "its bbox is [1000"),
+    ("a negative width", edit(bbox=[50, 8, -40, 32]), IssueType.BOX, FIRST, "[50, 8, -40, 32]"),
+    ("NaN for an area", edit(area=NAN), IssueType.AREA, FIRST, "its area is nan"),
+    ("a negative area", edit(area=-5), IssueType.AREA, FIRST, "its area is -5"),
+    ("a text for an area", edit(area="12"), IssueType.AREA, FIRST, "'12'"),
+    ("no area", remove("annotations", "area"), IssueType.RECORD, FIRST, "it has no area"),
+    ("no iscrowd", remove("annotations", "iscrowd"), IssueType.RECORD, FIRST, "it has no iscrowd"),
+    ("another iscrowd", edit(iscrowd=2), IssueType.RECORD, FIRST, "its iscrowd is 2, neither 0 nor 1"),
+    ("an unknown category", edit(category_id=9), IssueType.CATEGORY, FIRST, "there is no category 9"),
+    ("a category by name", edit(category_id="cat"), IssueType.CATEGORY, FIRST, "there is no category 'cat'"),
+    ("an id as text", edit(id="a"), IssueType.RECORD, "instances_train2017.json, annotations[0]", "its id is 'a'"),
+    ("a list for an id", edit(id=[1]), IssueType.RECORD, "annotations[0]", "its id is [1]"),
+    ("no id", remove("annotations", "id"), IssueType.RECORD, "annotations[0]", "it has no id"),
+    ("no record", add("annotations", 5), IssueType.RECORD, "annotations[5]", "it is 5"),
+    ("one id twice", edit(id=12), IssueType.DUPLICATE_ID, "annotation 12 (image 1)", "annotations[1] has it too"),
     (
         "an odd polygon",
         segment(POLYGON[:5]),
-        Kind.POLYGON,
+        IssueType.POLYGON,
         FIRST,
         "its polygon 1 of 1 is [10.0, 8.0, 50.0, 10.0, 30.5]",
     ),
-    ("a line", segment(POLYGON, [1, 2, 3, 4]), Kind.POLYGON, FIRST, "its polygon 2 of 2 is [1, 2, 3, 4]"),
-    ("an empty polygon", segment([]), Kind.POLYGON, FIRST, "its polygon 1 of 1 is []"),
-    ("NaN in a polygon", segment([NAN, *POLYGON[1:]]), Kind.POLYGON, FIRST, "[nan, 8.0"),
-    ("an enormous polygon", segment([3e8, *POLYGON[1:]]), Kind.POLYGON, FIRST, "[300000000.0, 8.0"),
-    ("a text in a polygon", segment(["1", *POLYGON[1:]]), Kind.POLYGON, FIRST, "['1', 8.0"),
-    ("a flat polygon", segment(*POLYGON), Kind.POLYGON, FIRST, "not a list of polygons"),
-    ("a text for a mask", edit(segmentation="none"), Kind.POLYGON, FIRST, "its segmentation is 'none'"),
+    ("a line", segment(POLYGON, [1, 2, 3, 4]), IssueType.POLYGON, FIRST, "its polygon 2 of 2 is [1, 2, 3, 4]"),
+    ("an empty polygon", segment([]), IssueType.POLYGON, FIRST, "its polygon 1 of 1 is []"),
+    ("NaN in a polygon", segment([NAN, *POLYGON[1:]]), IssueType.POLYGON, FIRST, "[nan, 8.0"),
+    ("an enormous polygon", segment([3e8, *POLYGON[1:]]), IssueType.POLYGON, FIRST, "[300000000.0, 8.0"),
+    ("a text in a polygon", segment(["1", *POLYGON[1:]]), IssueType.POLYGON, FIRST, "['1', 8.0"),
+    ("a flat polygon", segment(*POLYGON), IssueType.POLYGON, FIRST, "not a list of polygons"),
+    ("a text for a mask", edit(segmentation="none"), IssueType.POLYGON, FIRST, "its segmentation is 'none'"),
     (
         "an RLE of another size",
         rle([WIDTH * HEIGHT], (WIDTH, HEIGHT)),
-        Kind.RLE,
+        IssueType.RLE,
         FIRST,
         "[64, 48], in an image of 64x48",
     ),
-    ("an RLE without size", rle([WIDTH * HEIGHT], None), Kind.RLE, FIRST, "its size is None"),
-    ("an RLE that is too short", rle([5, 5]), Kind.RLE, FIRST, "its counts sum to 10, its size is [48, 64]"),
-    ("an RLE with a negative count", rle([-1, WIDTH * HEIGHT + 1]), Kind.RLE, FIRST, "its counts are [-1, 3073]"),
-    ("an RLE with a half count", rle([0.5, 3071.5]), Kind.RLE, FIRST, "its counts are [0.5"),
-    ("an RLE without counts", rle(None), Kind.RLE, FIRST, "its counts are None"),
-    ("an RLE of strange text", rle("\u20ac"), Kind.RLE, FIRST, "its counts are '\u20ac'"),
-    ("an RLE that breaks off", rle("oooo"), Kind.RLE, FIRST, "its counts are 'oooo'"),
-    ("an RLE text that is too short", rle("05"), Kind.RLE, FIRST, "its counts sum to 5"),
-    ("no file name", remove("images", "file_name"), Kind.RECORD, "image 1 (None)", "it has no file_name"),
-    ("a number for a file name", edit_image(file_name=7), Kind.RECORD, "image 1 (7)", "its file_name is 7"),
-    ("a path upwards", edit_image(file_name="../1.png"), Kind.IMAGE_PATH, "image 1", "'../1.png'"),
-    ("a path upwards on Windows", edit_image(file_name="a\\..\\1.png"), Kind.IMAGE_PATH, "image 1", "1.png"),
-    ("an absolute path", edit_image(file_name="/etc/hosts"), Kind.IMAGE_PATH, "image 1", "'/etc/hosts'"),
-    ("one file twice", edit_image(file_name="./2.png"), Kind.DUPLICATE_IMAGE, "image 2", "is also the file of"),
-    ("one image id twice", edit_image(id=2), Kind.DUPLICATE_ID, "image 2 ('2.png')", "images[1] has it too"),
-    ("a size as text", edit_image(width="64"), Kind.RECORD, FIRST_IMAGE, "its size is '64' x 48"),
-    ("no size", edit_image(width=0, height=0), Kind.RECORD, FIRST_IMAGE, "its size is 0 x 0"),
-    ("no height", remove("images", "height"), Kind.RECORD, FIRST_IMAGE, "it has no height"),
+    ("an RLE without size", rle([WIDTH * HEIGHT], None), IssueType.RLE, FIRST, "its size is None"),
+    ("an RLE that is too short", rle([5, 5]), IssueType.RLE, FIRST, "its counts sum to 10, its size is [48, 64]"),
+    ("an RLE with a negative count", rle([-1, WIDTH * HEIGHT + 1]), IssueType.RLE, FIRST, "its counts are [-1, 3073]"),
+    ("an RLE with a half count", rle([0.5, 3071.5]), IssueType.RLE, FIRST, "its counts are [0.5"),
+    ("an RLE without counts", rle(None), IssueType.RLE, FIRST, "its counts are None"),
+    ("an RLE of strange text", rle("\u20ac"), IssueType.RLE, FIRST, "its counts are '\u20ac'"),
+    ("an RLE that breaks off", rle("oooo"), IssueType.RLE, FIRST, "its counts are 'oooo'"),
+    ("an RLE text that is too short", rle("05"), IssueType.RLE, FIRST, "its counts sum to 5"),
+    ("no file name", remove("images", "file_name"), IssueType.RECORD, "image 1 (None)", "it has no file_name"),
+    ("a number for a file name", edit_image(file_name=7), IssueType.RECORD, "image 1 (7)", "its file_name is 7"),
+    ("a path upwards", edit_image(file_name="../1.png"), IssueType.IMAGE_PATH, "image 1", "'../1.png'"),
+    ("a path upwards on Windows", edit_image(file_name="a\\..\\1.png"), IssueType.IMAGE_PATH, "image 1", "1.png"),
+    ("an absolute path", edit_image(file_name="/etc/hosts"), IssueType.IMAGE_PATH, "image 1", "'/etc/hosts'"),
+    ("one file twice", edit_image(file_name="./2.png"), IssueType.DUPLICATE_IMAGE, "image 2", "is also the file of"),
+    ("one image id twice", edit_image(id=2), IssueType.DUPLICATE_ID, "image 2 ('2.png')", "images[1] has it too"),
+    ("a size as text", edit_image(width="64"), IssueType.RECORD, FIRST_IMAGE, "its size is '64' x 48"),
+    ("no size", edit_image(width=0, height=0), IssueType.RECORD, FIRST_IMAGE, "its size is 0 x 0"),
+    ("no height", remove("images", "height"), IssueType.RECORD, FIRST_IMAGE, "it has no height"),
     (
         "a size of another image",
         edit_image(width=65),
-        Kind.IMAGE_SIZE,
+        IssueType.IMAGE_SIZE,
         FIRST_IMAGE,
         "is 64x48, the annotations say 65x48",
     ),
-    ("a class without name", edit_category(name=None), Kind.RECORD, "category 1 (None)", "its name is None"),
-    ("one class twice", edit_category(name="dog"), Kind.DUPLICATE_CLASS, "category 2 ('dog')", "another 'dog'"),
-    ("one category id twice", edit_category(id=2), Kind.DUPLICATE_ID, "category 2", "categories[1] has it too"),
+    ("a class without name", edit_category(name=None), IssueType.RECORD, "category 1 (None)", "its name is None"),
+    ("one class twice", edit_category(name="dog"), IssueType.DUPLICATE_CLASS, "category 2 ('dog')", "another 'dog'"),
+    ("one category id twice", edit_category(id=2), IssueType.DUPLICATE_ID, "category 2", "categories[1] has it too"),
     (
         "no classes",
         lambda content: content["categories"].clear(),
-        Kind.CLASSES,
+        IssueType.CLASSES,
         "instances_train2017.json",
         "names none",
     ),
-    ("no images", lambda content: content["images"].clear(), Kind.EMPTY, "instances_train2017.json", "no images"),
+    ("no images", lambda content: content["images"].clear(), IssueType.EMPTY, "instances_train2017.json", "no images"),
     (
         "no objects",
         lambda content: content["annotations"].clear(),
-        Kind.EMPTY,
+        IssueType.EMPTY,
         "instances_train2017.json",
         "no objects",
     ),
 ]
 
-WARNINGS: list[tuple[str, Change, Kind, str, int]] = [
+WARNINGS: list[tuple[str, Change, IssueType, str, int]] = [
     # what is odd, how, the kind and words expected, and how many of five objects MMDetection learns
-    ("annotation id 0", edit(id=0), Kind.ID_ZERO, "its id is 0", 4),
-    ("an unknown image", edit(image_id=9), Kind.UNKNOWN_IMAGE, "there is no image 9", 3),
-    ("no width", edit(bbox=[10, 8, 0, 32]), Kind.EMPTY_BOX, "its bbox is [10, 8, 0, 32]", 3),
-    ("half a pixel's height", edit(bbox=[10, 8, 40, 0.5]), Kind.EMPTY_BOX, "[10, 8, 40, 0.5]", 3),
-    ("a box beside the image", edit(bbox=[64, 8, 40, 32]), Kind.BOX_OUTSIDE, "in an image of 64x48", 3),
-    ("a box before the image", edit(bbox=[-41, 8, 40, 32]), Kind.BOX_OUTSIDE, "[-41, 8, 40, 32]", 3),
-    ("a box across the border", edit(bbox=[30, 8, 40, 32]), Kind.BOX_ACROSS, "in an image of 64x48", 4),
-    ("a polygon across the border", segment([-2, *POLYGON[1:]]), Kind.POLYGON_ACROSS, "in an image of 64x48", 4),
-    ("area 0", edit(area=0), Kind.NO_AREA, "its bbox is [10.0, 8.0, 40.0, 32.0]", 3),
-    ("an area larger than the box", edit(area=2000), Kind.LARGE_AREA, "its area is 2000", 4),
-    ("a crowd of polygons", edit(iscrowd=1), Kind.CROWD, "its iscrowd is 1", 3),
+    ("annotation id 0", edit(id=0), IssueType.ID_ZERO, "its id is 0", 4),
+    ("an unknown image", edit(image_id=9), IssueType.UNKNOWN_IMAGE, "there is no image 9", 3),
+    ("no width", edit(bbox=[10, 8, 0, 32]), IssueType.EMPTY_BOX, "its bbox is [10, 8, 0, 32]", 3),
+    ("half a pixel's height", edit(bbox=[10, 8, 40, 0.5]), IssueType.EMPTY_BOX, "[10, 8, 40, 0.5]", 3),
+    ("a box beside the image", edit(bbox=[64, 8, 40, 32]), IssueType.BOX_OUTSIDE, "in an image of 64x48", 3),
+    ("a box before the image", edit(bbox=[-41, 8, 40, 32]), IssueType.BOX_OUTSIDE, "[-41, 8, 40, 32]", 3),
+    ("a box across the border", edit(bbox=[30, 8, 40, 32]), IssueType.BOX_ACROSS, "in an image of 64x48", 4),
+    ("a polygon across the border", segment([-2, *POLYGON[1:]]), IssueType.POLYGON_ACROSS, "in an image of 64x48", 4),
+    ("area 0", edit(area=0), IssueType.NO_AREA, "its bbox is [10.0, 8.0, 40.0, 32.0]", 3),
+    ("an area larger than the box", edit(area=2000), IssueType.LARGE_AREA, "its area is 2000", 4),
+    ("a crowd of polygons", edit(iscrowd=1), IssueType.CROWD, "its iscrowd is 1", 3),
 ]
 
 
-@pytest.mark.parametrize(("change", "kind", "where", "what"), [pytest.param(*row[1:], id=row[0]) for row in ERRORS])
-def test_errors(tmp_path: Path, change: Change, kind: Kind, where: str, what: str) -> None:
+@pytest.mark.parametrize(("change", "issue_type", "where", "what"), [pytest.param(*row[1:], id=row[0]) for row in ERRORS])
+def test_errors(tmp_path: Path, change: Change, issue_type: IssueType, where: str, what: str) -> None:
     make_coco(tmp_path, change)
-    found = [problem for problem in check(tmp_path).problems if problem.kind is kind]
-    assert any(where in problem.where and what in problem.what for problem in found), check(tmp_path).problems
-    assert kind.is_error
-    with pytest.raises(DataError, match=kind.title):
+    found = [issue for issue in check(tmp_path).issues if issue.type is issue_type]
+    assert any(where in issue.where and what in issue.what for issue in found), check(tmp_path).issues
+    assert issue_type.is_error
+    with pytest.raises(DataError, match=issue_type.title):
         raise_errors(check(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("change", "kind", "what", "num_learned"), [pytest.param(*row[1:], id=row[0]) for row in WARNINGS]
+    ("change", "issue_type", "what", "num_learned"), [pytest.param(*row[1:], id=row[0]) for row in WARNINGS]
 )
 def test_warnings_and_what_mmdetection_does(
-    tmp_path: Path, change: Change, kind: Kind, what: str, num_learned: int
+    tmp_path: Path, change: Change, issue_type: IssueType, what: str, num_learned: int
 ) -> None:
     path = make_coco(tmp_path, change)
-    (problem,) = check(tmp_path).problems
-    assert problem.kind is kind and not kind.is_error and what in problem.what
+    (issue,) = check(tmp_path).issues
+    assert issue.type is issue_type and not issue_type.is_error and what in issue.what
     raise_errors(check(tmp_path))
     dataset = CocoDataset(
         ann_file=str(path), data_prefix={"img": str(tmp_path / "train2017")}, metainfo={"classes": CLASSES}, pipeline=[]
@@ -221,31 +221,31 @@ def test_all_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         raise_errors(check(tmp_path))
     text = str(raised.value)
-    for kind in (Kind.BOX, Kind.AREA, Kind.CATEGORY, Kind.POLYGON, Kind.MISSING_IMAGE, Kind.UNREADABLE_IMAGE):
-        assert f"  {kind.title} (" in text
+    for issue_type in (IssueType.BOX, IssueType.AREA, IssueType.CATEGORY, IssueType.POLYGON, IssueType.MISSING_IMAGE, IssueType.UNREADABLE_IMAGE):
+        assert f"  {issue_type.title} (" in text
     assert "unknown category (21)" in text and "    ... and 16 more" in text
     assert text.count("there is no category 50") == 4
 
 
 def test_a_model_that_learns_masks_needs_one_for_each_object(tmp_path: Path) -> None:
     make_coco(tmp_path)
-    (problem,) = check(tmp_path, with_masks=True).problems
-    assert (problem.kind, problem.where) == (Kind.NO_MASK, "instances_train2017.json, annotation 15 (image 3)")
+    (issue,) = check(tmp_path, with_masks=True).issues
+    assert (issue.type, issue.where) == (IssueType.NO_MASK, "instances_train2017.json, annotation 15 (image 3)")
 
 
 @pytest.mark.parametrize(
     ("expected", "kind", "what"),
     [
-        (["cat", "dog", "cow"], Kind.CLASSES, "1 of 3 are missing: 'cow'"),
-        (["dog", "cat"], Kind.CLASSES, "they are 'cat', 'dog', in another order than 'dog', 'cat'"),
-        (["cat"], Kind.OTHER_CLASSES, "'dog'"),
-        ([f"class {number}" for number in range(80)], Kind.CLASSES, "80 of 80 are missing: 'class 0', 'class 1', "),
+        (["cat", "dog", "cow"], IssueType.CLASSES, "1 of 3 are missing: 'cow'"),
+        (["dog", "cat"], IssueType.CLASSES, "they are 'cat', 'dog', in another order than 'dog', 'cat'"),
+        (["cat"], IssueType.OTHER_CLASSES, "'dog'"),
+        ([f"class {number}" for number in range(80)], IssueType.CLASSES, "80 of 80 are missing: 'class 0', 'class 1', "),
     ],
 )
-def test_expected_classes(tmp_path: Path, expected: list[str], kind: Kind, what: str) -> None:
+def test_expected_classes(tmp_path: Path, expected: list[str], issue_type: IssueType, what: str) -> None:
     make_coco(tmp_path)
-    problem = check(tmp_path, classes=expected).problems[0]
-    assert problem.kind is kind and what in problem.what
+    issue = check(tmp_path, classes=expected).issues[0]
+    assert issue.type is issue_type and what in issue.what
 
 
 @pytest.mark.parametrize(
@@ -258,8 +258,8 @@ def test_nothing_is_left_to_learn(tmp_path: Path, change: Change) -> None:
         change(content)
 
     make_coco(tmp_path, one_class)
-    problems = check(tmp_path, classes=["cat"]).problems
-    assert any(each.kind is Kind.EMPTY and "of its 3 objects none can be learned" in each.what for each in problems)
+    issues = check(tmp_path, classes=["cat"]).issues
+    assert any(each.type is IssueType.EMPTY and "of its 3 objects none can be learned" in each.what for each in issues)
 
 
 def test_an_object_with_id_0_counts_as_never_found() -> None:
@@ -301,13 +301,13 @@ def test_no_annotation_file(tmp_path: Path, content: bytes | None, what: str) ->
     path = make_coco(tmp_path)
     path.unlink() if content is None else path.write_bytes(content)
     found = check(tmp_path)
-    (problem,) = found.problems
-    assert (problem.kind, problem.where) == (Kind.FILE, str(path)) and what in problem.what
+    (issue,) = found.issues
+    assert (issue.type, issue.where) == (IssueType.FILE, str(path)) and what in issue.what
     assert (found.num_images, found.num_objects, found.classes) == (0, 0, {})
 
 
-def damage_image(path: Path, kind: str) -> None:
-    match kind:
+def damage_image(path: Path, issue_type: str) -> None:
+    match issue_type:
         case "missing":
             path.unlink()
         case "empty":
@@ -330,44 +330,44 @@ def damage_image(path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "kind", "what"),
     [
-        ("missing", Kind.MISSING_IMAGE, "there is no file"),
-        ("empty", Kind.UNREADABLE_IMAGE, "the file is empty"),
-        ("a folder", Kind.UNREADABLE_IMAGE, "this is a folder"),
-        ("truncated", Kind.UNREADABLE_IMAGE, "damaged"),
-        ("turned", Kind.IMAGE_SIZE, "the image is 48x64 (turned by its EXIF orientation?), the annotations say 64x48"),
-        ("resized", Kind.IMAGE_SIZE, "the image is 128x96, the annotations say 64x48"),
+        ("missing", IssueType.MISSING_IMAGE, "there is no file"),
+        ("empty", IssueType.UNREADABLE_IMAGE, "the file is empty"),
+        ("a folder", IssueType.UNREADABLE_IMAGE, "this is a folder"),
+        ("truncated", IssueType.UNREADABLE_IMAGE, "damaged"),
+        ("turned", IssueType.IMAGE_SIZE, "the image is 48x64 (turned by its EXIF orientation?), the annotations say 64x48"),
+        ("resized", IssueType.IMAGE_SIZE, "the image is 128x96, the annotations say 64x48"),
     ],
 )
-def test_damaged_images(tmp_path: Path, damage: str, kind: Kind, what: str) -> None:
+def test_damaged_images(tmp_path: Path, damage: str, issue_type: IssueType, what: str) -> None:
     make_coco(tmp_path)
     damage_image(tmp_path / "train2017" / "2.png", damage)
-    (problem,) = check(tmp_path, jobs=1).problems
-    assert problem.kind is kind and what in problem.what and "\n" not in problem.what
-    assert (problem.where, problem.image_id) == ("instances_train2017.json, image 2 ('2.png')", 2)
-    assert bool(check(tmp_path, read_images=False).problems) == (damage == "missing")
+    (issue,) = check(tmp_path, jobs=1).issues
+    assert issue.type is issue_type and what in issue.what and "\n" not in issue.what
+    assert (issue.where, issue.image_id) == ("instances_train2017.json, image 2 ('2.png')", 2)
+    assert bool(check(tmp_path, read_images=False).issues) == (damage == "missing")
 
 
 @pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png", "x" * 5000, "\x1b[2J.png"])
 def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     make_coco(tmp_path, edit_image(file_name=name))
-    (problem,) = check(tmp_path).problems
-    assert problem.kind is Kind.MISSING_IMAGE
-    assert describe([problem]).encode().isascii() and "\x1b" not in describe([problem])
+    (issue,) = check(tmp_path).issues
+    assert issue.type is IssueType.MISSING_IMAGE
+    assert describe([issue]).encode().isascii() and "\x1b" not in describe([issue])
 
 
 def test_the_wrong_folder_is_told_once(tmp_path: Path) -> None:
     path = make_coco(tmp_path)
     (tmp_path / "other").mkdir()
-    (problem,) = check_coco(path, tmp_path / "other").problems
-    assert "none of its 4 images is in" in problem.what and "another split's folder?" in problem.what
-    (problem,) = check_coco(path, tmp_path / "none").problems
-    assert (problem.where, problem.what) == (str(tmp_path / "none"), "there is no such folder")
+    (issue,) = check_coco(path, tmp_path / "other").issues
+    assert "none of its 4 images is in" in issue.what and "another split's folder?" in issue.what
+    (issue,) = check_coco(path, tmp_path / "none").issues
+    assert (issue.where, issue.what) == (str(tmp_path / "none"), "there is no such folder")
 
 
 def test_progress_and_jobs(tmp_path: Path) -> None:
     make_coco(tmp_path)
     reports: list[tuple[int, int | None]] = []
-    check(tmp_path, jobs=3, report=lambda done, total: reports.append((done, total)))
+    check(tmp_path, jobs=3, progress=lambda done, total: reports.append((done, total)))
     assert reports == [(1, 4), (2, 4), (3, 4), (4, 4)]
     with pytest.raises(InputError, match="jobs must be at least 1, not 0"):
         check(tmp_path, jobs=0)
@@ -436,7 +436,7 @@ def test_damaged_json(tmp_path: Path, content: Any) -> None:
     make_coco(tmp_path)
     (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
     found = check(tmp_path, with_masks=True, classes=CLASSES, jobs=1)
-    describe(found.problems).encode()
+    describe(found.issues).encode()
     json.dumps(found.classes)
     assert found.num_empty_images >= 0
 
@@ -450,7 +450,7 @@ def test_damaged_bytes(tmp_path: Path, data: st.DataObject) -> None:
         start = data.draw(st.integers(0, len(content) - 1))
         content[start : start + data.draw(st.integers(0, 40))] = data.draw(st.binary(max_size=4))
     path.write_bytes(content)
-    describe(check(tmp_path, jobs=1).problems).encode()
+    describe(check(tmp_path, jobs=1).issues).encode()
 
 
 @settings(max_examples=100, deadline=None)

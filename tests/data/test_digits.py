@@ -222,7 +222,7 @@ class TestFolder:
 
     def test_tells_how_far_it_is(self, tmp_path: Path) -> None:
         reports: list[tuple[int, int | None]] = []
-        make_digit_scenes(tmp_path / "new", **FEW, report=lambda done, total: reports.append((done, total)))
+        make_digit_scenes(tmp_path / "new", **FEW, progress=lambda done, total: reports.append((done, total)))
         assert reports == [(done, 7) for done in range(1, 8)]
 
 
@@ -231,7 +231,7 @@ class TestWholeOrNotThere:
 
     def test_is_made_once(self, few: Path) -> None:
         made = few.stat()
-        make_digit_scenes(few, **FEW, report=lambda done, total: pytest.fail("it is made again"))
+        make_digit_scenes(few, **FEW, progress=lambda done, total: pytest.fail("it is made again"))
         assert few.stat().st_ino == made.st_ino
 
     def test_an_empty_folder_is_filled(self, few: Path, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ class TestWholeOrNotThere:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            make_digit_scenes(tmp_path / "new", **FEW, report=interrupt)
+            make_digit_scenes(tmp_path / "new", **FEW, progress=interrupt)
         assert {path.name for path in tmp_path.iterdir()} <= {".new.lock"}
 
     def test_killed_at_any_step(self, few: Path, tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ from small_data import (
     voc_xml,
 )
 
-from dpt_zoo.data.checks import Check, raise_errors
-from dpt_zoo.data.layouts import Split, check_splits, find_splits
-from dpt_zoo.data.issues import Kind, Problem
+from dpt_zoo.data.checks import CheckedSplit, raise_errors
+from dpt_zoo.data.layouts import SplitFiles, check_splits, find_splits
+from dpt_zoo.data.issues import IssueType, Issue
 from dpt_zoo.errors import DataError, DPTZooError, OutputError
 
 
@@ -45,11 +45,11 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def problems_of(root: Path, work_dir: Path) -> list[Problem]:
-    return [problem for check in check_splits(find_splits(root, work_dir)) for problem in check.problems]
+def problems_of(root: Path, work_dir: Path) -> list[Issue]:
+    return [issue for check in check_splits(find_splits(root, work_dir)) for issue in check.issues]
 
 
-def content_of(split: Split) -> Any:
+def content_of(split: SplitFiles) -> Any:
     return json.loads(split.annotations.read_text())
 
 
@@ -67,7 +67,7 @@ def test_coco(root: Path, work_dir: Path, images: str) -> None:
     splits = find_splits(root, work_dir)
     assert [split.name for split in splits] == ["train2017", "a_third", "val2017"]
     assert [split.images for split in splits] == [root / images.format(split.name) for split in splits]
-    assert not any(check.problems for check in check_splits(splits))
+    assert not any(check.issues for check in check_splits(splits))
     assert not work_dir.exists()
 
 
@@ -77,14 +77,14 @@ def test_coco_as_roboflow_exports_it(root: Path, work_dir: Path) -> None:
         path.rename(root / name / "_annotations.coco.json")
     (train, valid) = find_splits(root, work_dir)
     assert (train.name, train.images, valid.images) == ("train", root / "train", root / "valid")
-    assert not any(check.problems for check in check_splits([train, valid]))
+    assert not any(check.issues for check in check_splits([train, valid]))
 
 
 def test_a_later_split_has_to_have_the_classes_of_the_first(root: Path, work_dir: Path) -> None:
     make_coco(root)
     make_coco(root, lambda content: content["categories"].reverse(), split="val2017")
-    (problem,) = problems_of(root, work_dir)
-    assert problem.kind is Kind.CLASSES and problem.where == "instances_val2017.json"
+    (issue,) = problems_of(root, work_dir)
+    assert issue.type is IssueType.CLASSES and issue.where == "instances_val2017.json"
 
 
 # --- Conversion
@@ -109,7 +109,7 @@ class TestBoth:
 
     def test_it_is_sound(self, root: Path, work_dir: Path, make: Any) -> None:
         checks = check_splits(find_splits(make(root), work_dir))
-        assert all(check.problems == () for check in checks)
+        assert all(check.issues == () for check in checks)
         assert (checks[0].num_images, checks[0].num_empty_images, checks[0].num_masks) == (2, 1, 1)
 
     def test_mmdetection_loads_it(self, root: Path, work_dir: Path, make: Any) -> None:
@@ -242,37 +242,37 @@ def test_yolo_layouts(root: Path, work_dir: Path, change: Any) -> None:
         assert all((root / image["file_name"]).is_file() for image in content["images"])
         assert len(content["annotations"]) == 2
         assert [category["name"] for category in content["categories"]] == CLASSES
-        assert not any(check.problems for check in check_splits([split]))
+        assert not any(check.issues for check in check_splits([split]))
 
 
 YOLO_LINES = [
     # a label, and what is told of it
-    ("0 nan 0.5 0.1 0.1", Kind.LABEL, "'nan' is no sensible number"),
-    ("0 0.5 0.5 inf 0.1", Kind.LABEL, "'inf' is no sensible number"),
-    ("cat 0.5 0.5 0.1 0.1", Kind.LABEL, "'cat' is no sensible number"),
-    ("2 0.5 0.5 0.1 0.1", Kind.LABEL, "its class is 2: the names are numbered from 0 to 1"),
-    ("-1 0.5 0.5 0.1 0.1", Kind.LABEL, "its class is -1"),
-    ("0.5 0.5 0.5 0.1 0.1", Kind.LABEL, "its class is 0.5"),
-    ("0 0.5 0.5 0.1", Kind.LABEL, "it has 4 numbers"),
-    ("0 0.5 0.5 0.1 0.1 0.9", Kind.LABEL, "it has 6 numbers"),
-    ("0 0.1 0.1 0.5 0.5 0.9 0.9 0.3", Kind.LABEL, "it has 8 numbers"),
-    ("0 0.9 0.5 0.5 0.5", Kind.BOX_ACROSS, "in an image of 64x48"),
-    ("0 1.5 0.5 0.1 0.1", Kind.BOX_OUTSIDE, "in an image of 64x48"),
-    ("0 0.1 0.1 0.5 0.5 1.9 0.1", Kind.POLYGON_ACROSS, "in an image of 64x48"),
-    ("0 0.5 0.5 -0.1 0.1", Kind.BOX, "its bbox is"),
-    ("0 0.5 0.5 0.001 0.1", Kind.EMPTY_BOX, "its bbox is"),
-    ("0 0.1 0.1 0.5 0.5 0.9 0.9", Kind.NO_AREA, "its bbox is"),
+    ("0 nan 0.5 0.1 0.1", IssueType.LABEL, "'nan' is no sensible number"),
+    ("0 0.5 0.5 inf 0.1", IssueType.LABEL, "'inf' is no sensible number"),
+    ("cat 0.5 0.5 0.1 0.1", IssueType.LABEL, "'cat' is no sensible number"),
+    ("2 0.5 0.5 0.1 0.1", IssueType.LABEL, "its class is 2: the names are numbered from 0 to 1"),
+    ("-1 0.5 0.5 0.1 0.1", IssueType.LABEL, "its class is -1"),
+    ("0.5 0.5 0.5 0.1 0.1", IssueType.LABEL, "its class is 0.5"),
+    ("0 0.5 0.5 0.1", IssueType.LABEL, "it has 4 numbers"),
+    ("0 0.5 0.5 0.1 0.1 0.9", IssueType.LABEL, "it has 6 numbers"),
+    ("0 0.1 0.1 0.5 0.5 0.9 0.9 0.3", IssueType.LABEL, "it has 8 numbers"),
+    ("0 0.9 0.5 0.5 0.5", IssueType.BOX_ACROSS, "in an image of 64x48"),
+    ("0 1.5 0.5 0.1 0.1", IssueType.BOX_OUTSIDE, "in an image of 64x48"),
+    ("0 0.1 0.1 0.5 0.5 1.9 0.1", IssueType.POLYGON_ACROSS, "in an image of 64x48"),
+    ("0 0.5 0.5 -0.1 0.1", IssueType.BOX, "its bbox is"),
+    ("0 0.5 0.5 0.001 0.1", IssueType.EMPTY_BOX, "its bbox is"),
+    ("0 0.1 0.1 0.5 0.5 0.9 0.9", IssueType.NO_AREA, "its bbox is"),
 ]
 
 
 @pytest.mark.parametrize(("line", "kind", "what"), YOLO_LINES)
-def test_yolo_problems_by_file_and_line(root: Path, work_dir: Path, line: str, kind: Kind, what: str) -> None:
+def test_yolo_problems_by_file_and_line(root: Path, work_dir: Path, line: str, issue_type: IssueType, what: str) -> None:
     label = make_yolo(root) / "labels" / "train" / "a.txt"
     label.write_text(f"{label.read_text()}\n\n  {line}\n1.0e+00 0.5 0.5 0.5 0.5\n")
-    found = [problem for problem in problems_of(root, work_dir) if problem.kind is kind]
-    assert [problem.where for problem in found] == ["labels/train/a.txt, line 4"] and what in found[0].what
+    found = [issue for issue in problems_of(root, work_dir) if issue.type is issue_type]
+    assert [issue.where for issue in found] == ["labels/train/a.txt, line 4"] and what in found[0].what
     num_converted = len(content_of(find_splits(root, work_dir)[0])["annotations"])
-    assert num_converted == (3 if kind is Kind.LABEL else 4)
+    assert num_converted == (3 if issue_type is IssueType.LABEL else 4)
 
 
 def test_yolo_problems_of_files(root: Path, work_dir: Path) -> None:
@@ -284,12 +284,12 @@ def test_yolo_problems_of_files(root: Path, work_dir: Path) -> None:
     (root / "labels" / "train" / "classes.txt").write_text("cat\ndog\n")
     (root / "lists.txt").write_text("images/val/a.png\nimages/val/none.png\n")
     rewrite(root / "data.yaml", "val: images/val", "val: [lists.txt, images/none]")
-    assert [(problem.kind, problem.where) for problem in problems_of(root, work_dir)] == [
-        (Kind.LABEL, f"{root / 'labels' / 'train' / 'b.txt'}"),
-        (Kind.UNREADABLE_IMAGE, "images/train/c.jpg"),
-        (Kind.ORPHAN, "labels/train/lost.txt"),
-        (Kind.MISSING_IMAGE, f"{root / 'lists.txt'}, line 2"),
-        (Kind.MISSING_IMAGE, f"{root / 'data.yaml'}, val"),
+    assert [(issue.type, issue.where) for issue in problems_of(root, work_dir)] == [
+        (IssueType.LABEL, f"{root / 'labels' / 'train' / 'b.txt'}"),
+        (IssueType.UNREADABLE_IMAGE, "images/train/c.jpg"),
+        (IssueType.ORPHAN, "labels/train/lost.txt"),
+        (IssueType.MISSING_IMAGE, f"{root / 'lists.txt'}, line 2"),
+        (IssueType.MISSING_IMAGE, f"{root / 'data.yaml'}, val"),
     ]
 
 
@@ -297,7 +297,7 @@ def test_yolo_without_labels(root: Path, work_dir: Path) -> None:
     make_yolo(root)
     (root / "labels").rename(root / "label")
     found = problems_of(root, work_dir)
-    assert [problem.kind for problem in found] == [Kind.LABEL, Kind.EMPTY] * 2
+    assert [issue.type for issue in found] == [IssueType.LABEL, IssueType.EMPTY] * 2
     assert found[0].where == "labels/train/a.txt"
     assert found[0].what == "neither this nor any other label of train is there"
 
@@ -377,48 +377,48 @@ def test_voc_layouts(root: Path, work_dir: Path, change: Any, expected: dict[str
     assert {
         split.name: (check.num_images, check.num_objects) for split, check in zip(splits, checks, strict=True)
     } == expected
-    assert not any(problem.kind is not Kind.CLASSES for check in checks for problem in check.problems)
+    assert not any(issue.type is not IssueType.CLASSES for check in checks for issue in check.issues)
 
 
 VOC_FILES = [
     # an XML file, and what is told of it, where
-    ("<annotation><object></annotation>", Kind.LABEL, "", "mismatched tag: line 1"),
-    ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', Kind.LABEL, "", "EntitiesForbidden"),
-    (voc_xml(voc_object("cat", BOX), size=""), Kind.LABEL, "", "it has no size/width"),
-    (voc_xml(size="<size><width>64</width><height>x</height></size>"), Kind.LABEL, "", "'x' is no sensible number"),
-    (voc_xml(size="<size><width>64.5</width><height>48</height></size>"), Kind.LABEL, "", "its size/width is 64.5"),
-    (voc_xml(size="<size><width>0</width><height>0</height></size>"), Kind.RECORD, "", "its size is 0 x 0"),
-    (voc_xml(size="<size><width>48</width><height>64</height></size>"), Kind.IMAGE_SIZE, "", "the image is 64x48"),
-    (voc_xml(voc_object("cat", BOX), voc_object("", BOX)), Kind.LABEL, ", object 2", "it has no name"),
-    (voc_xml("<object><name>cat</name></object>"), Kind.LABEL, ", object 1", "it has no bndbox/xmin"),
-    (voc_xml(voc_object("cat", [float("nan"), 2, 3, 4])), Kind.LABEL, ", object 1", "'nan' is no sensible number"),
-    (voc_xml(voc_object("cat", [40, 6, 8, 30])), Kind.BOX, ", object 1", "its bbox is [40.0, 6.0, -32.0, 24.0]"),
-    (voc_xml(voc_object("cat", [8, 6, 80, 30])), Kind.BOX_ACROSS, ", object 1", "in an image of 64x48"),
-    (voc_xml(voc_object("cat", BOX, POLYGON[:4])), Kind.LABEL, ", object 1", "its polygon has 4 numbers"),
-    (voc_xml(voc_object("cat", BOX, POLYGON[:5])), Kind.LABEL, ", object 1", "its polygon has 5 numbers"),
+    ("<annotation><object></annotation>", IssueType.LABEL, "", "mismatched tag: line 1"),
+    ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', IssueType.LABEL, "", "EntitiesForbidden"),
+    (voc_xml(voc_object("cat", BOX), size=""), IssueType.LABEL, "", "it has no size/width"),
+    (voc_xml(size="<size><width>64</width><height>x</height></size>"), IssueType.LABEL, "", "'x' is no sensible number"),
+    (voc_xml(size="<size><width>64.5</width><height>48</height></size>"), IssueType.LABEL, "", "its size/width is 64.5"),
+    (voc_xml(size="<size><width>0</width><height>0</height></size>"), IssueType.RECORD, "", "its size is 0 x 0"),
+    (voc_xml(size="<size><width>48</width><height>64</height></size>"), IssueType.IMAGE_SIZE, "", "the image is 64x48"),
+    (voc_xml(voc_object("cat", BOX), voc_object("", BOX)), IssueType.LABEL, ", object 2", "it has no name"),
+    (voc_xml("<object><name>cat</name></object>"), IssueType.LABEL, ", object 1", "it has no bndbox/xmin"),
+    (voc_xml(voc_object("cat", [float("nan"), 2, 3, 4])), IssueType.LABEL, ", object 1", "'nan' is no sensible number"),
+    (voc_xml(voc_object("cat", [40, 6, 8, 30])), IssueType.BOX, ", object 1", "its bbox is [40.0, 6.0, -32.0, 24.0]"),
+    (voc_xml(voc_object("cat", [8, 6, 80, 30])), IssueType.BOX_ACROSS, ", object 1", "in an image of 64x48"),
+    (voc_xml(voc_object("cat", BOX, POLYGON[:4])), IssueType.LABEL, ", object 1", "its polygon has 4 numbers"),
+    (voc_xml(voc_object("cat", BOX, POLYGON[:5])), IssueType.LABEL, ", object 1", "its polygon has 5 numbers"),
 ]
 
 
 @pytest.mark.parametrize(("xml", "kind", "place", "what"), VOC_FILES)
-def test_voc_problems(root: Path, work_dir: Path, xml: str, kind: Kind, place: str, what: str) -> None:
+def test_voc_problems(root: Path, work_dir: Path, xml: str, issue_type: IssueType, place: str, what: str) -> None:
     (make_voc(root) / "Annotations" / "a.xml").write_text(xml)
-    (problem,) = [problem for problem in problems_of(root, work_dir) if problem.kind is kind]
-    assert problem.where == f"Annotations/a.xml{place}" and what in problem.what
+    (issue,) = [issue for issue in problems_of(root, work_dir) if issue.type is issue_type]
+    assert issue.where == f"Annotations/a.xml{place}" and what in issue.what
 
 
 def test_voc_problems_of_files(root: Path, work_dir: Path) -> None:
     make_voc(root)
     (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nlost\n")
     (root / "JPEGImages" / "b.jpg").write_text("no image")
-    found = [(problem.kind, problem.where) for problem in problems_of(root, work_dir)]
+    found = [(issue.type, issue.where) for issue in problems_of(root, work_dir)]
     assert found[:2] == [
-        (Kind.UNREADABLE_IMAGE, "JPEGImages/b.jpg"),
-        (Kind.MISSING_IMAGE, "ImageSets/Main/train.txt, line 3"),
+        (IssueType.UNREADABLE_IMAGE, "JPEGImages/b.jpg"),
+        (IssueType.MISSING_IMAGE, "ImageSets/Main/train.txt, line 3"),
     ]
     voc_without_lists(root)
     (root / "JPEGImages" / "c.jpg").unlink()
-    found = [(problem.kind, problem.where) for problem in problems_of(root, work_dir)]
-    assert found == [(Kind.ORPHAN, "Annotations/c.xml"), (Kind.UNREADABLE_IMAGE, "JPEGImages/b.jpg")]
+    found = [(issue.type, issue.where) for issue in problems_of(root, work_dir)]
+    assert found == [(IssueType.ORPHAN, "Annotations/c.xml"), (IssueType.UNREADABLE_IMAGE, "JPEGImages/b.jpg")]
 
 
 # --- Whatever there may be
@@ -456,7 +456,7 @@ def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataOb
         content[start : start + data.draw(st.integers(0, 20))] = new
     path.write_bytes(content)
     try:
-        checks: list[Check] = check_splits(find_splits(root, root / "work"), jobs=1)
+        checks: list[CheckedSplit] = check_splits(find_splits(root, root / "work"), jobs=1)
         raise_errors(*checks)
     except DPTZooError as error:
         str(error).encode()

@@ -12,9 +12,9 @@ from urllib.request import urlopen
 import av
 import numpy as np
 import pytest
-from conftest import Run
 from PIL import Image
 from reference_data import ROOT
+from running import Run
 
 from dpt_zoo.cli.detect import FORMATS
 from dpt_zoo.data.digits import make_digit_scenes

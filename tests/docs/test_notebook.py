@@ -67,7 +67,7 @@ def test_it_counts_what_the_detector_counts(executed: Any, folder: Path) -> None
     names = [name for found in detector(folder / "runs/digits/val2017") for name in found.names]
     assert text_of(cell_with(executed, "Counter")) == f"{[(each, names.count(each)) for each in sorted(set(names))]}\n"
     evaluation = dpt_zoo.evaluate("mrcnn_dpt_nano_digits", data_root=folder / "runs/digits", workers=0)
-    for kind, figures in evaluation.figures.items():
+    for kind, figures in evaluation.metrics.items():
         assert f"{kind} {{'mAP': {figures['mAP']:.1f}," in text_of(cell_with(executed, "evaluate"))
 
 

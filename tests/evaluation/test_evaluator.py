@@ -1,4 +1,4 @@
-"""Evaluation: the figures of MMDetection's own metric, whoever shares the work and whatever interrupts it."""
+"""Evaluation: the metrics of MMDetection's own metric, whoever shares the work and whatever interrupts it."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 from reference_data import ROOT
+from running import Run
 
 import dpt_zoo
 from dpt_zoo.data.digits import make_digit_scenes
@@ -29,7 +29,7 @@ MODEL, CONFIG = "mrcnn_dpt_nano_digits", "configs/demo/mask_rcnn_dpt_nano_digits
 WEIGHTS = ROOT / "configs/demo" / f"{MODEL}.safetensors"
 NUM_IMAGES = 7
 
-Figures = dict[str, dict[str, float | None]]
+Metrics = dict[str, dict[str, float | None]]
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,10 @@ def change(data: Path, break_it: Callable[[dict[str, Any]], object]) -> None:
     annotations(data).write_text(json.dumps(content))
 
 
-def kept(folder: Path) -> Figures:
-    """The figures that an evaluation left."""
-    figures: Figures = json.loads((folder / "evaluation.json").read_text())["figures"]
-    return figures
+def kept(folder: Path) -> Metrics:
+    """The metrics that an evaluation left."""
+    metrics: Metrics = json.loads((folder / "evaluation.json").read_text())["metrics"]
+    return metrics
 
 
 def numbers(row: dict[str, float | None]) -> list[float]:
@@ -104,15 +104,15 @@ class TestFigures:
             ann_file=str(annotations(digits)), outfile_prefix=str(tmp_path / "stock"), collect_device="gpu"
         )
         stock = Runner.from_cfg(cfg).test()
-        for kind, row in kept(work_dir).items():
-            prefix = f"coco/{kind}_mAP"
+        for task, row in kept(work_dir).items():
+            prefix = f"coco/{task}_mAP"
             keys = (prefix, *(f"{prefix}_{key}" for key in ("50", "75", "s", "m", "l")))
             for name, key in zip(NAMES, keys, strict=False):
                 value = row[name]
                 assert (value is None) == (stock[key] < 0)
                 assert value is None or value == pytest.approx(100 * stock[key], abs=0.05 + 1e-9)  # it rounds
-            ours = json.loads((work_dir.parent / f"found.{kind}.json").read_text())
-            theirs = json.loads((tmp_path / f"stock.{kind}.json").read_text())
+            ours = json.loads((work_dir.parent / f"found.{task}.json").read_text())
+            theirs = json.loads((tmp_path / f"stock.{task}.json").read_text())
             assert len(ours) > 50
             names = ours[0].keys()
             assert ours == [{name: record[name] for name in names} for record in theirs]
@@ -121,14 +121,14 @@ class TestFigures:
         folder = shutil.copytree(work_dir, tmp_path / "copy")
         again = measure(digits, work_dir=folder, resume=True, evaluator="pycocotools")
         assert sorted(row["image_id"] for row in lines(folder)) == list(range(1, NUM_IMAGES + 1))  # none anew
-        for kind, row in kept(work_dir).items():
-            assert numbers(again.figures[kind]) == pytest.approx(numbers(row), rel=1e-9)  # type: ignore[index]
+        for task, row in kept(work_dir).items():
+            assert numbers(again.metrics[task]) == pytest.approx(numbers(row), rel=1e-9)  # type: ignore[index]
 
     def test_what_they_are_of_is_told(self, digits: Path, work_dir: Path) -> None:
         facts = json.loads((work_dir / "evaluation.json").read_text())
         assert facts["num_images"] == NUM_IMAGES
         assert facts["limit"] is None
-        assert facts["weights"]["sha256"] == dpt_zoo.get_checkpoint(MODEL).sha256
+        assert facts["weights"]["sha256"] == dpt_zoo.get_detector_info(MODEL).sha256
         assert facts["annotations"]["path"] == str(annotations(digits))
         assert facts["versions"]["faster-coco-eval"]
         assert 0 < facts["seconds"]["detecting"] < 600
@@ -141,7 +141,7 @@ class TestFigures:
         limited = measure(data, limit=3)
         change(data, lambda content: content["images"].__delitem__(slice(3, None)))
         assert limited.num_images == 3
-        assert limited.figures == measure(data).figures
+        assert limited.metrics == measure(data).metrics
 
     def test_classes_are_matched_by_name(self, data: Path, work_dir: Path) -> None:
         def renumber(content: dict[str, Any]) -> None:
@@ -150,8 +150,8 @@ class TestFigures:
                 each["category_id"] = 90 - each["category_id"]
 
         change(data, renumber)
-        for kind, row in measure(data).figures.items():
-            assert numbers(row) == pytest.approx(numbers(kept(work_dir)[kind]))
+        for task, row in measure(data).metrics.items():
+            assert numbers(row) == pytest.approx(numbers(kept(work_dir)[task]))
 
     def test_of_a_class_that_the_data_lack_nothing_counts(self, data: Path, work_dir: Path) -> None:
         def remove_a_class(content: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ class TestFigures:
         per_class = json.loads((work_dir / "evaluation.json").read_text())["per_class"]["bbox"]
         assert next(iter(per_class)) == "0"
         del per_class["0"]
-        assert measure(data, kinds=["bbox"]).per_class == {"bbox": per_class}
+        assert measure(data, tasks=["bbox"]).per_class == {"bbox": per_class}
 
 
 class TestProcesses:
@@ -248,9 +248,9 @@ class TestCocoResults:
     def test_a_test_servers_data_have_no_objects(self, data: Path, tmp_path: Path) -> None:
         change(data, lambda content: content.pop("annotations"))
         evaluation = measure(data, format_only=True, out=tmp_path / "found")
-        assert evaluation.figures == {}
-        for kind, key in (("bbox", "bbox"), ("segm", "segmentation")):
-            records = json.loads((tmp_path / f"found.{kind}.json").read_text())
+        assert evaluation.metrics == {}
+        for task, key in (("bbox", "bbox"), ("segm", "segmentation")):
+            records = json.loads((tmp_path / f"found.{task}.json").read_text())
             assert {record["image_id"] for record in records} == set(range(1, NUM_IMAGES + 1))
             assert records[0].keys() == {"image_id", "category_id", key, "score"}
 
@@ -333,7 +333,7 @@ class TestBadData:
         assert evaluation.num_images == NUM_IMAGES - 2
         assert ["no file" in each for each in evaluation.skipped] == [False, True]
         change(data, lambda content: [content["images"].pop(at) for at in (4, 2)])
-        assert measure(data).figures == evaluation.figures
+        assert measure(data).metrics == evaluation.metrics
 
     def test_but_not_all_of_it(self, data: Path) -> None:
         change(data, lambda content: content["images"].__delitem__(slice(1, None)))
@@ -347,7 +347,7 @@ class TestBadData:
     [
         ({"limit": 0}, "limit must be a whole number from 1, not 0"),
         ({"batch_size": -1}, "batch_size must be"),
-        ({"kinds": ["keypoints"]}, "no 'keypoints'"),
+        ({"tasks": ["keypoints"]}, "no 'keypoints'"),
         ({"evaluator": "mine"}, "evaluator must be faster-coco-eval or pycocotools"),
         ({"resume": True}, "resume needs the work_dir"),
         ({"format_only": True}, "needs out"),

@@ -1,4 +1,4 @@
-"""COCO's figures: known by hand, and the same from every library that computes them."""
+"""COCO's metrics: known by hand, and the same from every library that computes them."""
 
 import gc
 import json
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle
 from torchmetrics.detection import MeanAveragePrecision
 
-from dpt_zoo.evaluation.metrics import EVALUATORS, KINDS, NAMES, Evaluator, Figures, Kind, Score, Truth
+from dpt_zoo.evaluation.metrics import EVALUATORS, NAMES, TASKS, Evaluator, GroundTruth, Metrics, Score, Task
 
-Record = dict[str, Any]
+CocoRecord = dict[str, Any]
 Mask = NDArray[np.uint8]
 
 HEIGHT, WIDTH = 110, 130
@@ -40,8 +40,8 @@ class Case:
 
     images: Sequence[int]
     classes: Sequence[int]
-    objects: list[Record]
-    found: list[Record]
+    objects: list[CocoRecord]
+    found: list[CocoRecord]
     counted: list[int] | None = None
 
     @property
@@ -49,7 +49,7 @@ class Case:
         """In the order that ties of scores are broken in."""
         return sorted(self.images if self.counted is None else self.counted)
 
-    def score(self, folder: Path, kind: Kind, evaluator: Evaluator = "faster-coco-eval") -> Score:
+    def score(self, folder: Path, task: Task, evaluator: Evaluator = "faster-coco-eval") -> Score:
         content = {
             "images": [{"id": id, "height": HEIGHT, "width": WIDTH, "file_name": f"{id}.png"} for id in self.images],
             "annotations": [{"id": number, **record} for number, record in enumerate(self.objects, 1)],
@@ -57,10 +57,10 @@ class Case:
         }
         path = folder / "annotations.json"
         path.write_text(json.dumps(content))
-        return Truth(path, evaluator, self.counted).compare(self.found, kind)
+        return GroundTruth(path, evaluator, self.counted).compare(self.found, task)
 
 
-def coded(mask: Mask) -> Record:
+def coded(mask: Mask) -> CocoRecord:
     """A run-length code as a JSON file has it."""
     code = rle.encode(np.asfortranarray(mask))
     return {"size": list(code["size"]), "counts": code["counts"].decode()}
@@ -88,19 +88,19 @@ class Box(NamedTuple):
 SMALL, MEDIUM, LARGE = Box(105, 0, 20, 20), Box(105, 25, 20, 60), Box(0, 0, 100, 100)
 ELSEWHERE = Box(110, 40, 20, 60)  # of medium size
 PART = Box(0, 0, 62, 100)  # its IoU with LARGE is 0.62, at or over 3 of the 10 thresholds
-NOTHING: Figures = dict.fromkeys(NAMES)
-ALL: Figures = dict.fromkeys(("mAP", "AP50", "AP75", "AR1", "AR10", "AR100"), 100.0)
-NONE: Figures = dict.fromkeys(ALL, 0.0)
+NOTHING: Metrics = dict.fromkeys(NAMES)
+ALL: Metrics = dict.fromkeys(("mAP", "AP50", "AP75", "AR1", "AR10", "AR100"), 100.0)
+NONE: Metrics = dict.fromkeys(ALL, 0.0)
 
 
-def there(box: Box, label: int = 1, image: int = 1, **more: Any) -> Record:
+def there(box: Box, label: int = 1, image: int = 1, **more: Any) -> CocoRecord:
     (x, y, width, height), area = box, box.width * box.height
     corners = [x, y, x + width, y, x + width, y + height, x, y + height]
     record = {"image_id": image, "category_id": label, "bbox": list(box), "area": area, "iscrowd": 0}
     return {**record, "segmentation": [corners], **more}
 
 
-def found(box: Box, score: float = 0.5, label: int = 1, image: int = 1) -> Record:
+def found(box: Box, score: float = 0.5, label: int = 1, image: int = 1) -> CocoRecord:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[box.y : box.y + box.height, box.x : box.x + box.width] = 1
     record = {"image_id": image, "category_id": label, "bbox": list(box), "score": score}
@@ -115,24 +115,24 @@ def evaluator(request: pytest.FixtureRequest) -> Evaluator:
 Measure = Callable[..., Score]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=TASKS)
 def measure(request: pytest.FixtureRequest, evaluator: Evaluator, tmp_path: Path) -> Measure:
     """Compare objects and what was found, in two images of two classes, by boxes or by masks, which are the same."""
 
-    def compare(objects: list[Record], found: list[Record], counted: list[int] | None = None) -> Score:
+    def compare(objects: list[CocoRecord], found: list[CocoRecord], counted: list[int] | None = None) -> Score:
         return Case((1, 2), (1, 2), objects, found, counted).score(tmp_path, request.param, evaluator)
 
     return compare
 
 
-def check(score: Score, figures: Figures | None = None, **more: float | None) -> None:
-    expected = {**(figures or {}), **more}
-    assert {name: score.figures[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+def check(score: Score, metrics: Metrics | None = None, **more: float | None) -> None:
+    expected = {**(metrics or {}), **more}
+    assert {name: score.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-9)
 
 
 def test_found(measure: Measure) -> None:
     score = measure([there(MEDIUM)], [found(MEDIUM, 0.1)])
-    assert tuple(score.figures) == NAMES
+    assert tuple(score.metrics) == NAMES
     check(score, NOTHING | ALL, APm=100, ARm=100)
     assert score.precision.shape == (10, 101, 2)
     assert score.precision[..., 0] == pytest.approx(np.ones((10, 101)))
@@ -197,25 +197,25 @@ def test_sizes(measure: Measure) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "figures"), [(32, {"APs": 100, "APm": 100, "APl": None}), (96, {"APs": None, "APm": 100, "APl": 100})]
+    ("side", "metrics"), [(32, {"APs": 100, "APm": 100, "APl": None}), (96, {"APs": None, "APm": 100, "APl": 100})]
 )
-def test_borders_of_sizes(measure: Measure, side: int, figures: Figures) -> None:
+def test_borders_of_sizes(measure: Measure, side: int, metrics: Metrics) -> None:
     """Both sizes have them."""
     box = Box(0, 0, side, side)
-    check(measure([there(box)], [found(box)]), figures)
+    check(measure([there(box)], [found(box)]), metrics)
 
 
-@pytest.mark.parametrize(("kind", "small"), [("bbox", 100), ("segm", 50)])
+@pytest.mark.parametrize(("task", "small"), [("bbox", 100), ("segm", 50)])
 def test_the_size_of_a_false_alarm_is_that_of_its_kind(
-    kind: Kind, small: float, evaluator: Evaluator, tmp_path: Path
+    task: Task, small: float, evaluator: Evaluator, tmp_path: Path
 ) -> None:
     few_pixels = {**found(LARGE, 0.9), "segmentation": found(Box(0, 0, 10, 10))["segmentation"]}
     case = Case([1], [1], [there(SMALL)], [few_pixels, found(SMALL, 0.5)])
-    check(case.score(tmp_path, kind, evaluator), mAP=50, APs=small)
+    check(case.score(tmp_path, task, evaluator), mAP=50, APs=small)
 
 
 @pytest.mark.parametrize("detections", [[], [found(LARGE)]], ids=["nothing found", "something found"])
-def test_nothing_to_find(measure: Measure, detections: list[Record]) -> None:
+def test_nothing_to_find(measure: Measure, detections: list[CocoRecord]) -> None:
     score = measure([], detections)
     check(score, NOTHING)
     assert score.per_class == {"class 1": NOTHING, "class 2": NOTHING}
@@ -274,7 +274,7 @@ def patterns(draw: st.DrawFn) -> Mask:
     return np.kron(tiles, np.ones((22, 22), np.uint8))[:HEIGHT, :WIDTH]
 
 
-def run_lengths(mask: Mask) -> Record:
+def run_lengths(mask: Mask) -> CocoRecord:
     """As COCO's files have a crowd: how many pixels, down the columns, are off, on, off, ..."""
     starts = np.flatnonzero(np.diff(mask.flatten(order="F"), prepend=0, append=2))
     return {"size": [HEIGHT, WIDTH], "counts": np.diff(starts, prepend=0).tolist()}
@@ -285,7 +285,7 @@ segmentations = st.lists(polygons, min_size=1, max_size=2) | masks.map(coded) | 
 
 
 @st.composite
-def objects(draw: st.DrawFn, image: int, classes: Sequence[int]) -> Record:
+def objects(draw: st.DrawFn, image: int, classes: Sequence[int]) -> CocoRecord:
     segmentation = draw(segmentations)
     code = coded(mask_of(segmentation))
     record = {
@@ -300,7 +300,7 @@ def objects(draw: st.DrawFn, image: int, classes: Sequence[int]) -> Record:
 
 
 @st.composite
-def detections(draw: st.DrawFn, objects: Sequence[Record], image: int, classes: Sequence[int]) -> Record:
+def detections(draw: st.DrawFn, objects: Sequence[CocoRecord], image: int, classes: Sequence[int]) -> CocoRecord:
     """Of one of the objects, more or less, or anywhere."""
     near = draw(st.sampled_from([*objects, None]))
     mask = mask_of(near["segmentation"]) if near else draw(masks)
@@ -319,8 +319,8 @@ def detections(draw: st.DrawFn, objects: Sequence[Record], image: int, classes: 
 def cases(draw: st.DrawFn) -> Case:
     images = draw(st.lists(st.integers(1, 99), min_size=1, max_size=3, unique=True))
     classes = draw(st.lists(st.integers(1, 90), min_size=1, max_size=3, unique=True))
-    all_there: list[Record] = []
-    all_found: list[Record] = []
+    all_there: list[CocoRecord] = []
+    all_found: list[CocoRecord] = []
     for image in images:
         there = draw(st.lists(objects(image, classes), max_size=5))
         found = draw(st.lists(detections(there, image, classes), max_size=8))
@@ -339,24 +339,24 @@ generated = partial(settings, derandomize=True, deadline=None, suppress_health_c
 @generated(max_examples=250)
 @given(case=cases())
 def test_both_evaluators_agree(tmp_path: Path, case: Case) -> None:
-    for kind in KINDS:
-        one, other = (case.score(tmp_path, kind, evaluator) for evaluator in EVALUATORS)
-        assert one.figures == pytest.approx(other.figures, abs=1e-9)
+    for task in TASKS:
+        one, other = (case.score(tmp_path, task, evaluator) for evaluator in EVALUATORS)
+        assert one.metrics == pytest.approx(other.metrics, abs=1e-9)
         assert list(one.per_class) == list(other.per_class)
-        for name, figures in one.per_class.items():
-            assert figures == pytest.approx(other.per_class[name], abs=1e-9)
+        for name, metrics in one.per_class.items():
+            assert metrics == pytest.approx(other.per_class[name], abs=1e-9)
         np.testing.assert_allclose(one.precision, other.precision, rtol=0, atol=1e-9)
 
 
 @generated(max_examples=30)
 @given(case=cases())
 def test_the_whole_is_the_mean_of_the_classes(tmp_path: Path, case: Case) -> None:
-    for kind in KINDS:
-        score = case.score(tmp_path, kind)
+    for task in TASKS:
+        score = case.score(tmp_path, task)
         known = score.precision[score.precision > -1]
-        assert score.figures["mAP"] == (pytest.approx(100 * known.mean()) if known.size else None)
-        for name, whole in score.figures.items():
-            parts = [each for figures in score.per_class.values() if (each := figures[name]) is not None]
+        assert score.metrics["mAP"] == (pytest.approx(100 * known.mean()) if known.size else None)
+        for name, whole in score.metrics.items():
+            parts = [each for metrics in score.per_class.values() if (each := metrics[name]) is not None]
             assert whole == (pytest.approx(np.mean(parts)) if parts else None)
 
 
@@ -365,21 +365,21 @@ def test_the_whole_is_the_mean_of_the_classes(tmp_path: Path, case: Case) -> Non
 def test_third_opinions(tmp_path: Path, case: Case) -> None:
     """torchmetrics', which has its own way to pycocotools, and the definition's, with no library but to read masks."""
     torchmetrics = by_torchmetrics(case)
-    for kind in KINDS:
-        figures = case.score(tmp_path, kind).figures
-        assert figures == pytest.approx(torchmetrics[kind], abs=1e-4)  # float32
-        assert figures == pytest.approx(by_definition(case, kind), abs=1e-9)
+    for task in TASKS:
+        metrics = case.score(tmp_path, task).metrics
+        assert metrics == pytest.approx(torchmetrics[task], abs=1e-4)  # float32
+        assert metrics == pytest.approx(by_definition(case, task), abs=1e-9)
 
 
-def of_image(records: list[Record], image: int) -> list[Record]:
+def of_image(records: list[CocoRecord], image: int) -> list[CocoRecord]:
     return [record for record in records if record["image_id"] == image]
 
 
-def by_torchmetrics(case: Case) -> dict[Kind, Figures]:
+def by_torchmetrics(case: Case) -> dict[Task, Metrics]:
     """Its thresholds are COCO's in float32, so it is told them; of masks alone it would leave out images without."""
     metric = MeanAveragePrecision(
         box_format="xywh",
-        iou_type=KINDS,
+        iou_type=TASKS,
         iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
         rec_thresholds=np.linspace(0, 1, 101).tolist(),
     )
@@ -392,12 +392,12 @@ def by_torchmetrics(case: Case) -> dict[Kind, Figures]:
     results = metric.compute()
     names = ["map", "map_50", "map_75", "map_small", "map_medium", "map_large"]
     names += ["mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large"]
-    values = {kind: [results[f"{kind}_{name}"].item() for name in names] for kind in KINDS}
-    in_percent = {kind: [None if each < 0 else 100 * each for each in values[kind]] for kind in KINDS}
-    return {kind: dict(zip(NAMES, in_percent[kind], strict=True)) for kind in KINDS}
+    values = {task: [results[f"{task}_{name}"].item() for name in names] for task in TASKS}
+    in_percent = {task: [None if each < 0 else 100 * each for each in values[task]] for task in TASKS}
+    return {task: dict(zip(NAMES, in_percent[task], strict=True)) for task in TASKS}
 
 
-def as_tensors(records: list[Record]) -> dict[str, torch.Tensor]:
+def as_tensors(records: list[CocoRecord]) -> dict[str, torch.Tensor]:
     masks = [mask_of(each["segmentation"]) for each in records]
     return {
         "boxes": torch.tensor([each["bbox"] for each in records]).reshape(-1, 4),
@@ -409,15 +409,15 @@ def as_tensors(records: list[Record]) -> dict[str, torch.Tensor]:
 class Scene(NamedTuple):
     """What is there and what was found of one class in one image."""
 
-    there: list[Record]
-    found: list[Record]  # the surest first
+    there: list[CocoRecord]
+    found: list[CocoRecord]  # the surest first
     sizes: list[float]  # of those
     overlaps: list[list[float]]  # of each of those with each that is there
 
 
-def by_definition(case: Case, kind: Kind) -> Figures:
+def by_definition(case: Case, task: Task) -> Metrics:
     """COCO's twelve as its site describes them, step by step."""
-    classes = [[scene_of(case, kind, image, label) for image in case.counted_images] for label in case.classes]
+    classes = [[scene_of(case, task, image, label) for image in case.counted_images] for label in case.classes]
     every, half, three_quarters = np.linspace(0.5, 0.95, 10), [0.5], [0.75]
 
     def mean(which: int, thresholds: Iterable[float], size: str = "all", limit: int = 100) -> float | None:
@@ -426,11 +426,11 @@ def by_definition(case: Case, kind: Kind) -> Figures:
         return float(np.mean(values)) if values else None
 
     precision, recall = partial(mean, 0), partial(mean, 1)
-    figures = [precision(thresholds) for thresholds in (every, half, three_quarters)]
-    figures += [precision(every, size) for size in ("small", "medium", "large")]
-    figures += [recall(every, limit=limit) for limit in (1, 10, 100)]
-    figures += [recall(every, size) for size in ("small", "medium", "large")]
-    return dict(zip(NAMES, figures, strict=True))
+    metrics = [precision(thresholds) for thresholds in (every, half, three_quarters)]
+    metrics += [precision(every, size) for size in ("small", "medium", "large")]
+    metrics += [recall(every, limit=limit) for limit in (1, 10, 100)]
+    metrics += [recall(every, size) for size in ("small", "medium", "large")]
+    return dict(zip(NAMES, metrics, strict=True))
 
 
 def judge(scenes: list[Scene], threshold: float, size: str, limit: int) -> tuple[float, float] | None:
@@ -457,23 +457,23 @@ def judge(scenes: list[Scene], threshold: float, size: str, limit: int) -> tuple
     return float(np.mean(best_from)), recalls.max(initial=0)
 
 
-def scene_of(case: Case, kind: Kind, image: int, label: int) -> Scene:
+def scene_of(case: Case, task: Task, image: int, label: int) -> Scene:
     there, found = (
         [record for record in of_image(records, image) if record["category_id"] == label]
         for records in (case.objects, case.found)
     )
     found = sorted(found, key=lambda each: -each["score"])[:100]
-    shared = intersections(found, there, kind)
-    sizes, sizes_there = (intersections(records, records, kind).diagonal() for records in (found, there))
+    shared = intersections(found, there, task)
+    sizes, sizes_there = (intersections(records, records, task).diagonal() for records in (found, there))
     crowds = np.array([each["iscrowd"] for each in there], bool)
     whole = sizes[:, None] + np.where(crowds, 0, sizes_there - shared)
     overlaps = np.divide(shared, whole, out=np.zeros_like(shared), where=shared > 0)
     return Scene(there, found, sizes.tolist(), overlaps.tolist())
 
 
-def intersections(found: list[Record], there: list[Record], kind: Kind) -> NDArray[np.float64]:
+def intersections(found: list[CocoRecord], there: list[CocoRecord], task: Task) -> NDArray[np.float64]:
     """The areas that each shares with each."""
-    if kind == "segm":
+    if task == "segm":
         pixels = [[mask_of(each["segmentation"]) for each in records] for records in (found, there)]
         one, other = (np.array(each, float).reshape(-1, HEIGHT * WIDTH) for each in pixels)
         return one @ other.T

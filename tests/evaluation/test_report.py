@@ -21,27 +21,27 @@ from reference_data import ROOT
 from dpt_zoo.data.digits import CLASSES, make_digit_scenes
 from dpt_zoo.errors import OutputError
 from dpt_zoo.evaluation.error_analysis import Comparison, Mistakes, find_mistakes
-from dpt_zoo.evaluation.metrics import NAMES, Figures, Kind
+from dpt_zoo.evaluation.metrics import NAMES, Metrics, Task
 from dpt_zoo.evaluation.plots import plot_confusion, plot_precision_recall
 from dpt_zoo.evaluation.report import write_report
 from dpt_zoo.evaluation.visualize import describe, draw_worst, show
 
-Record = dict[str, Any]
+CocoRecord = dict[str, Any]
 
 CAT, DOG = 7, 3  # COCO's ids need no order
 CATEGORIES = [{"id": CAT, "name": "cat"}, {"id": DOG, "name": "dog"}]
 
 
-def real(category: int, x: float, *, width: float = 20, is_crowd: bool = False, image_id: int = 1) -> Record:
+def real(category: int, x: float, *, width: float = 20, is_crowd: bool = False, image_id: int = 1) -> CocoRecord:
     box = [x, 0, width, 10]
     return {"image_id": image_id, "category_id": category, "bbox": box, "area": 10 * width, "iscrowd": int(is_crowd)}
 
 
-def seen(category: int, x: float, score: float = 0.9, *, width: float = 20, image_id: int = 1) -> Record:
+def seen(category: int, x: float, score: float = 0.9, *, width: float = 20, image_id: int = 1) -> CocoRecord:
     return {"image_id": image_id, "category_id": category, "bbox": [x, 0, width, 10], "score": score}
 
 
-def content(annotations: list[Record], num_images: int = 1) -> dict[str, Any]:
+def content(annotations: list[CocoRecord], num_images: int = 1) -> dict[str, Any]:
     images = [{"id": id, "file_name": f"{id}.png", "width": 80, "height": 40} for id in range(1, num_images + 1)]
     numbered = [{"id": id, **annotation} for id, annotation in enumerate(annotations, 1)]
     return {"images": images, "annotations": numbered, "categories": CATEGORIES}
@@ -52,7 +52,7 @@ def content(annotations: list[Record], num_images: int = 1) -> dict[str, Any]:
 RIGHT, MISSED, DOG_FOR_CAT, NO_CAT, NO_DOG = (CAT, CAT), (CAT, None), (CAT, DOG), (None, CAT), (None, DOG)
 """What is there, and what was found."""
 
-CASES: dict[str, tuple[list[Record], list[Record], list[tuple[int | None, int | None]]]] = {
+CASES: dict[str, tuple[list[CocoRecord], list[CocoRecord], list[tuple[int | None, int | None]]]] = {
     "nothing": ([], [], []),
     "right": ([real(CAT, 0)], [seen(CAT, 1)], [RIGHT]),
     "missed": ([real(CAT, 0)], [], [MISSED]),
@@ -149,7 +149,7 @@ def test_images_that_are_not_counted() -> None:
 
 
 def test_memory_does_not_grow() -> None:
-    def found() -> Iterator[tuple[int, list[Record]]]:
+    def found() -> Iterator[tuple[int, list[CocoRecord]]]:
         for id in range(1, 201):  # of 1 MB each
             yield id, [{**seen(CAT, place), "segmentation": str(id) * 10_000} for place in range(50)]
 
@@ -197,7 +197,7 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def show_one(images: Path, annotations: list[Record], found: list[Record]) -> tuple[NDArray[np.bool_], ...]:
+def show_one(images: Path, annotations: list[CocoRecord], found: list[CocoRecord]) -> tuple[NDArray[np.bool_], ...]:
     """Where the picture of the first image is coloured, in its left and in its right half."""
     folder = images.parent / "shown"
     show(folder, images, content(annotations), [(1, found)])
@@ -249,7 +249,7 @@ def test_an_unreadable_image_is_left_out(images: Path) -> None:
     (images / "1.png").write_bytes(b"no image")
     (images / "2.png").unlink()
     truth = content([real(CAT, 0, image_id=id) for id in (1, 2, 3)], num_images=3)
-    found: list[tuple[int, list[Record]]] = [(1, []), (2, []), (3, [])]
+    found: list[tuple[int, list[CocoRecord]]] = [(1, []), (2, []), (3, [])]
     show(images.parent / "shown", images, truth, found)
     assert [path.name for path in (images.parent / "shown").iterdir()] == ["3.png.jpg"]
     sizes = []
@@ -337,14 +337,14 @@ assert "matplotlib.pyplot" not in sys.modules
 # --- The report
 
 
-def figures(mean: float | None) -> Figures:
+def metrics(mean: float | None) -> Metrics:
     return {**dict.fromkeys(NAMES, 50.04), "mAP": mean, "APl": None}
 
 
-def evaluation(kinds: tuple[Kind, ...] = ("bbox", "segm"), **changes: Any) -> dict[str, Any]:
+def evaluation(tasks: tuple[Task, ...] = ("bbox", "segm"), **changes: Any) -> dict[str, Any]:
     return {
-        "figures": {kind: figures(40.26 - 3 * number) for number, kind in enumerate(kinds)},
-        "per_class": {kind: {"cat": figures(20), "a|b": figures(None), "dog": figures(60.5)} for kind in kinds},
+        "metrics": {task: metrics(40.26 - 3 * number) for number, task in enumerate(tasks)},
+        "per_class": {task: {"cat": metrics(20), "a|b": metrics(None), "dog": metrics(60.5)} for task in tasks},
         "num_images": 5000,
         "limit": None,
         "skipped": [],
@@ -360,7 +360,7 @@ def evaluation(kinds: tuple[Kind, ...] = ("bbox", "segm"), **changes: Any) -> di
 
 CONFUSION = np.array([[60, 1, 0, 2], [9, 70, 0, 5], [0, 0, 0, 0], [3, 4, 0, 0]])
 MISTAKES = Mistakes({1: "cat", 2: "dog", 3: "a|b"}, CONFUSION, ())
-PRECISION: dict[Kind, NDArray[np.float64]] = {"bbox": np.full((10, 101, 3), 0.5)}
+PRECISION: dict[Task, NDArray[np.float64]] = {"bbox": np.full((10, 101, 3), 0.5)}
 
 
 def page(folder: Path, content: dict[str, Any], mistakes: Mistakes = MISTAKES) -> str:
@@ -429,7 +429,7 @@ def test_a_part_is_marked_as_one(tmp_path: Path) -> None:
 def test_report_of_nothing(tmp_path: Path) -> None:
     nothing = dict.fromkeys(NAMES)
     empty = evaluation(("bbox",), num_images=0, seconds={"detecting": None, "measuring": None})
-    empty = {**empty, "figures": {"bbox": nothing}, "per_class": {"bbox": {}}, "weights": {"path": "a", "sha256": None}}
+    empty = {**empty, "metrics": {"bbox": nothing}, "per_class": {"bbox": {}}, "weights": {"path": "a", "sha256": None}}
     text = page(tmp_path, empty, find_mistakes({"images": [], "annotations": [], "categories": []}, []))
     assert "**box AP -** on 0 images." in text
     assert "Of 0 objects: 0 found, 0 found as another class, 0 missed." in text
@@ -439,7 +439,7 @@ def test_report_of_nothing(tmp_path: Path) -> None:
 
 def test_names_stay_in_their_cells(tmp_path: Path) -> None:
     name = "a|b\nc *d* <img src=x> `e` [f](g)"
-    content = evaluation(("bbox",), per_class={"bbox": {name: figures(1)}})
+    content = evaluation(("bbox",), per_class={"bbox": {name: metrics(1)}})
     text = page(tmp_path, content, Mistakes({1: name}, np.diag([5, 0]), ()))
     assert "\n| a\\|b\\\\nc \\*d\\* \\<img src=x\\> \\`e\\` \\[f\\](g) | 1.0 | 50.0 | 50.0 |\n" in text
 
@@ -453,7 +453,7 @@ def test_report_of_digit_scenes(tmp_path: Path) -> None:
     """Every fifth digit is missed, or taken for the next."""
     make_digit_scenes(tmp_path / "digits", num_train=1, num_test=12, size=96)
     truth = json.loads((tmp_path / "digits" / "annotations" / "instances_val2017.json").read_text())
-    found: dict[int, list[Record]] = {image["id"]: [] for image in truth["images"]}
+    found: dict[int, list[CocoRecord]] = {image["id"]: [] for image in truth["images"]}
     for number, annotation in enumerate(truth["annotations"]):
         category = annotation["category_id"] % 10 + 1 if number % 10 == 5 else annotation["category_id"]
         if number % 10:

@@ -25,7 +25,7 @@ from rule_weights import load_rule_weights
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpt_zoo.engine.config import read_recipe
+from dpt_zoo.engine.config import load_config
 from dpt_zoo.engine.runner import quiet_runner
 from dpt_zoo.inference import Detector
 from dpt_zoo.models import DPTClassifier
@@ -160,7 +160,7 @@ def assert_same_detections(found: InstanceData, recorded: list[list[float]]) -> 
 def test_training_losses_and_gradients(architecture: str, tmp_path: Path) -> None:
     """As the recipe's Runner computes them, from images to gradients."""
     recorded = read_json(f"train_{architecture}.json")
-    cfg = read_recipe(f"configs/{architecture}_fpn_1x_coco.py")
+    cfg = load_config(f"configs/{architecture}_fpn_1x_coco.py")
     cfg.work_dir = str(tmp_path)
     cfg.model.backbone.drop_path_rate = 0.0
     cfg.optim_wrapper.accumulative_counts = 2  # keeps the gradients, which are halved

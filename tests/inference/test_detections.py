@@ -34,10 +34,10 @@ def found() -> Detections:
         scores=np.array([0.9, 0.5, 0.4], np.float32),
         labels=np.array([0, 1, 0]),
         classes=COCO,
-        size=(40, 60),
+        image_size=(40, 60),
         rles=[encode_mask(mask) for mask in masks],
         image=np.full((40, 60, 3), 100, np.uint8),
-        source="street.jpg",
+        path="street.jpg",
     )
 
 
@@ -68,7 +68,7 @@ class TestChoosing:
         assert some.scores.tolist() == found.scores[chosen].tolist()
         assert some.names == [found.names[index] for index in chosen]
         assert some.masks is not None and found.masks is not None and (some.masks == found.masks[chosen]).all()
-        assert (some.size, some.source, some.image) == (found.size, found.source, found.image)
+        assert (some.image_size, some.path, some.image) == (found.image_size, found.path, found.image)
 
     def test_one_by_one(self, found: Detections) -> None:
         assert [each.names for each in found] == [["person"], ["bicycle"], ["person"]]
@@ -102,7 +102,7 @@ class TestDrawing:
         one = dataclasses.replace(
             found[0],
             boxes=10 * found[0].boxes,
-            size=(400, 600),
+            image_size=(400, 600),
             rles=[encode_mask(mask)] if with_masks else None,
             image=image,
         )
@@ -179,7 +179,7 @@ def test_json_and_back(found: Detections, with_masks: bool) -> None:
     assert content["objects"][0].items() >= {"name": "person", "label": 0, "box": [5, 10, 25, 20]}.items()
     back = Detections.from_json(content, COCO)
     assert (back.boxes == found.boxes).all() and (back.scores == found.scores).all() and back.names == found.names
-    assert (back.size, back.source) == (found.size, found.source) and back.boxes.dtype == np.float32
+    assert (back.image_size, back.path) == (found.image_size, found.path) and back.boxes.dtype == np.float32
     if with_masks:
         assert back.masks is not None and (back.masks == found.masks).all()
     else:

@@ -23,9 +23,9 @@ from web_server import Fault, WebServer, cut, endless, hang_up, page, redirect, 
 
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import DPTZooError, ImageError, InputError
-from dpt_zoo.inference import Detections, Detector, sources
+from dpt_zoo.inference import Detections, Detector, inputs
 from dpt_zoo.inference.detector import _bfloat16_is_faster
-from dpt_zoo.inference.inputs import find_sources, is_single
+from dpt_zoo.inference.inputs import find_inputs, is_single
 from dpt_zoo.inference.pytorch_backend import _drop_all_but_the_highest
 from dpt_zoo.utils.images import load_image
 
@@ -80,7 +80,7 @@ class TestFidelity:
         assert sum(map(len, one_by_one)) > 32
         together = Detector(detector.model, batch_size=8)(mixed)
         for alone, batched, image in zip(one_by_one, together, mixed, strict=True):
-            assert batched.size == image.size[::-1]
+            assert batched.image_size == image.size[::-1]
             assert batched.names == alone.names
             np.testing.assert_allclose(batched.boxes, alone.boxes, atol=1e-3)
             assert batched.masks is not None and alone.masks is not None
@@ -156,7 +156,7 @@ class TestForms:
         assert is_single(image)
         found = detector(image)
         assert_same(found, detector(path))
-        assert found.source == (str(path) if isinstance(image, str | Path) else "image-1")
+        assert found.path == (str(path) if isinstance(image, str | Path) else "image-1")
         assert found.image is not None and np.array_equal(found.image, load_image(path))
 
     def test_grey(self, detector: Detector, scene: NDArray[np.uint8]) -> None:
@@ -227,7 +227,7 @@ class TestBadImages:
     @pytest.mark.parametrize("batch_size", [1, 3])
     def test_a_stream_goes_on(self, detector: Detector, scene: NDArray[np.uint8], batch_size: int) -> None:
         images = [b"", scene, "missing.png", None, scene]
-        stream = list(Detector(detector.model, batch_size=batch_size).stream(find_sources(images)))
+        stream = list(Detector(detector.model, batch_size=batch_size).stream(find_inputs(images)))
         assert [source.name for source, _ in stream] == ["image-1", "image-2", "missing.png", "image-3", "image-4"]
         kinds = [type(found) for _, found in stream]
         assert kinds == [ImageError, Detections, ImageError, ImageError, Detections]
@@ -255,9 +255,9 @@ class TestManyImages:
             (tmp_path / name).write_bytes((folder / "000001.png").read_bytes())
         (tmp_path / "b/loop").symlink_to(tmp_path)
         (tmp_path / "link.png").symlink_to(folder / "000002.png")
-        found = list(find_sources(tmp_path))
+        found = list(find_inputs(tmp_path))
         assert [source.name for source in found] == ["b/1.png", "b/c/ä ö.PNG", "link.png", "z.png"]
-        assert [each.source for each in detector(tmp_path)] == [source.origin for source in found]
+        assert [each.path for each in detector(tmp_path)] == [source.origin for source in found]
 
     @pytest.mark.parametrize(
         ("pattern", "names"),
@@ -272,14 +272,14 @@ class TestManyImages:
         (tmp_path / "b/c").mkdir(parents=True)
         for name in ("a.png", "x[1].png", "b/1.png", "b/c/2.png"):
             (tmp_path / name).touch()
-        assert [source.name for source in find_sources(f"{tmp_path}/{pattern}")] == names
+        assert [source.name for source in find_inputs(f"{tmp_path}/{pattern}")] == names
 
     def test_names_are_told_apart(self, tmp_path: Path) -> None:
         for name in ("a/1.png", "b/1.png", "b/1-2.png"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).touch()
         images = [tmp_path / "a/1.png", tmp_path / "b", tmp_path / "a", b"", Image.new("L", (1, 1)), "http://x/1.png"]
-        names = [source.name for source in find_sources(images)]
+        names = [source.name for source in find_inputs(images)]
         assert names == ["1.png", "1-2.png", "1-3.png", "1-4.png", "image-1", "image-2", "1-5.png"]
 
     @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ class TestManyImages:
         ],
     )
     def test_names_of_addresses_stay_inside_the_folder(self, address: str, name: str) -> None:
-        assert [source.name for source in find_sources(address)] == [name]
+        assert [source.name for source in find_inputs(address)] == [name]
 
     def test_nothing_in_it(self, detector: Detector, tmp_path: Path) -> None:
         assert list(detector([])) == [] and list(detector(iter(()))) == []
@@ -337,7 +337,7 @@ class TestAddresses:
         with WebServer({"/a/1.png": path.read_bytes()}) as server:
             found = detector(f"{server.url}/a/1.png")
         assert_same(found, detector(path))
-        assert found.source == f"{server.url}/a/1.png"
+        assert found.path == f"{server.url}/a/1.png"
 
     @pytest.mark.parametrize("fault", [status(503), hang_up], ids=["busy", "hung up"])
     def test_a_second_attempt(self, detector: Detector, folder: Path, fault: Fault) -> None:
@@ -367,7 +367,7 @@ class TestAddresses:
         complaint: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(sources, "LARGEST_DOWNLOAD", 1 << 20)
+        monkeypatch.setattr(inputs, "LARGEST_DOWNLOAD", 1 << 20)
         with WebServer({"/1.png": (folder / "000001.png").read_bytes()}) as server:
             server.faults["/1.png"] = faults
             with pytest.raises(DPTZooError, match=complaint) as raised:

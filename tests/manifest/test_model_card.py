@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Run
 from mmengine.config import Config
 from PIL import Image
 from reference_data import PHOTO, ROOT
+from running import Run
 from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
 from dpt_zoo.cli import main
 from dpt_zoo.data import digits
 from dpt_zoo.manifest.model_card import Record, card
-from dpt_zoo.manifest.records import Checkpoint, Classifier, DemoDetector, get_weights_record, read_manifest
+from dpt_zoo.manifest.records import Classifier, DemoDetector, PublishedDetector, get_model_info, read_manifest
 from dpt_zoo.models import DPTClassifier
 
 MANIFEST = read_manifest()
@@ -58,7 +58,7 @@ class TestEveryCard:
     def test_where_the_weights_come_from(self, record: Record) -> None:
         facts = table(section(card(record), "Where the weights come from"))
         where = facts.get("authors' file") or facts["file"]
-        for source in record.sources:
+        for source in record.locations:
             assert source.url.removeprefix(f"{ROOT}/") in where[0]
         assert facts["its SHA-256"] == [f"`{record.sha256}`" if record.sha256 else "unknown"]
         assert facts["its size"] == [f"{record.num_bytes:,} bytes" if record.num_bytes else "unknown"]
@@ -66,7 +66,7 @@ class TestEveryCard:
 
     def test_whom_it_cites(self) -> None:
         paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
-        citation = " ".join(section(card(get_weights_record(DEMO)), "Citation").split())
+        citation = " ".join(section(card(get_model_info(DEMO)), "Citation").split())
         assert f"title = {{{paper['title']}}}" in citation
         authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
         assert f"author = {{{authors}}}" in citation
@@ -77,13 +77,13 @@ class TestEveryCard:
 
 class TestCheckpoints:
     @every_checkpoint
-    def test_the_figures_are_the_authors(self, record: Checkpoint) -> None:
+    def test_the_figures_are_the_authors(self, record: PublishedDetector) -> None:
         text = section(card(record), "Results")
         assert text.startswith("COCO val2017, in percent, as the authors published them. They were not measured again")
-        assert figures(text) == record.published
+        assert figures(text) == record.metrics
 
     @every_checkpoint
-    def test_the_training_is_the_recipes(self, record: Checkpoint) -> None:
+    def test_the_training_is_the_recipes(self, record: PublishedDetector) -> None:
         recipe: Any = Config.fromfile(record.config_path)
         text = section(card(record), "Training")
         assert re.findall(r"(\d+) epochs", text) == [str(recipe.train_cfg.max_epochs)]
@@ -96,14 +96,14 @@ class TestCheckpoints:
         assert recipe.train_dataloader.dataset.ann_file == "annotations/instances_train2017.json"
 
     @every_checkpoint
-    def test_the_limits_are_the_recipes(self, record: Checkpoint) -> None:
+    def test_the_limits_are_the_recipes(self, record: PublishedDetector) -> None:
         recipe: Any = Config.fromfile(record.config_path)
         text = section(card(record), "Intended use and limits")
         (resize,) = [step for step in recipe.test_dataloader.dataset.pipeline if step.type == "Resize"]
         longest, shortest = resize.scale
         assert resize.keep_ratio and f"fit into {longest} by {shortest} pixels, or {shortest} by {longest}" in text
         assert f"COCO's {record.num_classes} kinds" in text
-        assert ("boxes and masks" in text) == ("segm" in record.published)
+        assert ("boxes and masks" in text) == ("segm" in record.metrics)
 
     def test_a_recorded_file(self) -> None:
         record = MANIFEST.checkpoints["mrcnn_dpt_t_1x"]
@@ -123,7 +123,7 @@ class TestDemos:
     def test_the_figures_are_this_projects(self, record: DemoDetector) -> None:
         text = section(card(record), "Results")
         assert text.startswith(f"On {record.data}, in percent, measured by this project.")
-        assert figures(text) == record.measured
+        assert figures(text) == record.metrics
 
     @every_demo
     def test_how_it_was_trained(self, record: DemoDetector) -> None:
@@ -142,12 +142,12 @@ class TestDemos:
         size = 192  # of a scene, unless another is asked for
         assert resize.scale == (size, size) and f"fit into {size} by {size} pixels" in text
         assert f"{size // 8} to {size * 5 // 12} pixels high and turned by up to {digits.MAX_TURN} degrees" in text
-        assert ("boxes and masks" in text) == ("segm" in record.measured)
+        assert ("boxes and masks" in text) == ("segm" in record.metrics)
 
     def test_its_examples_work(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         Image.open(PHOTO).convert("RGB").save("photo.jpg")
-        found = execute(section(card(get_weights_record(DEMO)), "Use"))
+        found = execute(section(card(get_model_info(DEMO)), "Use"))
         assert len(found["detections"].masks) == len(found["detections"].boxes)
         assert type(found["model"]).__name__ == "MaskRCNN"
 
@@ -157,7 +157,7 @@ class TestClassifiers:
     def test_the_figures_are_the_authors(self, record: Classifier) -> None:
         text = section(card(record), "Results")
         assert "as the authors published them. They were not measured again" in text
-        assert [float(value) for (value,) in table(text).values()] == list(record.published.values())
+        assert [float(value) for (value,) in table(text).values()] == list(record.metrics.values())
         _, height, width = get_pretrained_cfg(record.name).input_size
         assert f"on images of {height} by {width} pixels" in card(record)
 
@@ -167,7 +167,7 @@ class TestClassifiers:
         (tmp_path / "mirror").mkdir()
         save_file(state, tmp_path / "mirror" / "dpt_tiny.safetensors")
         monkeypatch.setenv("DPT_ZOO_MIRROR", str(tmp_path / "mirror"))
-        use = section(card(get_weights_record("dpt_tiny")), "Use")
+        use = section(card(get_model_info("dpt_tiny")), "Use")
         (command,) = re.findall("```bash\ndpt-zoo (.*)\n```", use)
         assert main(command.split()) == 0
         loaded = execute(use)["classifier"].state_dict()
@@ -196,7 +196,7 @@ class TestInfo:
         assert "## " not in shown and "```" not in shown and "| --- |" not in shown
         for text in ("Results", " • It gives boxes and masks.", MANIFEST.demos[DEMO].paper, "On this machine:"):
             assert text in shown
-        ap = MANIFEST.demos[DEMO].measured["bbox"]["mAP"]
+        ap = MANIFEST.demos[DEMO].metrics["bbox"]["mAP"]
         assert re.search(rf"^ *box +│? *{ap}", shown, re.M)
 
     def test_no_torch_is_loaded(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from dpt_zoo.errors import InputError, ManifestError
 from dpt_zoo.manifest import records as manifest
 from dpt_zoo.manifest.locations import parse_location
-from dpt_zoo.manifest.records import WeightsRecord, get_checkpoint, read_manifest
+from dpt_zoo.manifest.records import WeightsRecord, get_detector_info, read_manifest
 
 PATHS = ("", ".", "..", "/etc/passwd", "../x", "configs/../../x", "configs\\x", "C:x", "a\0", 7)
 
@@ -63,8 +63,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_it_can_say(folder: Path) -> None:
-    sources = get_checkpoint("retinanet_dpt_s_ms3x").sources
-    assert [source.kind for source in sources] == list(SOURCES)
+    sources = get_detector_info("retinanet_dpt_s_ms3x").locations
+    assert [source.type for source in sources] == list(SOURCES)
     assert sources[0].url == str(folder / "weights.pth")
 
 
@@ -72,7 +72,7 @@ def test_what_it_can_say(folder: Path) -> None:
 def test_what_it_cannot_say(folder: Path, field: str, value: Any) -> None:
     write(folder, field, value)
     with pytest.raises(ManifestError, match=r"weights_manifest\.json cannot be used .*: reinstall the pack") as raised:
-        get_checkpoint("mrcnn_dpt_t_1x")
+        get_detector_info("mrcnn_dpt_t_1x")
     assert str(raised.value).isprintable()
 
 
@@ -85,13 +85,13 @@ def test_a_file_that_is_no_manifest(folder: Path, content: bytes | None) -> None
     if content is not None:
         (folder / "weights_manifest.json").write_bytes(content)
     with pytest.raises(ManifestError, match=r"weights_manifest\.json cannot be used"):
-        get_checkpoint("mrcnn_dpt_t_1x")
+        get_detector_info("mrcnn_dpt_t_1x")
 
 
 @pytest.mark.parametrize("name", WRONG["name"][:-1])
 def test_a_records_name_is_a_files_name(name: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
-        WeightsRecord(name=name, sources=())
+        WeightsRecord(name=name, locations=())
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ import dpt_zoo
 from dpt_zoo.errors import DPTZooError
 from dpt_zoo.manifest import records as manifest
 from dpt_zoo.manifest.locations import BaiduNetdisk, GoogleDrive, HubFile, LocalFile, WebFile
-from dpt_zoo.manifest.records import data_path, get_weights_record, list_demos, read_manifest
+from dpt_zoo.manifest.records import data_path, get_model_info, read_manifest
 from dpt_zoo.models import DPTClassifier
 from dpt_zoo.models.factory import build_detector
 from dpt_zoo.weights.digests import structure_sha256, tensors_sha256
@@ -38,8 +38,8 @@ def test_manifest_says_what_was_published() -> None:
         checkpoint = read_manifest().checkpoints[name]
         assert (checkpoint.size, checkpoint.config) == (entry["size"], entry["config"])
         assert {"1x": "1x", "ms3x": "MS+3x"}[checkpoint.schedule] == entry["schedule"]
-        assert checkpoint.published == {task: entry[task] for task in ("bbox", "segm") if task in entry}
-        assert checkpoint.sources[0] == GoogleDrive(entry["gdrive_id"])
+        assert checkpoint.metrics == {task: entry[task] for task in ("bbox", "segm") if task in entry}
+        assert checkpoint.locations[0] == GoogleDrive(entry["gdrive_id"])
         assert round(checkpoint.num_params / 1e6, 1) == entry["params_m"]
 
 
@@ -48,8 +48,8 @@ def test_manifest_has_the_classifiers() -> None:
         classifier = read_manifest().classifiers[entry["name"]]
         assert classifier.num_params == read_json(f"schema_imagenet_{entry['name']}.json")["parameters_total"]
         assert round(classifier.num_params / 1e6, 1) == entry["params_m"]
-        assert classifier.published == {"top1": entry["acc1"], "gflops_224": entry["flops_g_224"]}
-        assert classifier.sources[0] == GoogleDrive(entry["gdrive_id"])
+        assert classifier.metrics == {"top1": entry["acc1"]}
+        assert classifier.locations[0] == GoogleDrive(entry["gdrive_id"])
 
 
 def test_what_the_manifest_says_of_all() -> None:
@@ -57,22 +57,22 @@ def test_what_the_manifest_says_of_all() -> None:
     checkpoints, classifiers = read_manifest().checkpoints, read_manifest().classifiers
     for records, share in ((checkpoints, "detection_share"), (classifiers, "classification_share")):
         for record in records.values():
-            assert record.sources[-1] == BaiduNetdisk(by_hand[share], by_hand["password"])
+            assert record.locations[-1] == BaiduNetdisk(by_hand[share], by_hand["password"])
             assert record.license == PUBLISHED["license"]
             assert record.paper.rpartition("/")[2] in PUBLISHED["paper"]
             # Nobody published them.
             assert (record.sha256, record.num_bytes, record.tensors_sha256) == (None, None, None)
 
 
-WRONG: dict[str, Any] = {"sha256": "abc", "config": "../config.py", "name": "a/b", "sources": [], "new": 1}
+WRONG: dict[str, Any] = {"sha256": "abc", "config": "../config.py", "name": "a/b", "locations": [], "new": 1}
 WRONG_IN: dict[str, dict[str, Any]] = {
     "detectors": WRONG,
-    "classifiers": {"published": {}},
+    "classifiers": {"metrics": {}},
     "demos": {
         **WRONG,
         "num_bytes": 6_000_001,
         "num_params": 3_000_001,
-        "measured": {"bbox": {"mAP": 101}},
+        "metrics": {"bbox": {"mAP": 101}},
         "minutes": 0,
         "versions": {},
     },
@@ -94,16 +94,16 @@ def test_manifest_follows_its_schema() -> None:
 
 
 def test_the_schema_allows_what_the_code_reads() -> None:
-    sources = json.loads(data_path("weights_manifest.schema.json").read_text())["$defs"]["sources"]["items"]["oneOf"]
-    kinds = {kind["properties"]["kind"]["const"]: kind for kind in sources}
-    for source in (GoogleDrive, HubFile, WebFile, LocalFile, BaiduNetdisk):
-        fields = [field.name for field in dataclasses.fields(source)]
-        assert list(kinds[source.kind]["properties"]) == ["kind", *fields]
+    schema = json.loads(data_path("weights_manifest.schema.json").read_text())
+    types = {each["properties"]["type"]["const"]: each for each in schema["$defs"]["locations"]["items"]["oneOf"]}
+    for location in (GoogleDrive, HubFile, WebFile, LocalFile, BaiduNetdisk):
+        fields = [field.name for field in dataclasses.fields(location)]
+        assert list(types[location.type]["properties"]) == ["type", *fields]
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_detector(name: str) -> None:
-    checkpoint = dpt_zoo.get_checkpoint(name)
+    checkpoint = dpt_zoo.get_detector_info(name)
     schema = read_json(f"schema_{checkpoint.architecture}_dpt_{checkpoint.size[0]}.json")
     with torch.device("meta"):  # shapes without numbers
         model: Any = build_detector(checkpoint, checkpoint.num_classes)
@@ -119,21 +119,23 @@ def test_classifier(size: str) -> None:
     schema = read_json(f"schema_imagenet_dpt_{size}.json")
     model = DPTClassifier(size)
     assert sorted(describe(model)) == sorted(schema["state_dict"])
-    assert structure_sha256(model.state_dict()) == get_weights_record(f"dpt_{size}").structure_sha256
+    assert structure_sha256(model.state_dict()) == get_model_info(f"dpt_{size}").structure_sha256
     assert count_parameters(model) == schema["parameters_total"]
 
 
 # --- The shipped demos
 
 
-def test_demos_are_listed_apart() -> None:
-    assert list_demos() == ["retinanet_dpt_nano_digits", "mrcnn_dpt_nano_digits"]
-    assert list_demos("mrcnn*") == ["mrcnn_dpt_nano_digits"]
-    assert not set(list_demos()) & set(dpt_zoo.list_models())
-    assert set(list_demos()) < read_manifest().records.keys()
+def test_demos_are_listed_when_asked_for() -> None:
+    demos = ["retinanet_dpt_nano_digits", "mrcnn_dpt_nano_digits"]
+    assert list(read_manifest().demos) == demos
+    assert dpt_zoo.list_models(include_demos=True) == [*dpt_zoo.list_models(), *demos]
+    assert dpt_zoo.list_models("*digits") == []
+    assert dpt_zoo.list_models("mrcnn*digits", include_demos=True) == ["mrcnn_dpt_nano_digits"]
+    assert set(demos) < read_manifest().records.keys()
 
 
-@pytest.mark.parametrize("name", list_demos())
+@pytest.mark.parametrize("name", list(read_manifest().demos))
 def test_demo(name: str) -> None:
     check_demo(name)
 
@@ -142,13 +144,13 @@ def check_demo(name: str) -> None:
     """Check that what the manifest says of a demo is what is in its files, and within the limits for them."""
     demo = read_manifest().demos[name]
     folder = demo.config_path.parent
-    assert demo.sources == (LocalFile(folder / f"{name}.safetensors"),)
-    content = demo.sources[0].path.read_bytes()
+    assert demo.locations == (LocalFile(folder / f"{name}.safetensors"),)
+    content = demo.locations[0].path.read_bytes()
     assert hashlib.sha256(content).hexdigest() == demo.sha256
     assert len(content) == demo.num_bytes
     assert len(content) <= 6_000_000
 
-    weights = read_weights(demo.sources[0].path)
+    weights = read_weights(demo.locations[0].path)
     assert {tensor.dtype for tensor in weights.tensors.values() if tensor.is_floating_point()} == {torch.float16}
     assert tensors_sha256(weights.tensors) == demo.tensors_sha256
     assert structure_sha256(weights.tensors) == demo.structure_sha256
@@ -166,8 +168,8 @@ def check_demo(name: str) -> None:
     assert len(classes) == demo.num_classes
     assert weights.meta == {"dataset_meta": {"classes": classes}}
 
-    assert demo.measured.keys() == {"retinanet": {"bbox"}, "mask_rcnn": {"bbox", "segm"}}[demo.architecture]
-    assert all(0 <= value <= 100 for figures in demo.measured.values() for value in figures.values())
+    assert demo.metrics.keys() == {"retinanet": {"bbox"}, "mask_rcnn": {"bbox", "segm"}}[demo.architecture]
+    assert all(0 <= value <= 100 for figures in demo.metrics.values() for value in figures.values())
     assert demo.log_path == folder / f"{name}.log.jsonl"
     lines = demo.log_path.read_text().splitlines()
     assert lines
@@ -175,7 +177,7 @@ def check_demo(name: str) -> None:
 
 
 BOX_FIGURES = {"mAP": 81.23456, "AP50": 95, "AP75": 90.06, "APl": None, "AR1": 50.0}
-FIGURES = {"figures": {"bbox": BOX_FIGURES, "segm": {"mAP": 1, "AP50": 2, "AP75": 3}}, "versions": {"torch": "other"}}
+FIGURES = {"metrics": {"bbox": BOX_FIGURES, "segm": {"mAP": 1, "AP50": 2, "AP75": 3}}, "versions": {"torch": "other"}}
 MADE = {
     "data": "two scenes",
     "command": "dpt-zoo train",
@@ -193,7 +195,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.copy(ROOT / "weights_manifest.json", tmp_path)
     model = dpt_zoo.create_model("mrcnn_dpt_nano_digits", pretrained=False)
     torch.save({"state_dict": model.state_dict(), "meta": {"epoch": 3}, "optimizer": {}}, tmp_path / "trained.pth")
-    for name, content in {"log": {"loss": 1.0}, "figures": FIGURES, "made": MADE}.items():
+    for name, content in {"log": {"loss": 1.0}, "metrics": FIGURES, "made": MADE}.items():
         (tmp_path / f"{name}.json").write_text(f"{json.dumps(content)}\n")
     monkeypatch.setattr(manifest, "data_path", tmp_path.joinpath)
     read_manifest.cache_clear()
@@ -207,7 +209,7 @@ def test_shipping_a_demo(project: Path) -> None:
     ship("mrcnn_dpt_nano_digits", project / "trained.pth", project / "log.json", results)
     check_demo("mrcnn_dpt_nano_digits")
     demo = read_manifest().demos["mrcnn_dpt_nano_digits"]
-    assert demo.measured["bbox"] == {"mAP": 81.2, "AP50": 95, "AP75": 90.1}
+    assert demo.metrics["bbox"] == {"mAP": 81.2, "AP50": 95, "AP75": 90.1}
     assert {field: getattr(demo, field) for field in MADE} == MADE
     assert demo.log_path.read_bytes() == (project / "log.json").read_bytes()
     others = [name for name in before.records if name != demo.name]

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dpt_zoo
 from dpt_zoo.errors import DPTZooError, FetchError, InputError, UnknownModelError, WeightsError
 from dpt_zoo.inference import Detector
-from dpt_zoo.manifest.records import list_demos, read_manifest
+from dpt_zoo.manifest.records import read_manifest
 from dpt_zoo.models.factory import build_detector
 from dpt_zoo.weights.converting import convert, write_safetensors
 from dpt_zoo.weights.reading import Weights, read_state_dict
@@ -47,7 +47,7 @@ class TestNames:
         assert dpt_zoo.list_models("mrcnn*_1x") == ["mrcnn_dpt_t_1x", "mrcnn_dpt_s_1x", "mrcnn_dpt_m_1x"]
         assert dpt_zoo.list_models("yolo*") == []
 
-    @pytest.mark.parametrize("call", [dpt_zoo.get_checkpoint, dpt_zoo.create_model])
+    @pytest.mark.parametrize("call", [dpt_zoo.get_detector_info, dpt_zoo.create_model])
     def test_a_wrong_name_suggests_the_nearest(self, call: Any) -> None:
         with pytest.raises(UnknownModelError, match=r"did you mean mrcnn_dpt_t_1x\?"):
             call("mask_rcnn_dpt_t_1x")
@@ -86,12 +86,12 @@ class TestModel:
 
     def test_the_cached_weights_are_all_that_fills_it(self, rule_file: Path, empty_cache: Path) -> None:
         """Nothing is initialised at random first."""
-        adopt(dpt_zoo.get_checkpoint("mrcnn_dpt_t_1x"), rule_file)
+        adopt(dpt_zoo.get_detector_info("mrcnn_dpt_t_1x"), rule_file)
         with RandomNumbers() as random_numbers:
             dpt_zoo.create_model("mrcnn_dpt_t_1x")
         assert random_numbers.drawn == 0
         with random_numbers:
-            build_detector(dpt_zoo.get_checkpoint("mrcnn_dpt_t_1x"), 80)
+            build_detector(dpt_zoo.get_detector_info("mrcnn_dpt_t_1x"), 80)
         assert random_numbers.drawn > 30_000_000
 
     def test_it_does_not_live_on_the_file(self, rule_file: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def write_pth(folder: Path, state: State, meta: Any) -> Path:
 class TestShipped:
     """The demos are there by their names, without cache or network."""
 
-    @pytest.mark.parametrize("name", list_demos())
+    @pytest.mark.parametrize("name", list(read_manifest().demos))
     def test_they_need_no_download(self, name: str, monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
         monkeypatch.setenv("DPT_ZOO_MIRROR", "https://mirror.invalid")
         monkeypatch.setattr("socket.socket.connect", None)  # nobody may call it
@@ -238,7 +238,7 @@ class TestShipped:
         detector = Detector(name)
         assert type(detector.model) is {"retinanet": RetinaNet, "mask_rcnn": MaskRCNN}[demo.architecture]
         assert Path(detector.model.cfg.filename) == demo.config_path
-        shipped = read_state_dict(Path(demo.sources[0].url))
+        shipped = read_state_dict(Path(demo.locations[0].url))
         assert all(torch.equal(tensor, shipped[key].to(tensor)) for key, tensor in detector.model.state_dict().items())
         assert detector.model.dataset_meta == {"classes": tuple("0123456789")}
         assert detector(PHOTO).classes == tuple("0123456789")

@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpt_zoo.errors import InputError
-from dpt_zoo.manifest.records import get_checkpoint
+from dpt_zoo.manifest.records import get_detector_info
 from dpt_zoo.models import DPT, DPTClassifier, cpu, depatch
 from dpt_zoo.models.attention import Block, SpatialReductionAttention, attend
 from dpt_zoo.models.backbone import SIZES
@@ -546,7 +546,7 @@ class TestGradientCheckpointing:
 
     def test_a_detectors_losses_and_gradients_are_the_same(self) -> None:
         init_default_scope("mmdet")
-        cfg = Config.fromfile(get_checkpoint("retinanet_dpt_t_1x").config_path)
+        cfg = Config.fromfile(get_detector_info("retinanet_dpt_t_1x").config_path)
         cfg.merge_from_dict({"model.backbone.drop_path_rate": 0.5})
         results = []
         for checkpointed in (False, True):

@@ -13,7 +13,7 @@ from reference_data import PHOTO, ROOT
 
 import dpt_zoo
 from dpt_zoo.data.digits import make_digit_scenes
-from dpt_zoo.manifest.records import list_demos, read_manifest
+from dpt_zoo.manifest.records import read_manifest
 
 
 def run_python(python: Path, code: str, cwd: Path) -> str:
@@ -38,7 +38,7 @@ print(json.dumps(answers))
 assert "mmdet" not in sys.modules
 """
         names, text = json.loads(run_python(bare_python, code, tmp_path))
-        assert sorted(names) == sorted([*dpt_zoo.list_models(), *list_demos(), "train", "evaluate"])
+        assert sorted(names) == sorted([*dpt_zoo.list_models(), *list(read_manifest().demos), "train", "evaluate"])
         assert text.startswith("Mask R-CNN DPT-Tiny 1x: 40.2 box AP, 37.7 mask AP (COCO val2017).")
 
     def test_load(self, bare_python: Path, checkout: Path, tmp_path: Path) -> None:
@@ -62,17 +62,17 @@ import contextlib, io, torch
 with contextlib.redirect_stderr(io.StringIO()):  # how far it is
     weights = torch.hub.load({repo!r}, "train", {name!r}, epochs=1, workers=0, work_dir="run", {options})
     evaluation = torch.hub.load({repo!r}, "evaluate", {name!r}, weights=weights, workers=0, {options})
-print(*evaluation.figures["bbox"])
+print(*evaluation.metrics["bbox"])
 """
         assert run_python(bare_python, code, tmp_path) == "mAP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl\n"
 
     def test_each_entry_point_is_its_model(self) -> None:
         import hubconf
 
-        for name in [*dpt_zoo.list_models(), *list_demos()]:
+        for name in [*dpt_zoo.list_models(), *list(read_manifest().demos)]:
             entry_point = getattr(hubconf, name)
             assert entry_point.__name__ == name
-            assert entry_point.__doc__.startswith(dpt_zoo.get_checkpoint(name).summary)
+            assert entry_point.__doc__.startswith(dpt_zoo.get_detector_info(name).summary)
 
 
 def demo_files() -> set[str]:
@@ -114,7 +114,7 @@ class TestWheel:
 import sys; sys.path.insert(0, {str(installed)!r})
 import dpt_zoo
 from dpt_zoo.cli import main
-print(dpt_zoo.get_checkpoint("mrcnn_dpt_t_1x").config_path, dpt_zoo.__file__)
+print(dpt_zoo.get_detector_info("mrcnn_dpt_t_1x").config_path, dpt_zoo.__file__)
 main(["detect", {str(PHOTO)!r}, "--model", "mrcnn_dpt_t_1x", "--weights", {str(rule_file)!r}, "--out", "out"])
 """
         config, package = run_python(bare_python, code, tmp_path).splitlines()[0].split()
@@ -129,11 +129,11 @@ main(["detect", {str(PHOTO)!r}, "--model", "mrcnn_dpt_t_1x", "--weights", {str(r
         code = f"""
 import sys; sys.path.insert(0, {str(installed)!r})
 from dpt_zoo.cli import main
-for name in {list_demos()!r}:
+for name in {list(read_manifest().demos)!r}:
     main(["detect", {str(PHOTO)!r}, "--model", name, "--out", name])
 """
         run_python(bare_python, code, tmp_path)
-        for name in list_demos():
+        for name in list(read_manifest().demos):
             assert {path.name for path in (tmp_path / name).iterdir()} == OUTPUTS
 
     def test_metadata(self, wheel: Path) -> None:

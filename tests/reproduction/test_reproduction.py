@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
 from PIL import Image
 from reference_data import ROOT
+from running import Run
 
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import InputError
-from dpt_zoo.manifest.records import Checkpoint, get_checkpoint, list_demos, list_models
+from dpt_zoo.manifest.records import PublishedDetector, get_detector_info, list_models, read_manifest
 from dpt_zoo.reproduction.table import COCO, DIGITS, Cell, Row, write_tables
 
 Json = dict[str, Any]
@@ -44,11 +44,11 @@ def work(tmp_path: Path) -> Path:
 
 def evaluation(name: str, data: Path, off: float = 0.0, **changes: Any) -> Json:
     """What `dpt-zoo evaluate` leaves of a detector whose figures are so much more than the published ones."""
-    record = get_checkpoint(name)
-    known = record.published if isinstance(record, Checkpoint) else record.measured
-    of = COCO if isinstance(record, Checkpoint) else DIGITS
+    record = get_detector_info(name)
+    known = record.metrics
+    of = COCO if isinstance(record, PublishedDetector) else DIGITS
     return {
-        "figures": {kind: {each: value + off for each, value in row.items()} for kind, row in known.items()},
+        "metrics": {kind: {each: value + off for each, value in row.items()} for kind, row in known.items()},
         "per_class": {},
         "num_images": of.num_images,
         "limit": None,
@@ -91,7 +91,7 @@ def test_tables_are_written_where_they_belong(tmp_path: Path, run: Run) -> None:
     text = readme.read_text()
     assert [line for line in text.splitlines() if line and line[0] not in "|<"] == ["# A", "b", "c"]
     published, demos = rows_of(text.partition("\nb\n")[0]), rows_of(text.partition("\nb\n")[2])
-    assert (list(published), list(demos)) == (list_models(), list_demos())
+    assert (list(published), list(demos)) == (list_models(), list(read_manifest().demos))
     row = ["Mask R-CNN DPT-Tiny", "34.8 M", "1x", "40.2", "62.8", "43.8", "37.7", "59.8", "40.4"]
     assert published["mrcnn_dpt_t_1x"] == row
     row = ["RetinaNet DPT-Medium", "55.9 M", "MS+3x", "43.7", "64.6", "46.4", "-", "-", "-"]
@@ -183,7 +183,7 @@ def test_all_twelve_hold(data: Path, work: Path, run: Run) -> None:
 
 def test_one_figure_misses(data: Path, work: Path, run: Run) -> None:
     content = evaluation(NAME, data)
-    content["figures"]["segm"]["AP50"] -= 0.2
+    content["metrics"]["segm"]["AP50"] -= 0.2
     prepare(work, NAME, content)
     prepare(work, OTHER, evaluation(OTHER, data))
     status, printed, _ = run("reproduce", NAME, OTHER, "--data-root", data, "--work-dir", work)
@@ -197,7 +197,7 @@ def test_one_figure_misses(data: Path, work: Path, run: Run) -> None:
 
 def test_figures_of_small_objects_count(data: Path, work: Path, run: Run) -> None:
     content = evaluation(OTHER, data)
-    content["figures"]["bbox"]["APs"] = None
+    content["metrics"]["bbox"]["APs"] = None
     prepare(work, OTHER, content)
     assert run("reproduce", OTHER, "--data-root", data, "--work-dir", work)[0] == 1
     assert "| - (23.7) ✗ | 43.2 (43.2) +0.0 ✓ |" in (work / "results.md").read_text()
@@ -235,14 +235,14 @@ def test_what_is_no_reproduction_has_no_verdicts(
 
 
 def test_skipped_images_are_no_reproduction(data: Path) -> None:
-    row = Row(get_checkpoint(NAME), evaluation(NAME, data, skipped=["a.jpg: missing", "b.jpg: missing"]))
+    row = Row(get_detector_info(NAME), evaluation(NAME, data, skipped=["a.jpg: missing", "b.jpg: missing"]))
     assert row.caveat == "2 images were skipped"
 
 
 def test_a_demo_is_held_against_what_was_measured_here(data: Path, work: Path, run: Run) -> None:
-    for name in list_demos():
+    for name in list(read_manifest().demos):
         prepare(work, name, evaluation(name, data))
-    status, printed, _ = run("reproduce", *list_demos(), "--data-root", data, "--work-dir", work)
+    status, printed, _ = run("reproduce", *list(read_manifest().demos), "--data-root", data, "--work-dir", work)
     assert status == 0 and printed.startswith("All ")
     assert rows_of((work / "results.md").read_text())[DEMO][:2] == ["Mask R-CNN DPT-Nano", "2.9 M"]
 
@@ -288,7 +288,7 @@ def change_file(data: Path, content: Json, file: str) -> None:
         lambda data, content: content["annotations"].update(path=str(data.parent / "other/annotations.json")),
         functools.partial(change_file, file="annotations"),
         functools.partial(change_file, file="weights"),
-        lambda data, content: content.pop("figures"),
+        lambda data, content: content.pop("metrics"),
         lambda data, content: content.clear(),
     ],
 )
@@ -512,7 +512,7 @@ def test_one_that_is_killed_is_evaluated_next_time(digits: Path, work: Path, run
     for name in (DEMO, OTHER_DEMO):
         known = json.loads((work / name / "evaluation.json").read_text())
         assert known["num_images"] == 6
-        measured = [f"{row[each]:.1f}" for row in known["figures"].values() for each in ("mAP", "AP50", "AP75")]
+        measured = [f"{row[each]:.1f}" for row in known["metrics"].values() for each in ("mAP", "AP50", "AP75")]
         assert [cell.split()[0] for cell in rows[name][2:] if cell != "-"] == measured
 
 

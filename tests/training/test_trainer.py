@@ -14,18 +14,18 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from conftest import Run
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from reference_data import ROOT
+from running import Run
 from small_data import make_coco, make_voc, make_yolo
 
 import dpt_zoo
 from dpt_zoo.data.digits import make_digit_scenes
-from dpt_zoo.data.splits import check_parts
-from dpt_zoo.engine import config as recipes
+from dpt_zoo.data.splits import prepare_splits
+from dpt_zoo.engine import config as configs
 from dpt_zoo.errors import DataError, DPTZooError, InputError
 from dpt_zoo.training.trainer import train
 from dpt_zoo.weights.reading import read_weights
@@ -181,9 +181,9 @@ class TestOnesOwnData:
             train("mrcnn_dpt_nano_digits", **quick(tmp_path / "run", tmp_path / "data"))
 
     def test_rle_masks_are_learned_by_recipes_that_read_polygons_alone(self, tmp_path: Path) -> None:
-        cfg = recipes.read_recipe("configs/mask_rcnn_dpt_t_fpn_mstrain-poly_3x_coco.py")
+        cfg = configs.load_config("configs/mask_rcnn_dpt_t_fpn_mstrain-poly_3x_coco.py")
         make_coco(tmp_path, with_masks_only)
-        recipes.set_data(cfg, check_parts(cfg, tmp_path, tmp_path))
+        configs.set_data(cfg, prepare_splits(cfg, tmp_path, tmp_path))
         (load,) = [each for each in cfg.train_dataloader.dataset.pipeline if each.type == "LoadAnnotations"]
         assert load == {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
 
@@ -278,19 +278,19 @@ class TestOptions:
 
     @pytest.mark.parametrize(("epochs", "milestones"), [(12, [8, 11]), (24, [16, 22]), (3, [2, 3]), (1, [1, 1])])
     def test_the_schedule_is_stretched_to_the_epochs(self, epochs: int, milestones: list[int]) -> None:
-        cfg = recipes.read_recipe("configs/retinanet_dpt_t_fpn_1x_coco.py")
-        recipes.set_epochs(cfg, epochs)
+        cfg = configs.load_config("configs/retinanet_dpt_t_fpn_1x_coco.py")
+        configs.set_epochs(cfg, epochs)
         assert cfg.train_cfg.max_epochs == epochs
         assert cfg.param_scheduler[1].milestones == milestones
 
     def test_fine_tuning_warms_up_for_a_tenth_of_the_run(self) -> None:
-        cfg = recipes.read_recipe("mrcnn_dpt_t_1x")
-        recipes.fine_tune(cfg, epochs=12, num_batches=50)
+        cfg = configs.load_config("mrcnn_dpt_t_1x")
+        configs.fine_tune(cfg, epochs=12, num_batches=50)
         assert cfg.param_scheduler[0].end == 60
         assert cfg.optim_wrapper.optimizer.lr == 0.5e-4
 
     def test_settings_are_read_as_mmengine_reads_them(self) -> None:
-        read = recipes.parse_changes(["model.backbone.size=small", "a.b=[1,2]", "c=(3,4)", "d=None", "e=0.1", "f=x=y"])
+        read = configs.parse_changes(["model.backbone.size=small", "a.b=[1,2]", "c=(3,4)", "d=None", "e=0.1", "f=x=y"])
         assert read == {"model.backbone.size": "small", "a.b": [1, 2], "c": (3, 4), "d": None, "e": 0.1, "f": "x=y"}
 
 
@@ -319,7 +319,7 @@ def test_bad_configs(content: str, tmp_path: Path) -> None:
     config = tmp_path / "mine.py"
     config.write_text(content)
     with pytest.raises(InputError, match="^" + re.escape(f"{config}: this config ")):
-        recipes.read_recipe(config)
+        configs.load_config(config)
 
 
 def test_amp_needs_a_gpu(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -536,7 +536,7 @@ def test_asks_for_the_bare_file(server: WebServer, part: Path) -> None:
 def test_reports(server: WebServer, part: Path) -> None:
     server.faults["/file"] = [cut(150_000)]
     reports: list[tuple[int, int | None]] = []
-    download("here", opener_of(f"{server.url}/file"), part, report=lambda *report: reports.append(report))
+    download("here", opener_of(f"{server.url}/file"), part, progress=lambda *report: reports.append(report))
     assert reports[0] == (0, len(FILE))
     assert (150_000, len(FILE)) in reports
     assert reports[-1] == (len(FILE), len(FILE))
@@ -546,7 +546,7 @@ def test_reports(server: WebServer, part: Path) -> None:
 def test_a_length_that_is_not_known_is_reported_as_such(server: WebServer, part: Path) -> None:
     server.faults["/file"] = [chunked]
     reports: list[tuple[int, int | None]] = []
-    download("here", opener_of(f"{server.url}/file"), part, report=lambda *report: reports.append(report))
+    download("here", opener_of(f"{server.url}/file"), part, progress=lambda *report: reports.append(report))
     assert {total for _, total in reports} == {None}
 
 

@@ -103,7 +103,7 @@ from pathlib import Path
 import dpt_zoo
 from dpt_zoo.weights.publishing import publish
 for _ in range(2):
-    publish(dpt_zoo.get_checkpoint("mrcnn_dpt_t_1x"), "{REPO}", Path({str(weights)!r}))
+    publish(dpt_zoo.get_detector_info("mrcnn_dpt_t_1x"), "{REPO}", Path({str(weights)!r}))
 """
         environment = os.environ | hub.environment(tmp_path / "home", WRITER)
         done = subprocess.run(
@@ -207,7 +207,7 @@ class TestCard:
             assert result.source_name == "published by the authors, not measured here"
             assert result.source_url == checkpoint.paper
             assert not result.verified
-        assert figures == checkpoint.published
+        assert figures == checkpoint.metrics
 
     def test_it_is_read_as_it_was_written(self) -> None:
         text = str(model_card(CHECKPOINT, REPO, DIGEST))

@@ -41,10 +41,10 @@ from web_server import (
 
 from dpt_zoo.errors import FetchError, InputError, OutputError, WeightsError
 from dpt_zoo.manifest import records as manifest
-from dpt_zoo.manifest.locations import GoogleDrive, HubFile, LocalFile, Source, WebFile
-from dpt_zoo.manifest.records import Checkpoint, WeightsRecord, get_checkpoint, read_manifest
+from dpt_zoo.manifest.locations import GoogleDrive, HubFile, LocalFile, Location, WebFile
+from dpt_zoo.manifest.records import PublishedDetector, WeightsRecord, get_detector_info, read_manifest
 from dpt_zoo.weights import http
-from dpt_zoo.weights.cache import Entry
+from dpt_zoo.weights.cache import CacheEntry
 from dpt_zoo.weights.digests import structure_sha256, tensors_sha256
 from dpt_zoo.weights.store import adopt, obtain, read_trusted
 
@@ -83,24 +83,24 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
 
 
 @pytest.fixture
-def record(server: WebServer) -> Checkpoint:
+def record(server: WebServer) -> PublishedDetector:
     return record_of(WebFile(f"{server.url}/weights.pth"))
 
 
 @pytest.fixture
-def entry(empty_cache: Path) -> Entry:
-    return Entry(empty_cache, NAME)
+def entry(empty_cache: Path) -> CacheEntry:
+    return CacheEntry(empty_cache, NAME)
 
 
-def record_of(*sources: Source, **changes: Any) -> Checkpoint:
+def record_of(*sources: Location, **changes: Any) -> PublishedDetector:
     """The record of a model that is small enough for tests."""
     structure = structure_sha256(STATE)
     return dataclasses.replace(
-        read_manifest().checkpoints[NAME], sources=sources, num_params=40_008, structure_sha256=structure, **changes
+        read_manifest().checkpoints[NAME], locations=sources, num_params=40_008, structure_sha256=structure, **changes
     )
 
 
-def obtain_again(record: WeightsRecord, entry: Entry) -> Path:
+def obtain_again(record: WeightsRecord, entry: CacheEntry) -> Path:
     """Obtain weights that are to be fetched again, and held against those of the first download."""
     entry.weights.unlink()
     return obtain(record)
@@ -112,25 +112,25 @@ def assert_weights(path: Path, expected: State = STATE) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def assert_tidy(entry: Entry, *more: Path) -> None:
+def assert_tidy(entry: CacheEntry, *more: Path) -> None:
     """Check that the cache holds the weights, what is remembered of them, and nothing else."""
     files = {path for path in entry.folder.rglob("*") if not path.is_dir()}
-    assert files - {entry.lock} == {entry.weights, entry.facts_file, *more}
+    assert files - {entry.lock} == {entry.weights, entry.provenance_file, *more}
 
 
 class TestFetching:
     """From a source into the cache."""
 
-    def test_fetches_once(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_fetches_once(self, server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
         for _ in range(3):
             assert obtain(record) == entry.weights
         assert_weights(entry.weights)
         assert_tidy(entry)
         assert len(server.log) == 1
 
-    def test_what_is_remembered(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_what_is_remembered(self, server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
         obtain(record)
-        facts = entry.read_facts()
+        facts = entry.read_provenance()
         assert facts
         assert facts.source == f"{server.url}/weights.pth"
         assert facts.sha256 == hashlib.sha256(FILE).hexdigest()
@@ -138,26 +138,26 @@ class TestFetching:
         assert facts.tensors_sha256 == tensors_sha256(STATE)
 
     @pytest.mark.parametrize("form", ["safetensors", "plain"])
-    def test_other_forms(self, server: WebServer, record: Checkpoint, entry: Entry, form: str) -> None:
+    def test_other_forms(self, server: WebServer, record: PublishedDetector, entry: CacheEntry, form: str) -> None:
         plain = io.BytesIO()
         torch.save(STATE, plain)
         server.files["/weights.pth"].content = save(STATE) if form == "safetensors" else plain.getvalue()
         assert_weights(obtain(record))
         assert_tidy(entry)
 
-    def test_keeps_the_original(self, record: Checkpoint, entry: Entry) -> None:
+    def test_keeps_the_original(self, record: PublishedDetector, entry: CacheEntry) -> None:
         obtain(record, keep_original=True)
         assert entry.original.read_bytes() == FILE
         assert_tidy(entry, entry.original)
 
-    def test_from_google_drive(self, monkeypatch: pytest.MonkeyPatch, entry: Entry) -> None:
+    def test_from_google_drive(self, monkeypatch: pytest.MonkeyPatch, entry: CacheEntry) -> None:
         monkeypatch.setenv("NO_PROXY", "*")
         with DriveServer({"file-id": FILE}) as drive:
             monkeypatch.setenv("DPT_ZOO_GDRIVE_ENDPOINT", drive.url)
             assert_weights(obtain(record_of(GoogleDrive("file-id"))))
         assert_tidy(entry)
 
-    def test_from_the_hub(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entry: Entry) -> None:
+    def test_from_the_hub(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entry: CacheEntry) -> None:
         with HubServer() as hub:
             hub.use(monkeypatch, tmp_path)
             hub.add("org/zoo", {"weights.safetensors": save(STATE), "other.pth": OTHER_FILE})
@@ -168,7 +168,7 @@ class TestFetching:
                 obtain(record_of(HubFile("org/zoo", "other.pth")))
         assert entry.quarantine.read_bytes() == OTHER_FILE
 
-    def test_an_address(self, server: WebServer, entry: Entry) -> None:
+    def test_an_address(self, server: WebServer, entry: CacheEntry) -> None:
         for query in ("", "", "?version=2"):
             server.files[f"/weights.pth{query}"] = server.files["/weights.pth"]
             path, state = read_trusted(f"{server.url}/weights.pth{query}")
@@ -182,17 +182,17 @@ class TestFetching:
         assert_weights(read_trusted(server.url + address)[0])
 
     @pytest.mark.parametrize("path", ["two words/größer/モデル", "made/on/the/way", "a'b\"c$(d)"])
-    def test_any_folder(self, record: Checkpoint, tmp_path: Path, path: str) -> None:
+    def test_any_folder(self, record: PublishedDetector, tmp_path: Path, path: str) -> None:
         assert_weights(obtain(record, folder=tmp_path / path))
 
-    def test_interrupted(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_interrupted(self, server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
         def interrupt(done: int, total: int | None) -> None:
             if done:
                 raise KeyboardInterrupt
 
         server.faults["/weights.pth"] = [stall(MIDDLE)]
         with pytest.raises(KeyboardInterrupt):
-            obtain(record, report=interrupt)
+            obtain(record, progress=interrupt)
         came = entry.part.stat().st_size
         assert 0 < came <= MIDDLE
         assert_weights(obtain(record))
@@ -248,7 +248,7 @@ NOT_THE_WEIGHTS: dict[str, tuple[Faults, str]] = {
 
 
 @pytest.mark.parametrize("fault", NOT_THE_WEIGHTS)
-def test_what_are_not_the_weights(server: WebServer, record: Checkpoint, entry: Entry, fault: str) -> None:
+def test_what_are_not_the_weights(server: WebServer, record: PublishedDetector, entry: CacheEntry, fault: str) -> None:
     faults, complaint = NOT_THE_WEIGHTS[fault]
     server.faults["/weights.pth"] = list(faults)
     with pytest.raises(FetchError, match=complaint) as raised:
@@ -259,7 +259,7 @@ def test_what_are_not_the_weights(server: WebServer, record: Checkpoint, entry: 
     assert f"the file is now {entry.quarantine}" in says[1]
     assert entry.quarantine.is_file()
     assert not entry.weights.exists()
-    assert not entry.facts_file.exists()
+    assert not entry.provenance_file.exists()
 
     server.files["/weights.pth"].content = FILE  # and then it comes right
     assert_weights(obtain(record))
@@ -274,7 +274,7 @@ class TestSources:
         [[status(404)], [status(500), ...], [page(HTML)], [cut(0), ...], [with_content(OTHER_FILE[:-9])]],
         ids=["absent", "in trouble", "a page", "cut", "damaged"],
     )
-    def test_the_next_one_helps_out(self, server: WebServer, entry: Entry, faults: Faults) -> None:
+    def test_the_next_one_helps_out(self, server: WebServer, entry: CacheEntry, faults: Faults) -> None:
         server.files["/second.pth"] = server.files["/weights.pth"]
         server.faults["/weights.pth"] = faults
         path = obtain(record_of(WebFile(f"{server.url}/weights.pth"), WebFile(f"{server.url}/second.pth")))
@@ -283,7 +283,7 @@ class TestSources:
         assert server.log[-1].path == "/second.pth"
 
     def test_each_ones_reason_is_told_and_the_ways_by_hand(self, server: WebServer, tmp_path: Path) -> None:
-        drive, *_, baidu = get_checkpoint(NAME).sources
+        drive, *_, baidu = get_detector_info(NAME).locations
         server.faults["/weights.pth"] = [status(404)]
         with (
             closed_port() as nobody,
@@ -301,20 +301,20 @@ class TestSources:
             f"dpt-zoo import {NAME} FILE",
         ]
 
-    def test_a_file_of_this_machine(self, tmp_path: Path, entry: Entry) -> None:
+    def test_a_file_of_this_machine(self, tmp_path: Path, entry: CacheEntry) -> None:
         (tmp_path / "local.pth").write_bytes(FILE)
         assert_weights(obtain(record_of(LocalFile(tmp_path / "local.pth"))))
         assert (tmp_path / "local.pth").read_bytes() == FILE
         assert_tidy(entry)
 
-    def test_a_file_of_this_machine_that_is_refused_stays_where_it_is(self, tmp_path: Path, entry: Entry) -> None:
+    def test_a_file_of_this_machine_that_is_refused_stays_where_it_is(self, tmp_path: Path, entry: CacheEntry) -> None:
         (tmp_path / "local.pth").write_bytes(FILE[:-9])
         with pytest.raises(FetchError, match="the file is damaged"):
             obtain(record_of(LocalFile(tmp_path / "local.pth")))
         assert (tmp_path / "local.pth").read_bytes() == FILE[:-9]
         assert not entry.quarantine.exists()
 
-    def test_keeps_the_original_of_a_file_of_this_machine(self, tmp_path: Path, entry: Entry) -> None:
+    def test_keeps_the_original_of_a_file_of_this_machine(self, tmp_path: Path, entry: CacheEntry) -> None:
         (tmp_path / "local.pth").write_bytes(FILE)
         obtain(record_of(LocalFile(tmp_path / "local.pth")), keep_original=True)
         assert entry.original.read_bytes() == FILE
@@ -323,7 +323,7 @@ class TestSources:
     @pytest.mark.parametrize("name", [f"{NAME}.safetensors", f"{NAME}.pth"])
     @pytest.mark.parametrize("slash", ["", "/"])
     def test_a_mirror_on_the_web_is_asked_first(
-        self, server: WebServer, record: Checkpoint, monkeypatch: pytest.MonkeyPatch, name: str, slash: str
+        self, server: WebServer, record: PublishedDetector, monkeypatch: pytest.MonkeyPatch, name: str, slash: str
     ) -> None:
         server.files[f"/zoo/{name}"] = server.files["/weights.pth"]
         monkeypatch.setenv("DPT_ZOO_MIRROR", f"{server.url}/zoo{slash}")
@@ -332,7 +332,7 @@ class TestSources:
         assert "/weights.pth" not in [each.path for each in server.log]
 
     def test_a_folder_as_a_mirror(
-        self, server: WebServer, record: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, server: WebServer, record: PublishedDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / f"{NAME}.safetensors").write_bytes(save(STATE))
         monkeypatch.setenv("DPT_ZOO_MIRROR", str(tmp_path))
@@ -342,14 +342,14 @@ class TestSources:
 
     @pytest.mark.parametrize("mirror", ["{server}/zoo", "{tmp_path}"])
     def test_a_mirror_that_lacks_the_file(
-        self, server: WebServer, record: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
+        self, server: WebServer, record: PublishedDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
     ) -> None:
         monkeypatch.setenv("DPT_ZOO_MIRROR", mirror.format(server=server.url, tmp_path=tmp_path))
         assert_weights(obtain(record))
         assert server.log[-1].path == "/weights.pth"
 
     @pytest.mark.parametrize("mirror", ["ftp://example.org/zoo", "file:///zoo", "http://example.org/zoo"])
-    def test_what_is_no_mirror(self, record: Checkpoint, monkeypatch: pytest.MonkeyPatch, mirror: str) -> None:
+    def test_what_is_no_mirror(self, record: PublishedDetector, monkeypatch: pytest.MonkeyPatch, mirror: str) -> None:
         monkeypatch.setenv("DPT_ZOO_MIRROR", mirror)
         with pytest.raises(InputError, match=r"^DPT_ZOO_MIRROR: .*give a path, https://\.\.\. or hf://"):
             obtain(record)
@@ -362,13 +362,13 @@ class TestSources:
     @pytest.mark.parametrize("variable", ["DPT_ZOO_OFFLINE", "HF_HUB_OFFLINE"])
     @pytest.mark.parametrize("value", ["1", "true", "YES", "on"])
     def test_offline_nobody_is_asked(
-        self, server: WebServer, entry: Entry, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+        self, server: WebServer, entry: CacheEntry, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
     ) -> None:
         monkeypatch.setenv("DPT_ZOO_GDRIVE_ENDPOINT", server.url)
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setenv(variable, value)
-        drive = get_checkpoint(NAME).sources[0]
+        drive = get_detector_info(NAME).locations[0]
         sources = (drive, HubFile("org/zoo", "weights.safetensors"), WebFile(f"{server.url}/weights.pth"))
         with pytest.raises(FetchError) as raised:
             obtain(record_of(*sources))
@@ -377,12 +377,12 @@ class TestSources:
         assert not server.log
 
     @pytest.mark.parametrize("value", ["", "0", "no"])
-    def test_not_offline(self, record: Checkpoint, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    def test_not_offline(self, record: PublishedDetector, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
         monkeypatch.setenv("DPT_ZOO_OFFLINE", value)
         assert_weights(obtain(record))
 
     def test_offline_what_is_cached_is_there(
-        self, server: WebServer, record: Checkpoint, monkeypatch: pytest.MonkeyPatch
+        self, server: WebServer, record: PublishedDetector, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         obtain(record)
         server.log.clear()
@@ -403,7 +403,7 @@ class TestTrust:
         [{"sha256": SHA256}, {"tensors_sha256": DIGEST}, {"sha256": SHA256, "tensors_sha256": DIGEST}],
         ids=["the file's", "the tensors'", "both"],
     )
-    def test_a_pin(self, server: WebServer, record: Checkpoint, entry: Entry, pins: dict[str, Any]) -> None:
+    def test_a_pin(self, server: WebServer, record: PublishedDetector, entry: CacheEntry, pins: dict[str, Any]) -> None:
         pinned = dataclasses.replace(record, **pins)
         server.faults["/weights.pth"] = [with_content(OTHER_FILE)]
         with pytest.raises(FetchError, match="this is another file than expected") as raised:
@@ -415,46 +415,54 @@ class TestTrust:
         assert_weights(obtain(pinned))
 
     def test_a_pin_of_the_file_alone_does_not_vouch_for_another_form(
-        self, server: WebServer, record: Checkpoint
+        self, server: WebServer, record: PublishedDetector
     ) -> None:
         server.files["/weights.pth"].content = save(STATE)
         with pytest.raises(FetchError, match=f"has SHA-256 unknown .*, the manifest has SHA-256 {SHA256}"):
             obtain(dataclasses.replace(record, sha256=SHA256))
         assert_weights(obtain(dataclasses.replace(record, tensors_sha256=DIGEST)))
 
-    def test_the_first_download_binds_the_later_ones(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_the_first_download_binds_the_later_ones(
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry
+    ) -> None:
         obtain(record)
-        remembered = entry.read_facts()
+        remembered = entry.read_provenance()
         server.faults["/weights.pth"] = [with_content(OTHER_FILE)]
         with pytest.raises(FetchError, match=r"the first download here, on \d{4}-\d\d-\d\d, had") as raised:
             obtain_again(record, entry)
         for digest in (SHA256, DIGEST, OTHER_SHA256, OTHER_DIGEST):
             assert digest in str(raised.value)
         assert entry.quarantine.read_bytes() == OTHER_FILE
-        assert entry.read_facts() == remembered
+        assert entry.read_provenance() == remembered
         assert_weights(obtain(record))
 
-    def test_a_form_of_the_same_weights_is_the_same(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_a_form_of_the_same_weights_is_the_same(
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry
+    ) -> None:
         server.faults["/weights.pth"] = [with_content(save(STATE))]
         obtain(record)
-        facts = entry.read_facts()
+        facts = entry.read_provenance()
         assert facts and (facts.sha256, facts.num_bytes) == (None, None)
         obtain_again(record, entry)  # the authors' own file now
-        facts = entry.read_facts()
+        facts = entry.read_provenance()
         assert facts and (facts.sha256, facts.num_bytes) == (SHA256, len(FILE))
 
-    def test_a_pin_binds_what_is_cached_already(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_a_pin_binds_what_is_cached_already(
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry
+    ) -> None:
         server.faults["/weights.pth"] = [with_content(OTHER_FILE)]
         obtain(record)
         pinned = dataclasses.replace(record, sha256=SHA256)
         for _ in range(2):
             assert_weights(obtain(pinned))
         assert_weights(entry.quarantine, OTHER)
-        facts = entry.read_facts()
+        facts = entry.read_provenance()
         assert facts and (facts.sha256, facts.tensors_sha256) == (SHA256, DIGEST)
         assert len(server.log) == 2
 
-    def test_a_pin_holds_for_what_was_copied(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_a_pin_holds_for_what_was_copied(
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry
+    ) -> None:
         pinned = dataclasses.replace(record, sha256=SHA256)
         obtain(pinned)
         os.utime(entry.weights, (0, 0))
@@ -463,7 +471,7 @@ class TestTrust:
         assert len(server.log) == 1
 
     def test_a_pin_weighs_more_than_what_is_remembered(
-        self, server: WebServer, record: Checkpoint, entry: Entry
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry
     ) -> None:
         server.faults["/weights.pth"] = [with_content(OTHER_FILE)]
         obtain(record)
@@ -473,7 +481,7 @@ class TestTrust:
         assert len(server.log) == 1
 
     def test_another_models_weights(
-        self, server: WebServer, record: Checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, server: WebServer, record: PublishedDetector, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         theirs = {"neck.weight": torch.zeros(3)}
         content = json.loads(manifest.data_path("weights_manifest.json").read_text())
@@ -490,7 +498,7 @@ class TestAdopt:
     """Files that a person fetched."""
 
     @pytest.mark.parametrize("content", [FILE, save(STATE)], ids=["pth", "safetensors"])
-    def test_adopt(self, tmp_path: Path, entry: Entry, content: bytes) -> None:
+    def test_adopt(self, tmp_path: Path, entry: CacheEntry, content: bytes) -> None:
         (tmp_path / "by hand.pth").write_bytes(content)
         assert adopt(record_of(), tmp_path / "by hand.pth") == entry.weights
         assert_weights(obtain(record_of()))
@@ -508,7 +516,7 @@ class TestAdopt:
         ],
         ids=["cut", "damaged", "a page", "another model's", "another hash"],
     )
-    def test_refused(self, tmp_path: Path, entry: Entry, content: bytes, complaint: str) -> None:
+    def test_refused(self, tmp_path: Path, entry: CacheEntry, content: bytes, complaint: str) -> None:
         (tmp_path / "by hand.pth").write_bytes(content)
         with pytest.raises(WeightsError, match=complaint) as raised:
             adopt(record_of(sha256=SHA256), tmp_path / "by hand.pth")
@@ -521,7 +529,7 @@ class TestAdopt:
         with pytest.raises(WeightsError, match="it cannot be read"):
             adopt(record_of(), tmp_path / path)
 
-    def test_replaces_what_is_cached(self, server: WebServer, record: Checkpoint, tmp_path: Path) -> None:
+    def test_replaces_what_is_cached(self, server: WebServer, record: PublishedDetector, tmp_path: Path) -> None:
         obtain(record)
         (tmp_path / "by hand.safetensors").write_bytes(save(STATE))
         assert_weights(adopt(record, tmp_path / "by hand.safetensors"))
@@ -585,7 +593,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_heals(
-    server: WebServer, record: Checkpoint, entry: Entry, caplog: pytest.LogCaptureFixture, damage: str
+    server: WebServer, record: PublishedDetector, entry: CacheEntry, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     obtain(record)
     DAMAGES[damage](entry.weights)
@@ -600,20 +608,20 @@ def test_a_damaged_cache_heals(
 
 
 def test_damage_that_does_not_show_is_found_by_a_thorough_look(
-    server: WebServer, record: Checkpoint, entry: Entry
+    server: WebServer, record: PublishedDetector, entry: CacheEntry
 ) -> None:
     obtain(record)
     turn_a_bit(entry.weights)
-    facts = entry.read_facts()
+    facts = entry.read_provenance()
     assert facts
-    entry.write_facts(dataclasses.replace(facts, stamp=entry.stamp()))
+    entry.write_provenance(dataclasses.replace(facts, stamp=entry.stamp()))
     obtain(record)
     assert len(server.log) == 1
     assert_weights(obtain(record, thorough=True))
     assert len(server.log) == 2
 
 
-def test_a_link_to_the_right_file_is_as_good(server: WebServer, record: Checkpoint, entry: Entry) -> None:
+def test_a_link_to_the_right_file_is_as_good(server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
     obtain(record)
     link_to(entry.weights.read_bytes())(entry.weights)
     assert obtain(record).is_symlink()
@@ -622,7 +630,7 @@ def test_a_link_to_the_right_file_is_as_good(server: WebServer, record: Checkpoi
 
 @pytest.mark.parametrize("touched", [0, 4e9], ids=["in 1970", "in 2096"])
 def test_a_file_of_another_time_is_checked_and_used(
-    server: WebServer, record: Checkpoint, entry: Entry, touched: float
+    server: WebServer, record: PublishedDetector, entry: CacheEntry, touched: float
 ) -> None:
     obtain(record)
     os.utime(entry.weights, (touched, touched))
@@ -646,11 +654,13 @@ FORGOTTEN: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("damage", FORGOTTEN)
-def test_forgotten_facts_are_found_out_again(server: WebServer, record: Checkpoint, entry: Entry, damage: str) -> None:
+def test_forgotten_facts_are_found_out_again(
+    server: WebServer, record: PublishedDetector, entry: CacheEntry, damage: str
+) -> None:
     obtain(record)
-    FORGOTTEN[damage](entry.facts_file)
+    FORGOTTEN[damage](entry.provenance_file)
     assert_weights(obtain(record))
-    facts = entry.read_facts()
+    facts = entry.read_provenance()
     assert facts and facts.tensors_sha256 == DIGEST
     assert entry.is_unchanged()
     assert len(server.log) == 1
@@ -660,14 +670,16 @@ class TestDisk:
     """What the cache's disk does not allow."""
 
     def test_too_little_space_is_told_before_the_download(
-        self, server: WebServer, record: Checkpoint, entry: Entry
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry
     ) -> None:
         with pytest.raises(OutputError, match=r"has [\d,]+ bytes free, [\d,]+ are needed: make room"):
             obtain(dataclasses.replace(record, num_params=1 << 60))
         assert not entry.part.exists()
 
     @pytest.mark.parametrize("folder", ["{tmp_path}/file", "{tmp_path}/file/below", "/proc/nowhere", "/dev/null/cache"])
-    def test_no_folder_can_be_there(self, server: WebServer, record: Checkpoint, tmp_path: Path, folder: str) -> None:
+    def test_no_folder_can_be_there(
+        self, server: WebServer, record: PublishedDetector, tmp_path: Path, folder: str
+    ) -> None:
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(
             OutputError, match=r"the cache cannot be written \(.*\): make room or choose another folder"
@@ -675,7 +687,7 @@ class TestDisk:
             obtain(record, folder=Path(folder.format(tmp_path=tmp_path)))
         assert not server.log
 
-    def test_a_full_disk(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_a_full_disk(self, server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
         limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
         error = Run(record, entry.folder, limit).outcome()
         assert isinstance(error, OutputError)
@@ -685,8 +697,10 @@ class TestDisk:
         assert server.log[-1].range == "bytes=100000-"
         assert_tidy(entry)
 
-    def test_a_disk_that_is_full_when_converting(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
-        http.download(record.sources[0].url, http.opener_of(record.sources[0].url), make_folder(entry.part))
+    def test_a_disk_that_is_full_when_converting(
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry
+    ) -> None:
+        http.download(record.locations[0].url, http.opener_of(record.locations[0].url), make_folder(entry.part))
         limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
         error = Run(record, entry.folder, limit).outcome()
         assert isinstance(error, OutputError)
@@ -696,7 +710,7 @@ class TestDisk:
         assert len(server.log) == 1
         assert_tidy(entry)
 
-    def test_a_disk_that_is_full_when_keeping_the_original(self, tmp_path: Path, entry: Entry) -> None:
+    def test_a_disk_that_is_full_when_keeping_the_original(self, tmp_path: Path, entry: CacheEntry) -> None:
         (tmp_path / "local.pth").write_bytes(FILE)
         limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (200_000, 200_000))
         error = Run(record_of(LocalFile(tmp_path / "local.pth")), entry.folder, limit).outcome()
@@ -705,7 +719,9 @@ class TestDisk:
         assert_weights(entry.weights)
         assert_tidy(entry)
 
-    def test_a_folder_that_cannot_be_written(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_a_folder_that_cannot_be_written(
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry
+    ) -> None:
         entry.folder.mkdir()
         entry.folder.chmod(0o555)
         error = Run(record, entry.folder, without_privileges).outcome()
@@ -715,7 +731,7 @@ class TestDisk:
 
     @pytest.mark.parametrize("copied", [False, True])
     def test_what_is_in_a_folder_that_cannot_be_written_is_used(
-        self, server: WebServer, record: Checkpoint, entry: Entry, copied: bool
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry, copied: bool
     ) -> None:
         obtain(record)
         if copied:
@@ -725,7 +741,7 @@ class TestDisk:
         assert Run(record, entry.folder, without_privileges).outcome() == entry.weights
         assert len(server.log) == 1
 
-    def test_a_file_that_cannot_be_read_is_fetched_again(self, record: Checkpoint, entry: Entry) -> None:
+    def test_a_file_that_cannot_be_read_is_fetched_again(self, record: PublishedDetector, entry: CacheEntry) -> None:
         obtain(record)
         os.utime(entry.weights, (0, 0))
         entry.weights.chmod(0)
@@ -742,7 +758,9 @@ class TestNeighbours:
     """Several processes and threads that want the same."""
 
     @pytest.mark.parametrize("number", [2, 8])
-    def test_processes_at_once(self, server: WebServer, record: Checkpoint, entry: Entry, number: int) -> None:
+    def test_processes_at_once(
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry, number: int
+    ) -> None:
         server.faults["/weights.pth"] = [delay(0.5)]
         runs = [Run(record, entry.folder) for _ in range(number)]
         assert [run.outcome() for run in runs] == [entry.weights] * number
@@ -750,14 +768,14 @@ class TestNeighbours:
         assert_weights(entry.weights)
         assert_tidy(entry, entry.original)
 
-    def test_threads_at_once(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_threads_at_once(self, server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
         server.faults["/weights.pth"] = [delay(0.2)]
         with ThreadPoolExecutor(8) as threads:
             assert list(threads.map(obtain, [record] * 8)) == [entry.weights] * 8
         assert len(server.log) == 1
         assert_tidy(entry)
 
-    def test_different_models_at_once(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_different_models_at_once(self, server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
         records = [dataclasses.replace(record, name=name) for name in ("first", "second")]
         server.faults["/weights.pth"] = [stall(MIDDLE)]
         stalled = Run(records[0], entry.folder)
@@ -765,14 +783,16 @@ class TestNeighbours:
         assert_weights(obtain(records[1]))
         stalled.kill()
 
-    def test_what_is_cached_waits_for_nobody(self, server: WebServer, record: Checkpoint, entry: Entry) -> None:
+    def test_what_is_cached_waits_for_nobody(
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry
+    ) -> None:
         obtain(record)
         with FileLock(entry.lock):
             assert Run(record, entry.folder).outcome() == entry.weights
         assert len(server.log) == 1
 
     def test_who_waits_is_told_so(
-        self, server: WebServer, record: Checkpoint, entry: Entry, caplog: pytest.LogCaptureFixture
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry, caplog: pytest.LogCaptureFixture
     ) -> None:
         server.faults["/weights.pth"] = [delay(0.5)]
         other = Run(record, entry.folder)
@@ -782,7 +802,7 @@ class TestNeighbours:
         assert [each.message for each in caplog.records] == [f"{NAME}: another process is fetching it, waiting"]
 
     def test_after_one_that_was_killed_with_the_lock_the_next_goes_on(
-        self, server: WebServer, record: Checkpoint, entry: Entry
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry
     ) -> None:
         server.faults["/weights.pth"] = [stall(MIDDLE)]
         first = Run(record, entry.folder)
@@ -811,7 +831,9 @@ class TestKilled:
     """SIGKILL at any moment, then the next run."""
 
     @pytest.mark.parametrize("received", [0, MIDDLE, len(FILE) - 1])
-    def test_while_bytes_come_in(self, server: WebServer, record: Checkpoint, entry: Entry, received: int) -> None:
+    def test_while_bytes_come_in(
+        self, server: WebServer, record: PublishedDetector, entry: CacheEntry, received: int
+    ) -> None:
         server.faults["/weights.pth"] = [stall(received)]
         run = Run(record, entry.folder)
         wait_for(lambda: entry.part.is_file() and entry.part.stat().st_size >= received - BUFFERED)
@@ -827,7 +849,7 @@ class TestKilled:
         [("the web", "nothing"), ("the web", "a damaged file"), ("this machine", "nothing")],
     )
     def test_at_each_step(
-        self, server: WebServer, record: Checkpoint, tmp_path: Path, source: str, cached: str
+        self, server: WebServer, record: PublishedDetector, tmp_path: Path, source: str, cached: str
     ) -> None:
         if source == "this machine":
             (tmp_path / "local.pth").write_bytes(FILE)
@@ -835,7 +857,7 @@ class TestKilled:
         right = obtain(record, folder=tmp_path / "undisturbed").read_bytes()
         damaged = flip(right, len(right) // 2) if cached == "a damaged file" else None
         for step in itertools.count(1):
-            entry = Entry(tmp_path / f"killed at step {step}", NAME)
+            entry = CacheEntry(tmp_path / f"killed at step {step}", NAME)
             if damaged:
                 obtain(record, folder=entry.folder)
                 entry.weights.write_bytes(damaged)
@@ -846,13 +868,13 @@ class TestKilled:
             weights = content_of(entry.weights)
             assert weights in (None, damaged, right)
             assert content_of(entry.original) in (None, FILE)
-            assert not entry.facts_file.exists() or entry.read_facts()
+            assert not entry.provenance_file.exists() or entry.read_provenance()
 
             server.log.clear()
             is_here = source == "this machine" or weights == right or content_of(entry.part) == FILE
             assert obtain(record, folder=entry.folder).read_bytes() == right
             assert len(server.log) == (0 if is_here else 1)
-            facts = entry.read_facts()
+            facts = entry.read_provenance()
             assert facts and facts.sha256 == SHA256
             if weights != right:
                 assert_tidy(entry, *([entry.quarantine] if damaged else []))
