@@ -1,37 +1,49 @@
 """DPT Zoo: the twelve COCO detectors of DPT (arXiv 2107.14467) on current PyTorch and MMDetection.
 
-Nothing heavy is imported before it is used: `import dpt_zoo` loads no torch.
+`import dpt_zoo` loads no PyTorch: everything heavy is imported when it is first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import errors as errors
 from ._version import __version__
 
 if TYPE_CHECKING:
     from .evaluation.evaluator import evaluate
-    from .inference import Detector
-    from .manifest.records import get_detector_info, list_models
+    from .inference.detections import Detections
+    from .inference.detector import Detector
+    from .manifest.records import get_model_info, list_models
     from .models.factory import create_model
     from .training.trainer import train
 
-__all__ = ["Detector", "__version__", "create_model", "evaluate", "get_detector_info", "list_models", "train"]
+__all__ = [
+    "Detector",
+    "Detections",
+    "create_model",
+    "train",
+    "evaluate",
+    "list_models",
+    "get_model_info",
+    "__version__",
+]
 
-_HOMES = {
-    "Detector": "inference",
+_MODULES = {
+    "Detector": "inference.detector",
+    "Detections": "inference.detections",
     "create_model": "models.factory",
-    "evaluate": "evaluation.evaluator",
-    "get_detector_info": "manifest.records",
-    "list_models": "manifest.records",
     "train": "training.trainer",
+    "evaluate": "evaluation.evaluator",
+    "list_models": "manifest.records",
+    "get_model_info": "manifest.records",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *_MODULES]

@@ -86,7 +86,7 @@ class Run:
             tell(entry.found)
 
         with _in_background(_WRITERS, finish) as submit:
-            for number, (source, found) in enumerate(self._detector.stream(images), 1):
+            for number, (source, found) in enumerate(self._detector.detect_each(images), 1):
                 if isinstance(found, ImageError):
                     self.failures.append(found)
                 else:
@@ -128,7 +128,7 @@ class Run:
             held = entry
 
         with self._open_writer(video, reader) as writer, _in_background(1, finish) as submit:
-            for number, (source, found) in enumerate(self._detector.stream(self._read(video, reader, frames)), 1):
+            for number, (source, found) in enumerate(self._detector.detect_each(self._read(video, reader, frames)), 1):
                 frame = frames.popleft()
                 if isinstance(found, ImageError):
                     raise found

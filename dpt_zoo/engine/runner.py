@@ -23,7 +23,6 @@ from torch import nn
 
 from .. import mmlab  # noqa: F401  (before mmdet)
 from ..errors import DPTZooError, InputError, OutputError
-from ..manifest.records import read_manifest
 from ..models.factory import CLASS_LAYERS
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted
@@ -72,7 +71,7 @@ def load_detector(runner: Runner, weights: str | Path, *, for_any_classes: bool 
         WeightsError: they cannot be read, or are another model's.
     """
     model = unwrapped(runner.model)
-    path, state = read_trusted(read_manifest().records.get(str(weights), weights))
+    path, state = read_trusted(weights)
     names = [f"{layer}.{kind}" for layers in CLASS_LAYERS.values() for layer in layers for kind in ("weight", "bias")]
     own = model.state_dict()
     resized = [name for name in names if name in own] if for_any_classes else []

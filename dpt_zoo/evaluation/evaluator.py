@@ -20,7 +20,6 @@ from ..engine import config as configs
 from ..engine.distributed import process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError
-from ..manifest.records import read_manifest
 from ..models.factory import set_num_classes
 from ..utils.environment import device_name, versions
 from ..utils.files import make_folder, open_atomic
@@ -115,7 +114,7 @@ def evaluate(
             raise InputError(
                 f"show_dir: {show_dir} is the images' folder, and they would be overwritten: choose another"
             )
-        path, found = read_trusted_weights(read_manifest().records.get(str(weights or recipe), weights or recipe))
+        path, found = read_trusted_weights(weights or recipe)
         plan = from_main_process(lambda: make_plan(cfg, check, path, found, folder, limit=limit, resume=resume))
         if plan.left:
             _detect(cfg, plan, path, found.tensors)

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +126,28 @@ class Detections:
             right, bottom = min(max(int(np.ceil(x2)), left + 1), width), min(max(int(np.ceil(y2)), top + 1), height)
             crops.append(picture.crop((left, top, right, bottom)))
         return crops
+
+    def resize(self, image_size: tuple[int, int]) -> "Detections":
+        """Return the same objects in the image resized to (height, width), pixels.
+
+        Boxes are scaled, masks are resized by nearest neighbour, and the image, if it was kept, bicubically.
+        """
+        height, width = image_size
+        scale = np.divide((width, height) * 2, self.image_size[::-1] * 2, dtype=np.float32)
+
+        def resize_mask(rle: RLE) -> RLE:
+            mask = Image.fromarray(coco_mask.decode(rle))
+            return encode_mask(np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)))
+
+        return replace(
+            self,
+            boxes=self.boxes * scale,
+            image_size=image_size,
+            rles=None if self.rles is None else [resize_mask(rle) for rle in self.rles],
+            image=self.image
+            if self.image is None
+            else np.asarray(Image.fromarray(self.image).resize((width, height), Image.Resampling.BICUBIC)),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The objects as what JSON can hold: "path", "width", "height" and of each object "name", "label", "score",

@@ -111,20 +111,20 @@ class Detector:
             ImageError: one cannot be read; those before it have been given.
             InputError: a folder has no images, or nothing matches a pattern.
         """
-        found = _raise_errors(self.stream(find_inputs(images)))
+        found = _raise_errors(self.detect_each(find_inputs(images)))
         return next(found) if is_single(images) else found
 
-    def stream(self, sources: Iterable[ImageInput]) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
+    def detect_each(self, inputs: Iterable[ImageInput]) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
         """Detect objects in images, of which some may be bad.
 
         Args:
-            sources: the images, as `find_inputs` finds them.
+            inputs: the images, as `find_inputs` finds them.
 
         Returns:
             Each image with its detections, or with what is wrong with it, in their order. Memory holds those that are
             being read and the current batch.
         """
-        prepared = self._prepare_ahead(sources)
+        prepared = self._prepare_ahead(inputs)
         while batch := list(islice(prepared, self._batch_size)):
             yield from self._detect(batch)
 

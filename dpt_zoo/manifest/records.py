@@ -19,6 +19,8 @@ Size = Literal["nano", "tiny", "small", "medium"]
 
 ARCHITECTURE_TITLES: dict[Architecture, str] = {"retinanet": "RetinaNet", "mask_rcnn": "Mask R-CNN"}
 SCHEDULE_TITLES = {"1x": "1x", "ms3x": "MS+3x"}
+TASK_TITLES = {"bbox": "box", "segm": "mask"}
+"""The word before "AP" for each task."""
 
 Metrics = dict[str, dict[str, float]]
 """COCO's figures in percent, by "bbox" and "segm", then "mAP", "AP50", ..."""

@@ -17,7 +17,6 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..errors import InputError
-from ..manifest.records import read_manifest
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted
 from . import backbone
@@ -65,7 +64,7 @@ class DPT(backbone.DPT):
         if self.init_cfg is None:
             return
         origin = self.init_cfg["checkpoint"]
-        path, state = read_trusted(read_manifest().records.get(origin, origin))
+        path, state = read_trusted(origin)
         backbones = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
         if backbones:  # a detector's file
             left_out = [name for name in state if not name.startswith(PREFIX)]

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
 from ..manifest.records import Architecture, DetectorRecord, get_detector_info
+from ..utils.devices import find_device
 from ..weights.loading import load_weights
 from ..weights.reading import Weights
 from ..weights.store import read_trusted_weights
@@ -55,7 +56,7 @@ def create_model(
         WeightsError: the weights cannot be read, or are another model's.
     """
     checkpoint = get_detector_info(name)
-    target = _parse_device(device)
+    target = find_device(device)
     if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
         raise InputError(f"num_classes must be a whole number from 1, not {num_classes!r}")
     if weights is not None and not pretrained:
@@ -180,15 +181,3 @@ class _ParametersOnMeta(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         return func(*args, **({**kwargs, "device": "meta"} if func is torch.empty else kwargs))
-
-
-def _parse_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(device)!r} cannot be used ({reason}): try 'cpu'") from error
-    return target

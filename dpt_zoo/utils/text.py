@@ -1,6 +1,16 @@
-"""Text from outside (file names, class names, server messages), made safe to show."""
+"""Text for people: what comes from outside made safe to show, numbers formatted in one way."""
 
 
 def printable(text: str) -> str:
     """Escape every character that a terminal cannot show in one line, such as control characters."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def format_percent(value: float | None) -> str:
+    """Format a percentage with one decimal, or "-" where there is none."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Format a count with its noun: "1 image", "1,200 images"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

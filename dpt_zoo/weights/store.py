@@ -42,7 +42,7 @@ def read_trusted(location: str | Path | WeightsRecord) -> tuple[Path, dict[str, 
 
 
 def read_trusted_weights(location: str | Path | WeightsRecord) -> tuple[Path, Weights]:
-    """Read the weights of a record of the manifest, or from a path, `https://...` or `hf://org/repo/file`.
+    """Read weights: of a model by its name or record, or from a path, `https://...` or `hf://org/repo/file`.
 
     Returns:
         The file that they are in, and what it holds: tensors that are finite, and a meta that may say anything.
@@ -52,6 +52,8 @@ def read_trusted_weights(location: str | Path | WeightsRecord) -> tuple[Path, We
         FetchError, OutputError: they are not here and cannot be fetched, or not be kept.
         WeightsError: the file cannot be read, or is refused.
     """
+    if isinstance(location, str):
+        location = read_manifest().records.get(location, location)
     if isinstance(location, WeightsRecord):
         with Downloads() as bars:
             path = obtain(location, progress=bars.callback_for(location.name))

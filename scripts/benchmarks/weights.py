@@ -98,7 +98,7 @@ def _compare_reading(original: Path, settings: Settings) -> Iterator[Comparison]
     from dpt_zoo.weights.store import adopt, read_trusted
 
     os.environ["DPT_ZOO_CACHE"] = str(original.parent / "cache")
-    checkpoint = dpt_zoo.get_detector_info("retinanet_dpt_t_1x")
+    checkpoint = dpt_zoo.get_model_info("retinanet_dpt_t_1x")
     adopt(checkpoint, original)
     model = build_detector(checkpoint, checkpoint.num_classes)
 

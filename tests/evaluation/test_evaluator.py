@@ -128,7 +128,7 @@ class TestFigures:
         facts = json.loads((work_dir / "evaluation.json").read_text())
         assert facts["num_images"] == NUM_IMAGES
         assert facts["limit"] is None
-        assert facts["weights"]["sha256"] == dpt_zoo.get_detector_info(MODEL).sha256
+        assert facts["weights"]["sha256"] == dpt_zoo.get_model_info(MODEL).sha256
         assert facts["annotations"]["path"] == str(annotations(digits))
         assert facts["versions"]["faster-coco-eval"]
         assert 0 < facts["seconds"]["detecting"] < 600

@@ -227,7 +227,7 @@ class TestBadImages:
     @pytest.mark.parametrize("batch_size", [1, 3])
     def test_a_stream_goes_on(self, detector: Detector, scene: NDArray[np.uint8], batch_size: int) -> None:
         images = [b"", scene, "missing.png", None, scene]
-        stream = list(Detector(detector.model, batch_size=batch_size).stream(find_inputs(images)))
+        stream = list(Detector(detector.model, batch_size=batch_size).detect_each(find_inputs(images)))
         assert [source.name for source, _ in stream] == ["image-1", "image-2", "missing.png", "image-3", "image-4"]
         kinds = [type(found) for _, found in stream]
         assert kinds == [ImageError, Detections, ImageError, ImageError, Detections]

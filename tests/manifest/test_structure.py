@@ -103,7 +103,7 @@ def test_the_schema_allows_what_the_code_reads() -> None:
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_detector(name: str) -> None:
-    checkpoint = dpt_zoo.get_detector_info(name)
+    checkpoint = dpt_zoo.get_model_info(name)
     schema = read_json(f"schema_{checkpoint.architecture}_dpt_{checkpoint.size[0]}.json")
     with torch.device("meta"):  # shapes without numbers
         model: Any = build_detector(checkpoint, checkpoint.num_classes)

@@ -47,7 +47,7 @@ class TestNames:
         assert dpt_zoo.list_models("mrcnn*_1x") == ["mrcnn_dpt_t_1x", "mrcnn_dpt_s_1x", "mrcnn_dpt_m_1x"]
         assert dpt_zoo.list_models("yolo*") == []
 
-    @pytest.mark.parametrize("call", [dpt_zoo.get_detector_info, dpt_zoo.create_model])
+    @pytest.mark.parametrize("call", [dpt_zoo.get_model_info, dpt_zoo.create_model])
     def test_a_wrong_name_suggests_the_nearest(self, call: Any) -> None:
         with pytest.raises(UnknownModelError, match=r"did you mean mrcnn_dpt_t_1x\?"):
             call("mask_rcnn_dpt_t_1x")
@@ -86,12 +86,12 @@ class TestModel:
 
     def test_the_cached_weights_are_all_that_fills_it(self, rule_file: Path, empty_cache: Path) -> None:
         """Nothing is initialised at random first."""
-        adopt(dpt_zoo.get_detector_info("mrcnn_dpt_t_1x"), rule_file)
+        adopt(dpt_zoo.get_model_info("mrcnn_dpt_t_1x"), rule_file)
         with RandomNumbers() as random_numbers:
             dpt_zoo.create_model("mrcnn_dpt_t_1x")
         assert random_numbers.drawn == 0
         with random_numbers:
-            build_detector(dpt_zoo.get_detector_info("mrcnn_dpt_t_1x"), 80)
+            build_detector(dpt_zoo.get_model_info("mrcnn_dpt_t_1x"), 80)
         assert random_numbers.drawn > 30_000_000
 
     def test_it_does_not_live_on_the_file(self, rule_file: Path, tmp_path: Path) -> None:

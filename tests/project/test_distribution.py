@@ -72,7 +72,7 @@ print(*evaluation.metrics["bbox"])
         for name in [*dpt_zoo.list_models(), *list(read_manifest().demos)]:
             entry_point = getattr(hubconf, name)
             assert entry_point.__name__ == name
-            assert entry_point.__doc__.startswith(dpt_zoo.get_detector_info(name).summary)
+            assert entry_point.__doc__.startswith(dpt_zoo.get_model_info(name).summary)
 
 
 def demo_files() -> set[str]:
@@ -114,7 +114,7 @@ class TestWheel:
 import sys; sys.path.insert(0, {str(installed)!r})
 import dpt_zoo
 from dpt_zoo.cli import main
-print(dpt_zoo.get_detector_info("mrcnn_dpt_t_1x").config_path, dpt_zoo.__file__)
+print(dpt_zoo.get_model_info("mrcnn_dpt_t_1x").config_path, dpt_zoo.__file__)
 main(["detect", {str(PHOTO)!r}, "--model", "mrcnn_dpt_t_1x", "--weights", {str(rule_file)!r}, "--out", "out"])
 """
         config, package = run_python(bare_python, code, tmp_path).splitlines()[0].split()

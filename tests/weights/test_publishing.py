@@ -103,7 +103,7 @@ from pathlib import Path
 import dpt_zoo
 from dpt_zoo.weights.publishing import publish
 for _ in range(2):
-    publish(dpt_zoo.get_detector_info("mrcnn_dpt_t_1x"), "{REPO}", Path({str(weights)!r}))
+    publish(dpt_zoo.get_model_info("mrcnn_dpt_t_1x"), "{REPO}", Path({str(weights)!r}))
 """
         environment = os.environ | hub.environment(tmp_path / "home", WRITER)
         done = subprocess.run(

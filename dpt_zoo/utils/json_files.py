@@ -1,0 +1,87 @@
+"""JSON that is written item by item: lists, and files of one JSON object a line."""
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from ..errors import OutputError
+
+
+def write_json_list(file: BinaryIO, items: Iterable[Any]) -> None:
+    """Write a JSON list, one item a line, without holding all items in memory."""
+    separator = b"[\n"
+    for item in items:
+        file.write(separator + json.dumps(item).encode())
+        separator = b",\n"
+    file.write(b"[]" if separator == b"[\n" else b"\n]")
+
+
+class JsonLine(NamedTuple):
+    """One complete line of a file of JSON lines; `start` and `end` are its byte offsets."""
+
+    content: Any
+    start: int
+    end: int
+
+
+def read_json_lines(path: Path) -> Iterator[JsonLine]:
+    """Yield the complete lines of a file; a last line without a line break was cut off and is left out.
+
+    Raises:
+        ValueError: A complete line is not JSON.
+    """
+    end = 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            start, end = end, end + len(line)
+            yield JsonLine(json.loads(line), start, end)
+
+
+class JsonLinesWriter:
+    """Appends JSON objects to a file, one a line. A line is written completely or not at all.
+
+    Args:
+        path: the file; it is created if missing.
+        size: bytes to keep of what the file already holds; the rest is cut off.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self._path = path
+        try:
+            self._file = path.open("ab", buffering=0)
+            self._file.truncate(size)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+    def __enter__(self) -> "JsonLinesWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def append(self, content: Any) -> None:
+        """Write one line.
+
+        Raises:
+            OutputError: It cannot be written. The lines before it are unchanged.
+        """
+        line = json.dumps(content).encode() + b"\n"
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._file.truncate(end)
+            raise OutputError(f"{self._path} cannot be written: {error.strerror}: make room, then resume") from error
