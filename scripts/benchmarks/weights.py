@@ -93,12 +93,13 @@ def _compare_reading(original: Path, settings: Settings) -> Iterator[Comparison]
     from mmengine.runner import load_checkpoint
 
     import dpt_zoo
+    from dpt_zoo.manifest.records import get_detector_info
     from dpt_zoo.models.factory import build_detector
     from dpt_zoo.weights.loading import load_weights
     from dpt_zoo.weights.store import adopt, read_trusted
 
     os.environ["DPT_ZOO_CACHE"] = str(original.parent / "cache")
-    checkpoint = dpt_zoo.get_model_info("retinanet_dpt_t_1x")
+    checkpoint = get_detector_info("retinanet_dpt_t_1x")
     adopt(checkpoint, original)
     model = build_detector(checkpoint, checkpoint.num_classes)
 

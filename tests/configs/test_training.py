@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import dpt_zoo
+from dpt_zoo.manifest.records import get_detector_info
 from dpt_zoo.models.factory import build_detector
 from dpt_zoo.training.loop import SeededDataset, TrainingInterrupted
 
@@ -173,7 +174,7 @@ def authors_learning_rates(authors: Json, epoch_length: int) -> NDArray[np.float
 @pytest.mark.parametrize("name", dpt_zoo.list_models("*_1x"))
 def test_every_parameter_is_in_the_one_group_that_decays(name: str, tmp_path: Path) -> None:
     """MMCV's AdamW without `paramwise_cfg`: norms, biases and position embeddings decay too."""
-    checkpoint = dpt_zoo.get_model_info(name)
+    checkpoint = get_detector_info(name)
     runner = small_runner(recipe(checkpoint.config_path.stem, tmp_path), tmp_path, Diary())
     with torch.device("meta"):  # shapes without numbers
         runner.model = build_detector(checkpoint, checkpoint.num_classes)

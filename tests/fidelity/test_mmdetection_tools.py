@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 from reference_data import PHOTO, read_json, rule_model
 
-import dpt_zoo
 from dpt_zoo.inference.detections import COCO_CATEGORY_IDS
-from dpt_zoo.manifest.records import get_model_info
+from dpt_zoo.manifest.records import get_detector_info, get_model_info
 from dpt_zoo.weights.store import adopt
 
 TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
@@ -64,7 +63,7 @@ def run_tool(tool: str, *arguments: object, data_root: Path) -> str:
 
 def test_evaluation(data_root: Path) -> None:
     torch.save({"state_dict": rule_model("retinanet_dpt_t_1x").state_dict()}, data_root / "weights.pth")
-    config = dpt_zoo.get_model_info("retinanet_dpt_t_1x").config_path
+    config = get_detector_info("retinanet_dpt_t_1x").config_path
     printed = run_tool("test.py", config, data_root / "weights.pth", data_root=data_root)
     assert "bbox_mAP_copypaste: 1.000 1.000 1.000" in printed
 
@@ -76,7 +75,7 @@ def test_training_starts_from_imagenet_weights_and_can_be_resumed(data_root: Pat
     adopt(get_model_info("dpt_tiny"), data_root / "classifier.pth")
     config = data_root / "one_epoch.py"
     config.write_text(
-        f"_base_ = {str(dpt_zoo.get_model_info('retinanet_dpt_t_1x').config_path)!r}\n"
+        f"_base_ = {str(get_detector_info('retinanet_dpt_t_1x').config_path)!r}\n"
         "train_cfg = dict(max_epochs=1)\n"
         "train_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', "
         "with_bbox=True), dict(type='Resize', scale=(128, 96)), dict(type='PackDetInputs')]))\n"

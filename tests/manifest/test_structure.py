@@ -22,7 +22,7 @@ import dpt_zoo
 from dpt_zoo.errors import DPTZooError
 from dpt_zoo.manifest import records as manifest
 from dpt_zoo.manifest.locations import BaiduNetdisk, GoogleDrive, HubFile, LocalFile, WebFile
-from dpt_zoo.manifest.records import data_path, get_model_info, read_manifest
+from dpt_zoo.manifest.records import data_path, get_detector_info, get_model_info, read_manifest
 from dpt_zoo.models import DPTClassifier
 from dpt_zoo.models.factory import build_detector
 from dpt_zoo.weights.digests import structure_sha256, tensors_sha256
@@ -103,7 +103,7 @@ def test_the_schema_allows_what_the_code_reads() -> None:
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_detector(name: str) -> None:
-    checkpoint = dpt_zoo.get_model_info(name)
+    checkpoint = get_detector_info(name)
     schema = read_json(f"schema_{checkpoint.architecture}_dpt_{checkpoint.size[0]}.json")
     with torch.device("meta"):  # shapes without numbers
         model: Any = build_detector(checkpoint, checkpoint.num_classes)

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dpt_zoo
 from dpt_zoo.errors import DPTZooError, FetchError, InputError, UnknownModelError, WeightsError
 from dpt_zoo.inference import Detector
-from dpt_zoo.manifest.records import read_manifest
+from dpt_zoo.manifest.records import get_detector_info, read_manifest
 from dpt_zoo.models.factory import build_detector
 from dpt_zoo.weights.converting import convert, write_safetensors
 from dpt_zoo.weights.reading import Weights, read_state_dict
@@ -86,12 +86,12 @@ class TestModel:
 
     def test_the_cached_weights_are_all_that_fills_it(self, rule_file: Path, empty_cache: Path) -> None:
         """Nothing is initialised at random first."""
-        adopt(dpt_zoo.get_model_info("mrcnn_dpt_t_1x"), rule_file)
+        adopt(get_detector_info("mrcnn_dpt_t_1x"), rule_file)
         with RandomNumbers() as random_numbers:
             dpt_zoo.create_model("mrcnn_dpt_t_1x")
         assert random_numbers.drawn == 0
         with random_numbers:
-            build_detector(dpt_zoo.get_model_info("mrcnn_dpt_t_1x"), 80)
+            build_detector(get_detector_info("mrcnn_dpt_t_1x"), 80)
         assert random_numbers.drawn > 30_000_000
 
     def test_it_does_not_live_on_the_file(self, rule_file: Path, tmp_path: Path) -> None:

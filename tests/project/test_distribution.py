@@ -72,7 +72,7 @@ print(*evaluation.metrics["bbox"])
         for name in [*dpt_zoo.list_models(), *list(read_manifest().demos)]:
             entry_point = getattr(hubconf, name)
             assert entry_point.__name__ == name
-            assert entry_point.__doc__.startswith(dpt_zoo.get_model_info(name).summary)
+            assert entry_point.__doc__.startswith(read_manifest().detectors[name].summary)
 
 
 def demo_files() -> set[str]:
