@@ -1,0 +1,143 @@
+"""Docstrings: every public name has one, in plain sentences, with its arguments and errors. Nothing is imported."""
+
+import ast
+import builtins
+import re
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
+
+from reference_data import ROOT
+
+PACKAGE = ROOT / "dpt_zoo"
+
+Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+Documented: TypeAlias = ast.Module | ast.ClassDef | Function
+
+OVERRIDDEN = {
+    "forward",  # torch.nn.Module
+    "train",
+    "state_dict",
+    "load_state_dict",
+    "init_weights",  # mmengine.model.BaseModule
+    "run",  # mmengine.runner.BaseLoop
+    "process",  # mmengine.evaluator.BaseMetric
+    "compute_metrics",
+    "emit",  # logging.Handler
+    "do_GET",  # http.server
+    *(f"{when}_{what}" for when in ("before", "after") for what in ("run", "train", "train_epoch", "train_iter")),
+    *(f"{when}_{what}" for when in ("before", "after") for what in ("val", "test", "test_epoch", "test_iter")),
+}
+"""Methods that a library's base class documents."""
+
+DECORATED = {"overload", "setter", "override"}
+"""Decorators of functions that another docstring covers."""
+
+
+class Item(NamedTuple):
+    """A public name of the package."""
+
+    name: str
+    node: Documented
+    owner: ast.ClassDef | None = None
+
+    @property
+    def docstring(self) -> str:
+        return ast.get_docstring(self.node) or ""
+
+
+def public_items() -> Iterator[Item]:
+    """Every public module, class, function and method of the package."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "_data" in path.parts:
+            continue
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        tree = ast.parse(path.read_text())
+        yield Item(module, tree)
+        yield from public_members(module, tree)
+
+
+def public_members(prefix: str, parent: ast.Module | ast.ClassDef) -> Iterator[Item]:
+    """The public classes, functions and methods defined in a module or class; not those within functions."""
+    for node in parent.body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+            continue
+        name, owner = f"{prefix}.{node.name}", parent if isinstance(parent, ast.ClassDef) else None
+        if isinstance(node, ast.ClassDef):
+            yield Item(name, node)
+            yield from public_members(name, node)
+        elif not is_exempt(node, owner):
+            yield Item(name, node, owner)
+
+
+def is_exempt(node: Function, owner: ast.ClassDef | None) -> bool:
+    """Whether another docstring covers the function: that of a library's base class, or of its main overload."""
+    names = {
+        re.sub(r"\(.*", "", ast.unparse(decorator), flags=re.S).split(".")[-1] for decorator in node.decorator_list
+    }
+    return bool(names & DECORATED) or (owner is not None and bool(owner.bases) and node.name in OVERRIDDEN)
+
+
+def parameters(node: Function, is_method: bool) -> list[str]:
+    """The names of a function's parameters, without `self`, `cls` and those that begin with an underscore."""
+    arguments = node.args
+    named = [*arguments.posonlyargs, *arguments.args]
+    if is_method and "staticmethod" not in {ast.unparse(decorator) for decorator in node.decorator_list}:
+        named = named[1:]
+    rest = [argument for argument in (arguments.vararg, arguments.kwarg) if argument is not None]
+    return [a.arg for a in (*named, *arguments.kwonlyargs, *rest) if not a.arg.startswith("_")]
+
+
+def section(docstring: str, title: str) -> dict[str, str]:
+    """The entries of a section of a Google-style docstring: `{name: text}`."""
+    match = re.search(rf"^{title}:\n((?:[ ]+.*\n|\n)*)", docstring + "\n", re.MULTILINE)
+    body = match.group(1) if match else ""
+    entries = re.findall(r"^    \*{0,2}(\w+)(?: \([^)]*\))?: (.*(?:\n     .*)*)", body, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for name, text in entries}
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    assert [item.name for item in public_items() if not item.docstring] == []
+
+
+def test_the_first_line_is_a_sentence() -> None:
+    sentence = re.compile(r"[A-Z`\"0-9].*\.$")
+    lines = {item.name: item.docstring.splitlines()[0] for item in public_items() if item.docstring}
+    assert {name: line for name, line in lines.items() if not sentence.match(line)} == {}
+
+
+def test_arguments_are_documented() -> None:
+    """Functions with two or more parameters have an Args section that names each; constructors, in either docstring."""
+    missing = {}
+    for item in public_items():
+        node, docstring = item.node, item.docstring
+        if isinstance(node, ast.ClassDef):
+            found = [child for child in node.body if isinstance(child, ast.FunctionDef) and child.name == "__init__"]
+            if not found:
+                continue
+            node, docstring = found[0], f"{docstring}\n\n{ast.get_docstring(found[0]) or ''}"
+            names = parameters(node, is_method=True)
+        elif isinstance(node, ast.Module):
+            continue
+        else:
+            names = parameters(node, is_method=item.owner is not None)
+        documented = section(docstring, "Args")
+        # A section names parameters only, and all of them; one parameter needs no section.
+        wrong = set(documented) ^ set(names) if documented or len(names) > 1 else set()
+        if wrong:
+            missing[item.name] = sorted(wrong)
+    assert missing == {}
+
+
+def test_documented_errors_exist() -> None:
+    """`Raises` sections name exceptions of `dpt_zoo.errors` or Python's own, each with a sentence."""
+    known = {
+        node.name for node in ast.parse((PACKAGE / "errors.py").read_text()).body if isinstance(node, ast.ClassDef)
+    }
+    known |= {name for name, value in vars(builtins).items() if isinstance(value, type)}
+    wrong = {}
+    for item in public_items():
+        entries = section(item.docstring, "Raises")
+        bad = [name for name, text in entries.items() if name not in known or not re.match(r"[A-Z`\"0-9].*\.$", text)]
+        if bad or (re.search(r"^Raises:", item.docstring, re.MULTILINE) and not entries):
+            wrong[item.name] = bad
+    assert wrong == {}
