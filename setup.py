@@ -69,6 +69,7 @@ setup(
         "supervision>=0.30",
         "av>=17.1",  # video files, with their sound; earlier versions crash on some files
         "defusedxml>=0.7",  # Pascal VOC annotations
+        "jinja2>=3.1",  # reports and model cards
         "pyyaml>=6",  # YOLO data sets
         # Downloads of weights: docs/weights.md.
         "filelock>=3.12",

@@ -89,6 +89,6 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder, with_pip=False, symlinks=True)
     site_packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-    # A folder named in a .pth file is searched for packages, but the .pth files in it, of editable installs, are not read.
+    # A folder named in a .pth file is searched for packages, but .pth files in it (of editable installs) are not read.
     (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return folder / "bin" / "python"
