@@ -23,6 +23,11 @@ from dpt_zoo.cli import main
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism
 
+libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+if hasattr(libc, "mallopt"):
+    M_MMAP_THRESHOLD = -3
+    libc.mallopt(M_MMAP_THRESHOLD, 2**22)  # blocks of 4 MiB return to the system as soon as they are freed
+
 
 @pytest.fixture(scope="module", autouse=True)
 def free_memory() -> Iterator[None]:
@@ -30,8 +35,8 @@ def free_memory() -> Iterator[None]:
     yield
     rule_model.cache_clear()
     gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)
