@@ -259,7 +259,7 @@ torch.serialization.add_safe_globals([HistoryBuffer, (_history_method, "builtins
 # --- 3. Python 3.14: MMEngine looks for mmcv's operators with a function that no longer exists.
 
 if not hasattr(pkgutil, "find_loader"):
-    pkgutil.find_loader = lambda name: getattr(importlib.util.find_spec(name), "loader", None)
+    pkgutil.find_loader = lambda fullname: getattr(importlib.util.find_spec(fullname), "loader", None)
 
 
 # --- 4. Warnings: the start of the text, the category, and the module that the warning is attributed to.
