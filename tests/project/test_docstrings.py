@@ -136,10 +136,11 @@ def test_arguments_are_documented() -> None:
             continue
         node, docstring = item.node, item.docstring
         if isinstance(node, ast.ClassDef):
-            constructors = [child for child in node.body if getattr(child, "name", "") == "__init__"]
-            if not constructors or not isinstance(node := constructors[0], ast.FunctionDef):
+            functions = (child for child in node.body if isinstance(child, ast.FunctionDef))
+            constructor = next((function for function in functions if function.name == "__init__"), None)
+            if constructor is None:
                 continue
-            docstring += f"\n\n{ast.get_docstring(node) or ''}"
+            node, docstring = constructor, f"{docstring}\n\n{ast.get_docstring(constructor) or ''}"
         names = set(parameters(node, item.owner is not None or isinstance(item.node, ast.ClassDef)))
         documented = set(section(docstring, "Args"))
         wrong = documented - names
