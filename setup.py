@@ -12,7 +12,7 @@ DATA = ("configs", "weights_manifest.json", "weights_manifest.schema.json")
 
 
 class BuildWithData(build_py):
-    """Put the data, which a checkout has beside the package, inside it: see `dpt_zoo.manifest.records.data_path`."""
+    """Copy the data files from beside the package into it: see `dpt_zoo.manifest.records.data_path`."""
 
     def run(self):
         super().run()
@@ -27,6 +27,8 @@ class BuildWithData(build_py):
             else:
                 shutil.copy2(ROOT / name, target / name)
 
+
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
 
 setup(
     name="dpt-zoo",
@@ -44,50 +46,55 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=find_packages(include=["dpt_zoo", "dpt_zoo.*"]),
-    package_data={"dpt_zoo": ["py.typed"], "dpt_zoo.app": ["examples/*.png", "stream.js"]},
+    package_data={"dpt_zoo": ["py.typed", "**/*.j2"], "dpt_zoo.app": ["examples/*.png", "stream.js"]},
     cmdclass={"build_py": BuildWithData},
-    python_requires=">=3.10,<3.14",  # MMEngine 0.10 needs pkgutil.find_loader, which 3.14 does not have
+    python_requires=">=3.10",
     install_requires=[
-        "torch>=2.10",  # earlier ones can be made to run code by a weights_only=True load (CVE-2026-24747)
+        "torch>=2.10",  # earlier versions can be made to run code by a weights_only=True load (CVE-2026-24747)
         "torchvision>=0.25",
         "timm>=1.0.20",
         "mmdet>=3.3,<4",
         "mmengine>=0.10.7,<1",
         "mmcv-lite>=2.1,<2.2",  # MMDetection 3.3 accepts no later mmcv
-        "numpy>=1.26",
+        "numpy>=2",
         "pillow>=10.1",
         "pycocotools>=2.0.8",
-        "faster-coco-eval>=1.6",
+        "faster-coco-eval>=1.6.4",
         "matplotlib>=3.8",
         "safetensors>=0.4.5",
         "supervision>=0.30",
-        "av>=17.1",  # video files, with their sound; earlier ones crash on some
-        "defusedxml>=0.7",  # Pascal VOC's labels
-        "pyyaml>=6",  # and YOLO's
-        # The weights: each protocol through the library that knows it (docs/weights.md).
+        "av>=17.1",  # video files, with their sound; earlier versions crash on some files
+        "defusedxml>=0.7",  # Pascal VOC annotations
+        "jinja2>=3.1",  # reports and model cards
+        "pyyaml>=6",  # YOLO data sets
+        # Downloads of weights: docs/weights.md.
         "filelock>=3.12",
         "huggingface_hub>=1.27",
         "requests>=2.32",
         "rich>=13",
-        "urllib3>=2.6",  # earlier ones can be made to inflate a chunk without bound
+        "urllib3>=2.6",  # earlier versions can be made to decompress a chunk without bound
     ],
     extras_require={
         "app": ["gradio>=6.31,<7"],
-        "demo": ["scikit-learn>=1.3"],  # has the handwritten digits of the digit scenes
+        "demo": ["scikit-learn>=1.3"],  # contains the handwritten digits of the digit scenes
+        "docs": DOCS,
         "test": [
+            *DOCS,
             "build",
             "gradio>=6.31,<7",
             "hypothesis",
+            "import-linter",
             "ipykernel",
             "jsonschema",
             "mypy",
             "nbclient",
             "pandas",
             "playwright",
-            "pytest<9.2",  # from there on pytest-xdist 3.8 does not see groups
+            "pytest<9.2",  # pytest-xdist 3.8 ignores groups with later versions
             "pytest-xdist",
             "ruff",
             "scikit-learn>=1.3",

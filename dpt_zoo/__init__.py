@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors as errors
 from ._version import __version__
+from .utils.opencv import explain_opencv_import
 
 if TYPE_CHECKING:
     from .evaluation.evaluator import evaluate
@@ -42,7 +43,8 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    with explain_opencv_import():
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

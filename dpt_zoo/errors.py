@@ -39,3 +39,7 @@ class FetchError(DPTZooError):
 
 class OperatorUnavailableError(DPTZooError, NotImplementedError):
     """A compiled operator of mmcv was called that neither an installed mmcv nor torchvision provides."""
+
+
+class DependencyError(DPTZooError, ImportError):
+    """An installed library cannot be imported on this machine."""

@@ -1,11 +1,11 @@
-# Sourced by demo.sh and test.sh: `use_venv [EXTRA]` makes .venv, installs the project (with that extra) when it is not
-# yet there or setup.py has changed since, and activates it. VENV names another environment, PYTHON the Python to use.
+# Sourced by demo.sh and test.sh. `use_venv [EXTRA]` creates .venv, installs the project with that extra unless it is
+# installed and setup.py is unchanged, and activates it. VENV names another environment, PYTHON the Python to use.
 
 use_venv() {
     local venv="${VENV:-.venv}" python="${PYTHON:-python3}" extra="${1:-}" wanted quiet=
     if [ ! -x "$venv/bin/python" ]; then
-        "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || {
-            echo "Python 3.10 to 3.13 is needed, but $python is $("$python" --version 2>&1): set PYTHON=..." >&2
+        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+            echo "Python 3.10 or later is required, but $python is $("$python" --version 2>&1): set PYTHON=..." >&2
             return 2
         }
         "$python" -m venv "$venv"
@@ -14,9 +14,21 @@ use_venv() {
     . "$venv/bin/activate"
     wanted="$(cksum <setup.py)"
     if ! grep -qsxF -e "$wanted" "$venv/installed-$extra" "$venv/installed-test"; then
-        echo "Installing into $venv (PyTorch is large: some minutes the first time) ..."
+        echo "Installing into $venv (this takes some minutes the first time, because PyTorch is large) ..."
         [ -t 1 ] || quiet=--quiet # on a terminal, pip shows its progress
         pip install $quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
+        use_headless_opencv "$quiet"
         echo "$wanted" >"$venv/installed-$extra"
+    fi
+}
+
+# MMEngine requires the desktop build of OpenCV, which a machine without graphics libraries (a container) cannot import.
+use_headless_opencv() {
+    local version
+    if ! python -c 'import cv2' 2>/dev/null; then
+        version="$(python -c 'import importlib.metadata as metadata; print(metadata.version("opencv-python"))')"
+        echo "OpenCV cannot be imported: installing its headless build instead ..."
+        pip uninstall --quiet --yes opencv-python
+        pip install ${1:+"$1"} --disable-pip-version-check --force-reinstall --no-deps "opencv-python-headless==$version"
     fi
 }

@@ -1,10 +1,14 @@
-"""What all tests share: the reference data, and the models under the rule's weights."""
+"""Fixtures of all tests: an empty cache, the command, weights files, a checkout and a bare Python."""
 
+import ctypes
+import gc
 import lzma
 import os
 import shutil
+import sys
 import sysconfig
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +23,25 @@ from dpt_zoo.cli import main
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism
 
+libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+if hasattr(libc, "mallopt"):
+    M_MMAP_THRESHOLD = -3
+    libc.mallopt(M_MMAP_THRESHOLD, 2**22)  # blocks of 4 MiB return to the system as soon as they are freed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_memory() -> Iterator[None]:
+    """Return the memory of a module's models and images to the system, so that a worker stays small."""
+    yield
+    rule_model.cache_clear()
+    gc.collect()
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep the user's own weights out of the tests."""
+    """Use an empty cache instead of the user's own."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("DPT_ZOO_CACHE", str(cache))
     return cache
@@ -30,12 +49,12 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process: exit status, standard output, standard error."""
+    """Return a function that runs the command in this process: exit status, standard output, standard error."""
 
     def run_main(*arguments: object) -> tuple[int, str, str]:
         try:
             status = main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse's way out
+        except SystemExit as stop:  # from argparse
             status = int(stop.code or 0)
         captured = capsys.readouterr()
         return status, captured.out, captured.err
@@ -45,7 +64,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture(scope="session")
 def rule_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Mask R-CNN DPT-Tiny's rule weights, as safetensors."""
+    """Return a safetensors file with the rule weights of Mask R-CNN DPT-Tiny."""
     path = tmp_path_factory.mktemp("weights") / "mrcnn_dpt_t_1x.safetensors"
     save_file(rule_model("mrcnn_dpt_t_1x").state_dict(), path)
     return path
@@ -53,7 +72,7 @@ def rule_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def authors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of 299 MB written by MMCV 1.2.7 under torch 1.7.1, with optimiser and meta."""
+    """Return a checkpoint of 299 MB, written by MMCV 1.2.7 and torch 1.7.1 with optimizer state and metadata."""
     path = tmp_path_factory.mktemp("authors") / "retinanet_dpt_t_1x.pth"
     with lzma.open(REFERENCE / "authors_format_retinanet_dpt_t_1x.pth.xz") as packed, path.open("wb") as file:
         shutil.copyfileobj(packed, file)
@@ -62,19 +81,19 @@ def authors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project somewhere else, as a clone has it, without what is made here."""
+    """Return a copy of the project as a clone has it, without generated files."""
     folder = tmp_path_factory.mktemp("clone") / "checkout"
-    made_here = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs")
-    shutil.copytree(ROOT, folder, ignore=made_here)
+    generated = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "site")
+    shutil.copytree(ROOT, folder, ignore=generated)
     return folder
 
 
 @pytest.fixture(scope="session")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python that has this one's packages, but not this project, installed."""
+    """Return a Python with the packages of this one, but without this project."""
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder, with_pip=False, symlinks=True)
     site_packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-    # A path named in a .pth file is searched for packages; .pth files in it, an editable install's, are not read.
+    # A folder named in a .pth file is searched for packages, but .pth files in it (of editable installs) are not read.
     (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return folder / "bin" / "python"

@@ -16,7 +16,7 @@ import torch
 from hostile import Call
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
-from reference_data import ROOT
+from reference_data import PHOTO, ROOT
 
 import dpt_zoo.mmlab  # noqa: F401  isort: skip  (before anything of mmcv.ops)
 import mmcv.ops
@@ -511,12 +511,15 @@ def test_a_checkpoint_cannot_forge_the_layout_of_a_numpy_type(tmp_path: Path) ->
 # --- Imports, each in a process of its own
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    """Run code as `python -W default -c` does, in the repository's root."""
+def run(code: str, modules: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run code as `python -W default -c` does, in the repository's root; `modules` is first on the import path."""
     command = [sys.executable, "-W", "default", "-c", code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    path = os.pathsep.join(filter(None, [str(modules or ""), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_importing_prints_nothing_and_leaves_other_warnings_alone() -> None:
     done = run(
         "import warnings\n"
@@ -528,11 +531,12 @@ def test_importing_prints_nothing_and_leaves_other_warnings_alone() -> None:
         "warnings.warn('hear me', ImportWarning)\n"
     )
     assert (done.returncode, done.stdout) == (0, "")
-    told, *source = done.stderr.splitlines()  # from 3.13 on, Python shows the source line too
-    assert told == "<string>:6: ImportWarning: hear me"
+    warning, *source = done.stderr.splitlines()  # Python 3.13 and later also print the source line
+    assert warning == "<string>:6: ImportWarning: hear me"
     assert [line.strip() for line in source] in ([], ["warnings.warn('hear me', ImportWarning)"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extension", "served_by"),
     [("def nms(): ...", "_ext.py"), ("raise ImportError('undefined symbol: _ZN5torch')", "dpt_zoo.mmlab")],
@@ -551,3 +555,45 @@ def test_a_compiled_extension_is_preferred_when_it_works(
         "print(mmcv._ext.__spec__.origin)"
     )
     assert done.stdout.strip().endswith(served_by), done.stderr
+
+
+@pytest.mark.slow
+def test_mmengine_runs_without_find_loader() -> None:
+    """Python 3.14 has no `pkgutil.find_loader`."""
+    done = run(
+        "import pkgutil\n"
+        "vars(pkgutil).pop('find_loader', None)\n"
+        "import dpt_zoo.mmlab\n"
+        "from mmengine.utils.dl_utils import mmcv_full_available\n"
+        "print(mmcv_full_available(), pkgutil.find_loader('json').name, pkgutil.find_loader('no_such_module'))"
+    )
+    assert (done.stdout, done.stderr) == ("False json None\n", "")
+
+
+DOORS = {
+    "the API": "import dpt_zoo; dpt_zoo.Detector",
+    "mmlab": "import dpt_zoo.mmlab",
+    "the command": f"from dpt_zoo.cli import main; exit(main(['detect', {str(PHOTO)!r}, '--model', 'mrcnn_dpt_t_1x']))",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", DOORS.values(), ids=DOORS)
+def test_opencv_without_graphics_libraries_is_explained(code: str, tmp_path: Path) -> None:
+    failure = "libGL.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "cv2.py").write_text(f"raise ImportError({failure!r})")
+    done = run(code, modules=tmp_path)
+    message = f"OpenCV cannot be imported ({failure}): on a machine without graphics libraries, run `pip uninstall"
+    if "main" in code:
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert done.stderr.startswith(f"dpt-zoo: {message}")
+    else:
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(f"dpt_zoo.errors.DependencyError: {message}")
+
+
+@pytest.mark.slow
+def test_other_failures_to_import_opencv_are_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "cv2.py").write_text("raise ImportError('numpy.core.multiarray failed to import')")
+    done = run("import dpt_zoo.mmlab", modules=tmp_path)
+    assert done.stderr.splitlines()[-1] == "ImportError: numpy.core.multiarray failed to import"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from ..errors import DPTZooError
+from ..utils.opencv import explain_opencv_import
 from . import app, data, detect, evaluate, models, reproduce, train, weights
 from .printing import BAD_INPUT, complain
 
@@ -18,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     args = _parser().parse_args(arguments)
     try:
-        status: int = args.run(args)
+        with explain_opencv_import():
+            status: int = args.run(args)
         sys.stdout.flush()
     except DPTZooError as error:
         complain(error)

@@ -36,7 +36,7 @@ STRICT = 1e-9
 INPUTS = {"224x224": (7, (1, 3, 224, 224)), "256x320": (7, (1, 3, 256, 320)), "b2_256x320": (8, (2, 3, 256, 320))}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES, scope="module")
 class TestOutputsInFloat64:
     @pytest.mark.parametrize("name", INPUTS)
     def test_backbone(self, architecture: str, name: str) -> None:
@@ -69,7 +69,7 @@ def test_classifier_logits(size: str) -> None:
     assert np.abs(logits.numpy() - recorded).max() < STRICT * recorded.std()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES, scope="module")
 def test_detections_on_the_photograph(architecture: str) -> None:
     (recorded,) = read_json(f"detections_{architecture}.json").values()
     detector = Detector(rule_model(ARCHITECTURES[architecture]), score_threshold=0)

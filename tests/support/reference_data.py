@@ -1,4 +1,4 @@
-"""The recorded numbers, and the models that they are about."""
+"""The recorded numbers, and the models that they belong to."""
 
 import functools
 import json
@@ -30,25 +30,25 @@ def read_json(name: str) -> Any:
     return json.loads((REFERENCE / name).read_text())
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)  # tests of a model follow each other, and a model has up to 400 MB
 def rule_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    """A detector under the rule's weights, in eval mode; shared, so leave it as it is."""
+    """Return a detector with the rule weights, in eval mode. It is shared: do not change it."""
     return load_rule_weights(dpt_zoo.create_model(name, pretrained=False).to(dtype))
 
 
 def random_images(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """The reference's input: standard normal numbers, in float32."""
+    """Return the reference's input: standard normal numbers, in float32."""
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
 
 
 def sampled(tensor: Tensor) -> NDArray[np.float64]:
-    """The 256 elements at which the reference recorded each map."""
+    """Return the 256 elements of a map that the reference recorded."""
     values = tensor.detach().contiguous().flatten().double().numpy()
     return values[np.random.RandomState(0).randint(0, values.size, 256)]
 
 
 def relative_error(tensor: Tensor, recorded: Any, key: str) -> float:
-    """Largest deviation from the map recorded under `key`, in its standard deviations; shapes must agree."""
+    """Return the largest deviation from the map recorded under `key`, in its standard deviations; shapes must agree."""
     assert list(tensor.shape) == recorded[f"{key}.shape"].tolist()
     values = tensor.detach().double()
     errors = [
