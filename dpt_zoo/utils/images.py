@@ -69,8 +69,7 @@ def to_pixels(image: Any, name: str) -> NDArray[np.uint8]:
     if isinstance(image, np.ndarray):
         return _from_array(image, name, "(H, W, 3)")
     if hasattr(image, "detach"):  # a tensor, recognised without importing torch
-        array = image.detach().cpu()
-        array = (array.float() if array.is_floating_point() else array).numpy()  # NumPy has no bfloat16
+        array = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()  # NumPy has no bfloat16
         return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, name, "(3, H, W)")
     expected = "a path, a URL, a PIL image, an array, a tensor or bytes"
     raise ImageError(f"{name}: {type(image).__name__} is not an image: give {expected}")
@@ -133,8 +132,7 @@ def _from_array(array: NDArray[Any], name: str, expected: str) -> NDArray[np.uin
     """Convert an array, with the channels (if any) as its last dimension; `expected` is the shape in error texts."""
     if array.ndim == 4:
         raise ImageError(f"{name}: these are several images, {array.shape}: give them as a list")
-    if array.ndim == 2:
-        array = array[..., None]
+    array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
         shape = array.transpose(2, 0, 1).shape if array.ndim == 3 and expected.startswith("(3") else array.shape
         raise ImageError(f"{name}: an image is {expected}, not {shape}")
