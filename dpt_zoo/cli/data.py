@@ -1,4 +1,4 @@
-"""`dpt-zoo check-data` and `make-digits`: what is in a data set and wrong with it, and one to try things on."""
+"""`dpt-zoo check-data` and `make-digits`: check a data set, and make one of handwritten digits."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..utils.progress import progress_bar
+from ..utils.text import plural, printable
 from .printing import BAD_INPUT
 
 if TYPE_CHECKING:
@@ -17,38 +18,40 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Any) -> None:
     """Add the subcommands to argparse's `commands`."""
-    check = commands.add_parser("check-data", help="show what is in a data set, and what is wrong with it")
-    check.add_argument("data", nargs="?", type=Path, metavar="DATA", help="a folder of COCO, YOLO or Pascal VOC data")
-    check.add_argument("--annotations", type=Path, metavar="FILE", help="or a COCO annotation file, with ...")
-    check.add_argument("--images", type=Path, metavar="DIR", help="... the folder of its images")
-    check.add_argument("--jobs", type=int, metavar="N", help="images read at a time")
+    check = commands.add_parser("check-data", help="check a data set: show its contents, errors and warnings")
+    check.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder with COCO, YOLO or Pascal VOC data")
+    check.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of DATA")
+    check.add_argument("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
+    check.add_argument("--jobs", type=int, metavar="N", help="number of images read at a time")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=run_check_data)
 
-    digits = commands.add_parser("make-digits", help="make scenes of handwritten digits, to try things on")
-    digits.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
-    digits.add_argument("--num-train", type=int, default=8000, metavar="N", help="default: %(default)s")
-    digits.add_argument("--num-test", type=int, default=500, metavar="N", help="default: %(default)s")
-    digits.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    digits = commands.add_parser("make-digits", help="make a small data set of handwritten digits")
+    digits.add_argument("folder", type=Path, metavar="DIR", help="new folder")
+    for split, count in (("train", 8000), ("test", 500)):
+        text = f"number of {split} scenes; default: %(default)s"
+        digits.add_argument(f"--num-{split}", type=int, default=count, metavar="N", help=text)
+    digits.add_argument("--seed", type=int, default=0, metavar="N", help="random seed; default: %(default)s")
     digits.set_defaults(run=run_make_digits)
 
 
 def run_check_data(args: argparse.Namespace) -> int:
-    """Print what is in a data set, and all that is wrong with it."""
+    """Print the contents and the issues of a data set."""
     pair = (args.annotations, args.images)
     if pair.count(None) != (2 if args.data else 0):
-        raise InputError("name a data set's folder, or both --annotations and --images")
+        raise InputError("give a data set's folder, or both --annotations and --images")
     from ..data.layouts import SplitFiles, check_splits, find_splits
 
     with tempfile.TemporaryDirectory() as work_dir, progress_bar("reading images") as progress:
         splits = find_splits(args.data, Path(work_dir)) if args.data else [SplitFiles(args.annotations.stem, *pair)]
-        checks = check_splits(splits, jobs=args.jobs, progress=progress)
+        checked = check_splits(splits, jobs=args.jobs, progress=progress)
+    results = {files.name: split for files, split in zip(splits, checked, strict=True)}
     if args.json:
-        print(json.dumps([_record(split.name, check) for split, check in zip(splits, checks, strict=True)], indent=2))
+        print(json.dumps([_as_json(name, split) for name, split in results.items()], indent=2))
     else:
-        for split, check in zip(splits, checks, strict=True):
-            _print(split.name, check)
-    return BAD_INPUT if any(issue.type.is_error for check in checks for issue in check.issues) else 0
+        for name, split in results.items():
+            _print(name, split)
+    return BAD_INPUT if any(issue.type.is_error for split in checked for issue in split.issues) else 0
 
 
 def run_make_digits(args: argparse.Namespace) -> int:
@@ -59,45 +62,44 @@ def run_make_digits(args: argparse.Namespace) -> int:
         make_digit_scenes(
             args.folder, num_train=args.num_train, num_test=args.num_test, seed=args.seed, progress=progress
         )
-    print(f"{args.folder}: {args.num_train:,} scenes to train on, {args.num_test:,} to test with")
+    print(f"{args.folder}: {args.num_train:,} scenes for training, {args.num_test:,} for testing")
     return 0
 
 
-def _print(name: str, check: "CheckedSplit") -> None:
+def _print(name: str, split: "CheckedSplit") -> None:
     from ..data.issues import describe
-    from ..utils.text import printable
 
     print(
-        f"{name}: {check.num_images:,} images, {check.num_empty_images:,} of them without objects; "
-        f"{check.num_objects:,} objects, {check.num_masks:,} of them with masks; {len(check.classes):,} classes"
+        f"{name}: {plural(split.num_images, 'image')}, {split.num_empty_images:,} without objects; "
+        f"{plural(split.num_objects, 'object')}, {split.num_masks:,} with masks; {len(split.classes):,} classes"
     )
-    counts = ", ".join(f"{printable(name)} {count:,}" for name, count in check.classes.items())
+    counts = ", ".join(f"{printable(class_name)} {count:,}" for class_name, count in split.classes.items())
     if counts:
         print(textwrap.fill(counts, 100, initial_indent="  ", subsequent_indent="  ", break_long_words=False))
-    for title, is_error in (("error", True), ("warning", False)):
-        issues = [issue for issue in check.issues if issue.type.is_error == is_error]
+    for noun, is_error in (("error", True), ("warning", False)):
+        issues = [issue for issue in split.issues if issue.type.is_error == is_error]
         if issues:
-            print(f"{name}: {len(issues):,} {title}{'s' * (len(issues) > 1)}\n{describe(issues)}")
-    if not check.issues:
-        print(f"{name}: sound")
+            print(f"{name}: {plural(len(issues), noun)}\n{describe(issues)}")
+    if not split.issues:
+        print(f"{name}: no issues")
 
 
-def _record(name: str, check: "CheckedSplit") -> dict[str, Any]:
+def _as_json(name: str, split: "CheckedSplit") -> dict[str, Any]:
     return {
         "split": name,
-        "num_images": check.num_images,
-        "num_empty_images": check.num_empty_images,
-        "num_objects": check.num_objects,
-        "num_masks": check.num_masks,
-        "classes": check.classes,
+        "num_images": split.num_images,
+        "num_empty_images": split.num_empty_images,
+        "num_objects": split.num_objects,
+        "num_masks": split.num_masks,
+        "classes": split.classes,
         "issues": [
             {
                 "type": issue.type.title,
                 "is_error": issue.type.is_error,
                 "where": issue.where,
-                "what": issue.what,
+                "message": issue.message,
                 "image_id": issue.image_id,
             }
-            for issue in check.issues
+            for issue in split.issues
         ],
     }

@@ -1,7 +1,8 @@
-"""What is wrong with an object's box, area and mask in a COCO annotation file."""
+"""Checks of an object's box, area and mask in a COCO annotation file."""
 
+import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,142 +10,124 @@ from numpy.typing import NDArray
 
 from .issues import IssueType
 
-Fault = tuple[IssueType, str]
-"""A kind of issue, and what is wrong."""
-
-ImageSize = tuple[int, int]
-"""An image's width and height in pixels."""
+Finding = tuple[IssueType, str]
+"""The type and the message of an issue, without its place."""
 
 MAX_NUMBER = 1e6
-"""Pixels, beyond which no number is one of an image; pycocotools takes memory by an outline's length, until it dies."""
+"""The largest coordinate in pixels. pycocotools runs out of memory on very long outlines."""
 
-_ROUNDING = 1.0  # pixels by which a sound box or polygon may be across the border
-_MAX_RLE_CHARS = 7  # of one count: more are no 32-bit number
+_TOLERANCE = 1.0  # pixels: valid boxes and polygons cross the border by rounding
 
 
-def box_faults(record: dict[str, Any], size: ImageSize | None) -> Iterator[Fault]:
-    """What is wrong with an annotation's box, in an image of this size."""
-    box = _box(record)
+def check_box(annotation: dict[str, Any], image_size: tuple[int, int] | None) -> Iterator[Finding]:
+    """Check an annotation's box and area, in an image of this (height, width)."""
+    box, area = _parse_box(annotation.get("bbox")), annotation.get("area")
     if box is None:
-        if "bbox" in record:
-            yield IssueType.BOX, f"its bbox is {reprlib.repr(record['bbox'])}"
+        if "bbox" in annotation:
+            yield IssueType.BOX, f"bbox is {reprlib.repr(annotation['bbox'])}"
+    elif box[2] < 1 or box[3] < 1:
+        yield IssueType.EMPTY_BOX, f"bbox is {box}"
+    elif image_size:
+        x1, y1, x2, y2 = box[0], box[1], box[0] + box[2], box[1] + box[3]
+        message = f"bbox is {box}, the image is {format_size(image_size)}"
+        if x1 >= image_size[1] or y1 >= image_size[0] or x2 <= 0 or y2 <= 0:
+            yield IssueType.BOX_OUTSIDE, message
+        elif _is_across(x1, y1, x2, y2, image_size):
+            yield IssueType.BOX_ACROSS, message
+    if "area" not in annotation:
         return
-    x, y, width, height = box
-    if width < 1 or height < 1:
-        yield IssueType.EMPTY_BOX, f"its bbox is {box}"
-    elif size:
-        where = f"its bbox is {box}, in an image of {format_size(size)}"
-        if x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
-            yield IssueType.BOX_OUTSIDE, where
-        elif _is_across((x, y), (x + width, y + height), size):
-            yield IssueType.BOX_ACROSS, where
-
-
-def area_faults(record: dict[str, Any]) -> Iterator[Fault]:
-    """What is wrong with an annotation's area."""
-    if "area" not in record:
-        return
-    area, box = record["area"], _box(record)
     if type(area) not in (int, float) or not 0 <= area < MAX_NUMBER**2:
-        yield IssueType.AREA, f"its area is {reprlib.repr(area)}"
+        yield IssueType.AREA, f"area is {reprlib.repr(area)}"
     elif box and min(box[2:]) >= 1:
         if area == 0:
-            yield IssueType.NO_AREA, f"its bbox is {box}"
-        elif area > (box[2] + _ROUNDING) * (box[3] + _ROUNDING):
-            yield IssueType.LARGE_AREA, f"its area is {area}, its bbox is {box}"
+            yield IssueType.NO_AREA, f"area is 0, bbox is {box}"
+        elif area > (box[2] + _TOLERANCE) * (box[3] + _TOLERANCE):
+            yield IssueType.LARGE_AREA, f"area is {area}, bbox is {box}"
 
 
-def mask_faults(record: dict[str, Any], size: ImageSize | None, is_needed: bool) -> Iterator[Fault]:
-    """What is wrong with an annotation's mask, in an image of this size, or with its absence if it is needed."""
-    segmentation = record.get("segmentation")
+def check_mask(annotation: dict[str, Any], image_size: tuple[int, int] | None, is_needed: bool) -> Iterator[Finding]:
+    """Check an annotation's mask, in an image of this (height, width), and its presence if it is needed."""
+    segmentation = annotation.get("segmentation")
     if not segmentation:
         if is_needed:
-            yield IssueType.NO_MASK, "it has no segmentation"
+            yield IssueType.NO_MASK, "segmentation is missing or empty"
     elif isinstance(segmentation, dict):
-        yield from _rle_faults(segmentation, size)
+        yield from _check_rle(segmentation, image_size)
     elif isinstance(segmentation, list) and isinstance(segmentation[0], list):
-        yield from _polygon_faults(segmentation, size)
-        if record.get("iscrowd") == 1:
-            yield IssueType.CROWD, "its iscrowd is 1"
+        yield from _check_polygons(segmentation, image_size)
+        if annotation.get("iscrowd") == 1:
+            yield IssueType.CROWD, "iscrowd is 1"
     else:
-        yield IssueType.POLYGON, f"its segmentation is {reprlib.repr(segmentation)}, not a list of polygons"
+        yield IssueType.POLYGON, f"segmentation is {reprlib.repr(segmentation)}, not a list of polygons"
 
 
-def _polygon_faults(polygons: list[Any], size: ImageSize | None) -> Iterator[Fault]:
-    outlines = [_points(polygon) for polygon in polygons]
+def _check_polygons(polygons: list[Any], image_size: tuple[int, int] | None) -> Iterator[Finding]:
+    outlines = [_parse_points(polygon) for polygon in polygons]
     for number, (polygon, points) in enumerate(zip(polygons, outlines, strict=True), 1):
         if points is None:
-            yield IssueType.POLYGON, f"its polygon {number} of {len(polygons)} is {reprlib.repr(polygon)}"
-    if size and any(points is not None and _is_across(points.min(0), points.max(0), size) for points in outlines):
-        yield IssueType.POLYGON_ACROSS, f"in an image of {format_size(size)}"
+            yield IssueType.POLYGON, f"polygon {number} of {len(polygons)} is {reprlib.repr(polygon)}"
+    valid = [points for points in outlines if points is not None]
+    if image_size and any(_is_across(*points.min(0), *points.max(0), image_size) for points in valid):
+        yield IssueType.POLYGON_ACROSS, f"the image is {format_size(image_size)}"
 
 
-def _rle_faults(rle: dict[str, Any], size: ImageSize | None) -> Iterator[Fault]:
-    sides, counts = rle.get("size"), _rle_counts(rle.get("counts"))
-    if not isinstance(sides, list) or [type(side) for side in sides] != [int, int]:
-        yield IssueType.RLE, f"its size is {reprlib.repr(sides)}"
-    elif size and sides != [size[1], size[0]]:
-        yield IssueType.RLE, f"its size is {sides}, in an image of {format_size(size)}"
+def _check_rle(rle: dict[str, Any], image_size: tuple[int, int] | None) -> Iterator[Finding]:
+    size, counts = rle.get("size"), _parse_counts(rle.get("counts"))
+    if not isinstance(size, list) or [type(side) for side in size] != [int, int]:
+        yield IssueType.RLE, f"its size is {reprlib.repr(size)}"
+    elif image_size and size != list(image_size):
+        yield IssueType.RLE, f"its size is {size}, the image is {format_size(image_size)}"
     elif counts is None:
         yield IssueType.RLE, f"its counts are {reprlib.repr(rle.get('counts'))}"
-    elif int(counts.sum()) != sides[0] * sides[1]:
-        yield IssueType.RLE, f"its counts sum to {counts.sum()}, its size is {sides}"
+    elif int(counts.sum()) != size[0] * size[1]:
+        yield IssueType.RLE, f"its counts sum to {counts.sum()}, its size is {size}"
 
 
-def _rle_counts(counts: Any) -> NDArray[np.int64] | None:
-    """The lengths of the runs, from a list or from pycocotools' compressed text; None if they are broken.
-
-    pycocotools itself reads beyond the end of a broken text.
-    """
-    if isinstance(counts, str) and counts.isascii():
-        return _decompress(np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - ord("0"))
-    array = _array(counts)
+def _parse_counts(counts: Any) -> NDArray[np.int64] | None:
+    """Return the run lengths from a list or from pycocotools' compressed text, or None if they are invalid."""
+    if isinstance(counts, str):
+        # Each number ends with a character below "P". pycocotools itself would read beyond the end of other texts.
+        return _decompress(counts) if re.fullmatch(r"([P-o]{0,6}[0-O])+", counts) else None
+    array = _parse_numbers(counts)
     if array is None or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= 2**32:
         return None
     return array.astype(np.int64)
 
 
-def _decompress(digits: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """Read numbers of base-32 digits, lowest first: bit 5 says that another follows, bit 4 of the last is the sign.
+def _decompress(text: str) -> NDArray[np.int64] | None:
+    """Decode numbers of base-32 digits, lowest first: bit 5 announces another digit, bit 4 of the last is the sign.
 
-    From the fourth number on, each is a difference to the last but one.
+    From the fourth number on, each is the difference to the number two places before.
     """
-    if not digits.size or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
-        return None
+    digits = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - ord("0")
     ends = np.flatnonzero(digits & 32 == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > _MAX_RLE_CHARS:
-        return None
-    places = np.arange(digits.size) - np.repeat(starts, lengths)
+    places = np.arange(digits.size) - np.repeat(starts, ends - starts + 1)
     numbers = np.add.reduceat((digits & 31) << 5 * places, starts)
-    numbers -= np.where(digits[ends] & 16, 1 << 5 * lengths, 0)
+    numbers -= np.where(digits[ends] & 16, 1 << 5 * (ends - starts + 1), 0)
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     return None if numbers.min() < 0 else numbers
 
 
-def _box(record: dict[str, Any]) -> list[float] | None:
-    """A record's box, if it is four numbers of sensible size."""
-    box = record.get("bbox")
+def _parse_box(box: Any) -> list[float] | None:
     if not isinstance(box, list) or len(box) != 4:
         return None
-    if not all(type(number) in (int, float) and -MAX_NUMBER < number < MAX_NUMBER for number in box):
-        return None
-    return None if box[2] < 0 or box[3] < 0 else box
+    is_valid = all(type(number) in (int, float) and -MAX_NUMBER < number < MAX_NUMBER for number in box)
+    return box if is_valid and min(box[2:]) >= 0 else None
 
 
-def _points(polygon: Any) -> NDArray[np.float64] | None:
-    """A polygon's points `(N, 2)`, if they are at least three of sensible numbers."""
-    array = _array(polygon)
+def _parse_points(polygon: Any) -> NDArray[np.float64] | None:
+    """Return the points `(N, 2)` of a polygon, or None if it is invalid."""
+    array = _parse_numbers(polygon)
     if array is None or array.size < 6 or array.size % 2:
         return None
     points = array.astype(np.float64).reshape(-1, 2)
     return points if np.abs(points).max() < MAX_NUMBER else None
 
 
-def _array(values: Any) -> NDArray[Any] | None:
-    """A list of numbers as an array that has some."""
+def _parse_numbers(values: Any) -> NDArray[Any] | None:
+    """Return a non-empty list of numbers as an array, and None for anything else."""
     try:
         array = np.array(values)
     except (ValueError, TypeError, OverflowError):
@@ -152,10 +135,10 @@ def _array(values: Any) -> NDArray[Any] | None:
     return array if array.ndim == 1 and array.size and array.dtype.kind in "iuf" else None
 
 
-def _is_across(low: Sequence[float], high: Sequence[float], size: ImageSize) -> bool:
-    return min(low) < -_ROUNDING or high[0] > size[0] + _ROUNDING or high[1] > size[1] + _ROUNDING
+def _is_across(x1: float, y1: float, x2: float, y2: float, image_size: tuple[int, int]) -> bool:
+    return min(x1, y1) < -_TOLERANCE or x2 > image_size[1] + _TOLERANCE or y2 > image_size[0] + _TOLERANCE
 
 
-def format_size(size: ImageSize) -> str:
-    """The size as text, "640x480"."""
-    return f"{size[0]}x{size[1]}"
+def format_size(image_size: tuple[int, int]) -> str:
+    """Format (height, width) as people write it, the width first: "640x480"."""
+    return f"{image_size[1]}x{image_size[0]}"

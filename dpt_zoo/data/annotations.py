@@ -1,16 +1,19 @@
-"""What the labels of other formats than COCO's are read into, and what reading them takes."""
+"""Labels of other formats than COCO's as COCO annotations, and helpers to read them."""
 
 import math
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from ..utils.images import DAMAGE
-from .annotation_checks import MAX_NUMBER, ImageSize
-from .issues import IssueType, Issue
+from ..utils.images import DECODER_ERRORS
+from .annotation_checks import MAX_NUMBER
+from .checks import PROVENANCE
+from .issues import Issue, IssueType
 
 _IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _EXIF_ORIENTATION = 0x0112
@@ -18,87 +21,86 @@ _QUARTER_TURNS = (5, 6, 7, 8)
 
 
 @dataclass
-class Object:
-    """A labelled object.
-
-    Attributes:
-        name: its class.
-        box: xyxy, pixels that count from 0.
-        polygons: its outlines, each x1, y1, x2, y2, ... in such pixels; empty if it has only a box.
-        source: the file and the place in it.
-    """
-
-    name: str
-    box: list[float]
-    polygons: list[list[float]]
-    source: str
-
-
-@dataclass
-class Picture:
-    """An image and its objects.
-
-    Attributes:
-        name: its path relative to the data set's folder.
-        size: of the upright image.
-        source: the file that tells of it.
-        objects: what is labelled in it.
-    """
-
-    name: str
-    size: ImageSize
-    source: str
-    objects: list[Object] = field(default_factory=list)
-
-
-@dataclass
 class LabelledSplit:
-    """A split that is being read: what is in it, and what could not be read."""
+    """A split of a data set while its labels are read: COCO's lists, with ids from 1, and the issues so far."""
 
     name: str
-    pictures: list[Picture] = field(default_factory=list)
+    folder: Path  # of the data set; image names are relative to it
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)  # with the name of a "category", not its id
     issues: list[Issue] = field(default_factory=list)
 
-    def add(self, issue_type: IssueType, where: str, what: str) -> None:
-        self.issues.append(Issue(issue_type, where, what))
+    def add_issue(self, issue_type: IssueType, where: str, message: str) -> None:
+        self.issues.append(Issue(issue_type, where, message))
 
-    def lines(self, path: Path) -> Iterator[tuple[int, str]]:
-        """The lines of a text file that are not empty, with their numbers; if it cannot be read, none."""
+    def add_image(self, name: str, image_size: tuple[int, int], where: str) -> None:
+        """Add an image of this (height, width), which the file `where` describes."""
+        height, width = image_size
+        entry = {"id": len(self.images) + 1, "file_name": name, "width": width, "height": height, PROVENANCE: where}
+        self.images.append(entry)
+
+    def add_object(self, category: str, box: list[float], polygons: list[list[float]], where: str) -> None:
+        """Add an object of the last image: its box (xyxy) and outlines in pixels from 0, and the place of its label."""
+        x1, y1, x2, y2 = box
+        annotation = {
+            "id": len(self.annotations) + 1,
+            "image_id": len(self.images),
+            "category": category,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": round(sum(map(_area, polygons)), 2) if polygons else abs((x2 - x1) * (y2 - y1)),
+            "segmentation": polygons,
+            "iscrowd": 0,
+            PROVENANCE: where,
+        }
+        self.annotations.append(annotation)
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def read_lines(self, path: Path) -> Iterator[tuple[int, str]]:
+        """Yield the number and the text of each line that is not empty; an unreadable file becomes an issue."""
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
-            self.add(IssueType.LABEL, str(path), f"it cannot be read: {error}")
+            self.add_issue(IssueType.LABEL, str(path), f"the file cannot be read: {error}")
             return
         yield from ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
 
-    def read_size(self, path: Path, where: str) -> ImageSize | None:
-        """Width and height of an image that is turned upright, from its header; None if it cannot be read."""
+    def add_file(self, path: Path) -> tuple[int, int] | None:
+        """Add an image, and return its (height, width) from the file's header, or None if it is unreadable."""
+        name = self.relative(path)
         try:
             with Image.open(path) as image:
-                width, height = image.size
                 is_turned = image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
-        except (*DAMAGE, Image.DecompressionBombError) as error:
-            self.add(IssueType.UNREADABLE_IMAGE, where, str(error))
+                image_size = image.size if is_turned else image.size[::-1]
+        except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
+            self.add_issue(IssueType.UNREADABLE_IMAGE, name, str(error))
             return None
-        return (height, width) if is_turned else (width, height)
+        self.add_image(name, image_size, name)
+        return image_size
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The image files in a folder and those below, by name."""
+def find_images(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted."""
     paths = sorted(folder.rglob("*"))
     return [path for path in paths if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")]
 
 
-def sensible(text: str | None) -> float:
-    """Read a number.
+def parse_number(text: str | None) -> float:
+    """Parse a coordinate.
 
     Raises:
-        ValueError: it is none, not finite, or of no size that can be meant.
+        ValueError: The text is not a number, or the number is not finite or too large.
     """
     try:
         number = float(text or "")
     except ValueError:
         number = math.nan
     if not abs(number) < MAX_NUMBER:
-        raise ValueError(f"{reprlib.repr(text)} is no sensible number")
+        raise ValueError(f"{reprlib.repr(text)} is not a number below {MAX_NUMBER:,.0f}")
     return number
+
+
+def _area(polygon: list[float]) -> float:
+    xs, ys = np.array(polygon).reshape(-1, 2).T
+    return abs(float(xs @ np.roll(ys, -1) - ys @ np.roll(xs, -1))) / 2  # the shoelace formula

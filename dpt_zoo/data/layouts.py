@@ -1,67 +1,57 @@
 """Data sets in COCO's, YOLO's and Pascal VOC's layouts, all as COCO annotation files.
 
-`supervision` reads all three too, but by way of pixels: polygons come back with their corners moved, those that fall
-apart as crowds, which are not learned; all masks of a data set are in memory at once; class ids and VOC's boxes depend
-on its version. Here a label becomes a COCO record as exactly as it was written, and remembers its file and line.
+`supervision` also reads all three, but through pixel masks: the corners of polygons move, polygons that fall apart
+become crowds, which are not learned, and all masks are in memory at once. Here a label becomes a COCO annotation with
+exactly its coordinates, and with its file and line.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..errors import DataError
 from ..utils.files import make_folder, open_atomic
-from .checks import PROVENANCE, CheckedSplit, check_coco
-from .annotations import Object, Picture
+from ..utils.progress import ProgressCallback
+from .annotations import LabelledSplit
+from .checks import CheckedSplit, check_coco
 from .issues import Issue
 from .voc import read_voc
-from .yolo import find_config, read_yolo
+from .yolo import find_yaml, read_yolo
 
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """One part of a data set, such as "train", in COCO's format.
+    """The files of one split of a data set, in COCO's format."""
 
-    Attributes:
-        name: what the data set calls it.
-        annotations: its COCO annotation file.
-        images: the folder that the file's image names are relative to.
-        issues: what could not be converted, if the data set has another format.
-    """
-
-    name: str
+    name: str  # in the data set, such as "train2017"
     annotations: Path
-    images: Path
-    issues: tuple[Issue, ...] = ()
+    images: Path  # the folder that the file's image names are relative to
+    issues: tuple[Issue, ...] = ()  # labels of other formats that could not be converted
 
 
 def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
-    """Find the parts of a data set, that for training first; YOLO's and Pascal VOC's labels are converted.
+    """Find the splits of a data set, the training split first, and convert YOLO's and Pascal VOC's labels.
 
     COCO: `annotations/instances_NAME.json`, with the images in `NAME/`, `images/NAME/` or `images/`; or, as Roboflow
-    writes it, `NAME/_annotations.coco.json` beside the images.
+    exports it, `NAME/_annotations.coco.json` beside the images.
 
     YOLO: `data.yaml` with `names`, and with folders (or lists) of images as `train`, `val` and `test`. Labels are boxes
-    or polygons; their files are where `labels` stands for `images`. An image without a label has no objects.
+    or polygons, in files below `labels` instead of `images`. An image without a label has no objects.
 
     Pascal VOC: `Annotations/*.xml` and `JPEGImages/`, split by `ImageSets/Main/NAME.txt`; or XML files beside the
-    images, in the folder or in one for each split. Pixels count from 1; difficult objects are objects as others.
+    images, in the folder or in one for each split. Pixels count from 1; "difficult" is ignored.
 
-    Images stay where they are. Labels that cannot be converted are left out, and told in `SplitFiles.issues`.
+    Images are not copied. Labels that cannot be converted are left out and reported in `SplitFiles.issues`.
 
     Args:
-        folder: the data set's.
-        work_dir: where converted annotations are written.
+        folder: the data set's folder.
+        work_dir: the folder for converted annotations.
 
     Raises:
-        DataError: the folder is none of these, or what all labels of it depend on is missing or wrong.
-        OutputError: the converted annotations cannot be written.
+        DataError: The folder has none of these layouts, or its `data.yaml` cannot be used.
+        OutputError: The converted annotations cannot be written.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
@@ -69,20 +59,39 @@ def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
     return sorted(splits, key=lambda split: (not split.name.startswith("train"), split.name))
 
 
-def check_splits(splits: Iterable[SplitFiles], *, classes: Sequence[str] | None = None, **options: Any) -> list[CheckedSplit]:
-    """Find all that is wrong with the parts of a data set.
+def check_splits(
+    splits: Iterable[SplitFiles],
+    *,
+    classes: Sequence[str] | None = None,
+    with_objects: bool = True,
+    with_masks: bool = False,
+    read_images: bool = True,
+    jobs: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> list[CheckedSplit]:
+    """Find all issues of splits.
 
     Args:
-        splits: as `find_splits` gives them.
-        classes: the names that each has to have, in order; by default those of the first.
-        options: of `check_coco`.
+        splits: see `find_splits`.
+        classes: the expected class names in order; by default those of the first split.
+        with_objects, with_masks, read_images, jobs, progress: see `check_coco`.
     """
-    checks = []
+    checked = []
     for split in splits:
-        check = check_coco(split.annotations, split.images, classes=classes, **options)
-        checks.append(dataclasses.replace(check, issues=split.issues + check.issues))
-        classes = classes or tuple(check.classes) or None
-    return checks
+        result = check_coco(
+            split.annotations,
+            split.images,
+            classes=classes,
+            with_objects=with_objects,
+            with_masks=with_masks,
+            read_images=read_images,
+            jobs=jobs,
+            progress=progress,
+        )
+        result.issues[:0] = split.issues
+        checked.append(result)
+        classes = classes or tuple(result.classes) or None
+    return checked
 
 
 def _find_coco(folder: Path) -> list[SplitFiles]:
@@ -90,66 +99,35 @@ def _find_coco(folder: Path) -> list[SplitFiles]:
     splits = []
     for file in sorted(annotations.glob("instances_*.json")) or sorted(annotations.glob("*.json")):
         name = file.stem.removeprefix("instances_")
-        homes = [folder / name, folder / "images" / name, folder / "images"]
-        splits.append(SplitFiles(name, file, next(filter(Path.is_dir, homes), homes[0])))
+        candidates = [folder / name, folder / "images" / name, folder / "images"]
+        splits.append(SplitFiles(name, file, next(filter(Path.is_dir, candidates), candidates[0])))
     for file in sorted(folder.glob("*/_annotations.coco.json")):
         splits.append(SplitFiles(file.parent.name, file, file.parent))
     return splits
 
 
 def _convert(folder: Path, work_dir: Path) -> list[SplitFiles]:
-    """Write the COCO annotations of a YOLO or a Pascal VOC folder."""
-    config = find_config(folder)
-    classes, parts = read_yolo(folder, config) if config else read_voc(folder)
-    if not parts:
+    """Write COCO annotation files for a YOLO or Pascal VOC folder."""
+    path = find_yaml(folder)
+    classes, labelled = read_yolo(path) if path else read_voc(folder)
+    if not labelled:
         raise DataError(
             f"{folder}: no data set is found here: COCO has annotations/instances_*.json, YOLO has data.yaml, "
             "Pascal VOC has Annotations/*.xml"
         )
     make_folder(work_dir)
     splits = []
-    for part in parts:
-        path = work_dir / f"instances_{part.name}.json"
-        with open_atomic(path) as file:
-            file.write(json.dumps(_as_coco(part.pictures, classes)).encode())
-        splits.append(SplitFiles(part.name, path, folder, tuple(part.issues)))
+    for split in labelled:
+        annotations = work_dir / f"instances_{split.name}.json"
+        with open_atomic(annotations) as file:
+            file.write(json.dumps(_as_coco(split, classes)).encode())
+        splits.append(SplitFiles(split.name, annotations, folder, tuple(split.issues)))
     return splits
 
 
-def _as_coco(pictures: Iterable[Picture], classes: Sequence[str]) -> dict[str, Any]:
-    """COCO's records; all ids count from 1."""
+def _as_coco(split: LabelledSplit, classes: Sequence[str]) -> dict[str, Any]:
     ids = {name: number for number, name in enumerate(classes, 1)}
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, picture in enumerate(pictures, 1):
-        width, height = picture.size
-        image = {"id": image_id, "file_name": picture.name, "width": width, "height": height}
-        images.append({**image, PROVENANCE: picture.source})
-        for thing in picture.objects:
-            x1, y1, x2, y2 = thing.box
-            annotation = {
-                "id": len(annotations) + 1,
-                "image_id": image_id,
-                "category_id": ids[thing.name],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": _area(thing),
-                "segmentation": thing.polygons,
-                "iscrowd": 0,
-                PROVENANCE: thing.source,
-            }
-            annotations.append(annotation)
-    categories = [{"id": ids[name], "name": name} for name in classes]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _area(thing: Object) -> float:
-    """An object's area: that of its polygons, by the shoelace formula, or of its box."""
-    if not thing.polygons:
-        x1, y1, x2, y2 = thing.box
-        return abs((x2 - x1) * (y2 - y1))
-    return round(sum(_polygon_area(np.array(polygon)) for polygon in thing.polygons), 2)
-
-
-def _polygon_area(polygon: NDArray[np.float64]) -> float:
-    xs, ys = polygon[::2], polygon[1::2]
-    return abs(float(xs @ np.roll(ys, -1) - ys @ np.roll(xs, -1))) / 2
+    for annotation in split.annotations:
+        annotation["category_id"] = ids[annotation.pop("category")]
+    categories = [{"id": id, "name": name} for name, id in ids.items()]
+    return {"images": split.images, "annotations": split.annotations, "categories": categories}

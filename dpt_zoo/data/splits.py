@@ -1,73 +1,86 @@
-"""The parts of a data set that a recipe trains on and validates with, found and checked before it does."""
+"""The training and validation splits of a config, found and checked before it runs."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from ..errors import DataError
+from ..utils.progress import ProgressCallback
 from .checks import CheckedSplit, raise_errors
-from .layouts import SplitFiles, check_splits, find_splits
 from .issues import IssueType
+from .layouts import SplitFiles, check_splits, find_splits
 
 Split = Literal["train", "val"]
 
-_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
-"""How the names of such parts begin, the likeliest first."""
+_PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
+"""The prefixes of each split's name in a data set, the preferred one first."""
 
 
 def prepare_splits(
     cfg: Config,
     data_root: Path | None,
     work_dir: Path,
-    parts: Sequence[Split] = ("train", "val"),
+    splits: Sequence[Split] = ("train", "val"),
     *,
     ignored: Collection[IssueType] = (),
-    **options: Any,
+    read_images: bool = True,
+    with_objects: bool = True,
+    with_masks: bool | None = None,
+    jobs: int | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[Split, CheckedSplit]:
-    """Find a recipe's data, or those in a folder of COCO, YOLO or Pascal VOC data instead, and check them.
+    """Find and check the data of a config, or the COCO, YOLO or Pascal VOC data in a folder instead.
 
     Args:
-        cfg: the recipe.
-        data_root: the folder. One without names for its parts is all of the first that is asked for.
-        work_dir: where converted annotations are written.
-        parts: what is needed; of a folder's, only the first has to be there.
-        ignored: what may be wrong all the same.
-        options: of `check_coco`; by default, objects need masks if the recipe's model finds them.
+        cfg: the config.
+        data_root: the folder. If it has a single split without a known name, it is the first of `splits`.
+        work_dir: the folder for converted annotations.
+        splits: the splits to use; of those in `data_root`, only the first is required.
+        ignored: the types of errors that are accepted where they concern a single image.
+        with_masks: whether every object needs a mask; by default, if the config's model predicts masks.
+        read_images, with_objects, jobs, progress: see `check_coco`.
 
     Raises:
-        DataError: the data cannot be used: its text lists what is wrong with them.
-        OutputError: the converted annotations cannot be written.
+        DataError: The data cannot be used. The text lists the issues.
+        OutputError: The converted annotations cannot be written.
     """
-    splits = _choose(find_splits(data_root, work_dir), parts, data_root) if data_root else _splits_of(cfg, parts)
-    finds_masks = "mask_head" in cfg.model.get("roi_head", {})
-    checks = check_splits(splits.values(), **{"with_masks": finds_masks, **options})
-    raise_errors(*checks, ignored=ignored)
-    return dict(zip(splits, checks, strict=True))
+    files = _choose(find_splits(data_root, work_dir), splits, data_root) if data_root else _read_config(cfg, splits)
+    if with_masks is None:
+        with_masks = "mask_head" in cfg.model.get("roi_head", {})
+    checked = check_splits(
+        files.values(),
+        with_objects=with_objects,
+        with_masks=with_masks,
+        read_images=read_images,
+        jobs=jobs,
+        progress=progress,
+    )
+    raise_errors(*checked, ignored=ignored)
+    return dict(zip(files, checked, strict=True))
 
 
-def _choose(splits: list[SplitFiles], parts: Sequence[Split], folder: Path) -> dict[Split, SplitFiles]:
-    first = parts[0]
-    if len(splits) == 1 and not splits[0].name.startswith(_NAMES["train"] + _NAMES["val"]):
-        return {first: splits[0]}
+def _choose(available: list[SplitFiles], splits: Sequence[Split], folder: Path) -> dict[Split, SplitFiles]:
+    if len(available) == 1 and not available[0].name.startswith(_PREFIXES["train"] + _PREFIXES["val"]):
+        return {splits[0]: available[0]}
     chosen: dict[Split, SplitFiles] = {}
-    for part in parts:
-        found = [split for name in _NAMES[part] for split in splits if split.name.startswith(name)]
-        if found:
-            chosen[part] = found[0]
-    if first not in chosen:
-        names = ", ".join(split.name for split in splits)
-        raise DataError(f"{folder}: of its parts, {names}, none is called {first}: rename the one that is it")
+    for split in splits:
+        matches = [files for prefix in _PREFIXES[split] for files in available if files.name.startswith(prefix)]
+        if matches:
+            chosen[split] = matches[0]
+    if splits[0] not in chosen:
+        names = ", ".join(files.name for files in available)
+        raise DataError(f"{folder}: no split is named {splits[0]}, only {names}: rename the one to use")
     return chosen
 
 
-def _splits_of(cfg: Config, parts: Sequence[Split]) -> dict[Split, SplitFiles]:
-    loaders = {part: cfg.get(f"{part}_dataloader") for part in parts}
-    return {part: _split_of(loader.dataset) for part, loader in loaders.items() if loader}
-
-
-def _split_of(dataset: ConfigDict) -> SplitFiles:
-    root = Path(dataset.get("data_root", ""))
-    annotations = root / dataset.ann_file
-    return SplitFiles(annotations.stem.removeprefix("instances_"), annotations, root / dataset.data_prefix.img)
+def _read_config(cfg: Config, splits: Sequence[Split]) -> dict[Split, SplitFiles]:
+    files: dict[Split, SplitFiles] = {}
+    for split in splits:
+        loader = cfg.get(f"{split}_dataloader")
+        if loader:
+            root = Path(loader.dataset.get("data_root", ""))
+            annotations, images = root / loader.dataset.ann_file, root / loader.dataset.data_prefix.img
+            files[split] = SplitFiles(annotations.stem.removeprefix("instances_"), annotations, images)
+    return files

@@ -1,164 +1,142 @@
-"""Read YOLO's labels: text files of boxes or polygons, and a `data.yaml`."""
+"""Reading of YOLO's labels: text files with boxes or polygons, and a `data.yaml`."""
 
 import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..errors import DataError
+from .annotations import LabelledSplit, find_images, parse_number
 from .checks import exists
-from .annotations import Object, LabelledSplit, Picture, images_in, sensible
-from .annotation_checks import ImageSize
 from .issues import IssueType
 
 
-def find_config(folder: Path) -> Path | None:
-    """The file that describes a YOLO data set: `data.yaml`, or the only one of another name."""
+def find_yaml(folder: Path) -> Path | None:
+    """Return the file that describes a YOLO data set: `data.yaml`, or the only YAML file."""
     files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     if folder / "data.yaml" in files:
         return folder / "data.yaml"
     return files[0] if len(files) == 1 else None
 
 
-def read_yolo(folder: Path, config: Path) -> tuple[list[str], list[LabelledSplit]]:
-    """Read the classes and all labels of a data set that `config` describes.
+def read_yolo(path: Path) -> tuple[list[str], list[LabelledSplit]]:
+    """Return the classes and the splits of a data set that the YAML file at `path` describes.
 
     Raises:
-        DataError: the file cannot be used.
+        DataError: The file cannot be used.
     """
-    reader = _Reader(folder, config)
-    return reader.classes, reader.read()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        classes = _read_classes(content)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be used: {' '.join(str(error).split())}") from error
+    splits = []
+    for name in ("train", "val", "test"):
+        split = LabelledSplit(name, path.parent)
+        entries = content.get(name)
+        if not entries:
+            continue
+        for entry in entries if isinstance(entries, list) else [entries]:
+            for image in _find_images(split, entry, content.get("path"), f"{path}, {name}"):
+                _read_image(split, image, classes)
+        labels = [_label_of(image["file_name"]) for image in split.images]
+        if labels and not any(exists(split.folder / label) for label in labels):
+            split.add_issue(IssueType.LABEL, labels[0], f"neither this nor any other label of {name} exists")
+        splits.append(split)
+    if not splits:
+        raise DataError(f"{path} cannot be used: it names no images: give the folders of images as train and val")
+    return classes, splits
 
 
-class _Reader:
-    def __init__(self, folder: Path, config: Path) -> None:
-        self.folder = folder
-        self.config = config
+def _read_classes(content: Any) -> list[str]:
+    """Return the classes that a YAML file names.
+
+    Raises:
+        ValueError: Its content is invalid, or it describes another task.
+    """
+    if not isinstance(content, dict) or not content.get("names") or not isinstance(content["names"], list | dict):
+        raise ValueError("it has no names: give the classes, in order, as a list")
+    if "kpt_shape" in content:
+        raise ValueError("its labels are poses (kpt_shape); only boxes and polygons are supported")
+    names = content["names"]
+    names = names if isinstance(names, dict) else dict(enumerate(names))
+    if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+        raise ValueError(f"its names are not numbered from 0 to {len(names) - 1}")
+    if content.get("nc", len(names)) != len(names):
+        raise ValueError(f"nc is {reprlib.repr(content['nc'])}, but there are {len(names)} names")
+    classes = [names[number] for number in sorted(names, key=int)]
+    if any(isinstance(name, list | dict) for name in classes) or len(set(map(str, classes))) < len(classes):
+        raise ValueError(f"its names are {reprlib.repr(classes)}: give every class its own name")
+    return list(map(str, classes))
+
+
+def _find_images(split: LabelledSplit, entry: Any, prefix: Any, where: str) -> Iterator[Path]:
+    """Yield the images of an entry in the YAML file: a folder, or a text file with a list."""
+    path = _find(split.folder, prefix, entry)
+    if path is None:
+        split.add_issue(IssueType.MISSING_IMAGE, where, f"there is no {reprlib.repr(entry)} below {split.folder}")
+    elif path.is_dir():
+        images = find_images(path)
+        yield from images
+        expected = {_label_of(split.relative(image)) for image in images}
+        for label in sorted((split.folder / _label_of(f"{split.relative(path)}/any")).parent.rglob("*.txt")):
+            name = split.relative(label)
+            if name not in expected and label.name != "classes.txt":  # some tools put the names there
+                split.add_issue(IssueType.ORPHAN, name, f"there is no image {label.stem!r}")
+    else:
+        for number, line in split.read_lines(path):
+            image = _find(split.folder, prefix, line)
+            if image:
+                yield image
+            else:
+                message = f"there is no {line!r} below {split.folder}"
+                split.add_issue(IssueType.MISSING_IMAGE, f"{path}, line {number}", message)
+
+
+def _find(folder: Path, prefix: Any, entry: Any) -> Path | None:
+    """Find a path from the YAML file in the file's own folder, because data sets are moved after they are written."""
+    for start in ("", prefix):
+        if isinstance(start, str) and isinstance(entry, str):
+            names = f"{start}/{entry}".replace("\\", "/").split("/")
+            path = folder.joinpath(*(name for name in names if name not in ("", ".", "..")))
+            if exists(path):
+                return path
+    return None
+
+
+def _label_of(image: str) -> str:
+    """Return the label of an image: below "labels" instead of the last "images". Both are relative to the data set."""
+    *folders, name = image.split("/")
+    if "images" in folders:
+        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
+    return "/".join([*folders, str(Path(name).with_suffix(".txt"))])
+
+
+def _read_image(split: LabelledSplit, path: Path, classes: list[str]) -> None:
+    size, label = split.add_file(path), _label_of(split.relative(path))
+    if size is None or not exists(split.folder / label):
+        return
+    for number, line in split.read_lines(split.folder / label):
         try:
-            content = yaml.safe_load(config.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            raise DataError(f"{config} cannot be read: {' '.join(str(error).split())}") from error
-        if not isinstance(content, dict):
-            raise self._wrong("it has no names, train and val")
-        if "kpt_shape" in content:
-            raise self._wrong("its labels are poses (kpt_shape); only boxes and polygons can be read")
-        self.content: dict[Any, Any] = content
-        self.classes = self._read_names()
+            _read_line(split, line, size, classes, f"{label}, line {number}")
+        except ValueError as error:
+            split.add_issue(IssueType.LABEL, f"{label}, line {number}", str(error))
 
-    def read(self) -> list[LabelledSplit]:
-        parts = []
-        for name in ("train", "val", "test"):
-            entries = self.content.get(name)
-            if entries:
-                part = LabelledSplit(name)
-                for entry in entries if isinstance(entries, list) else [entries]:
-                    self._read_entry(entry, part)
-                names = [self._label_of(self.folder / picture.name) for picture in part.pictures]
-                if names and not any(map(exists, names)):
-                    part.add(IssueType.LABEL, self._name(names[0]), f"neither this nor any other label of {name} is there")
-                parts.append(part)
-        if not parts:
-            raise self._wrong("it names no images: give the folders of images as train and val")
-        return parts
 
-    def _wrong(self, what: str) -> DataError:
-        return DataError(f"{self.config}: {what}")
-
-    def _read_names(self) -> list[str]:
-        names = self.content.get("names")
-        if isinstance(names, list):
-            names = dict(enumerate(names))
-        if not isinstance(names, dict) or not names:
-            raise self._wrong("it has no names: give the classes, in order, as a list")
-        if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-            raise self._wrong(f"its names are not numbered from 0 to {len(names) - 1}")
-        if self.content.get("nc", len(names)) != len(names):
-            raise self._wrong(f"nc says {reprlib.repr(self.content['nc'])} classes, but there are {len(names)} names")
-        ordered = [names[number] for number in sorted(names, key=int)]
-        if any(isinstance(name, list | dict) for name in ordered) or len(set(map(str, ordered))) < len(ordered):
-            raise self._wrong(f"its names are {reprlib.repr(ordered)}: every class needs one of its own")
-        return list(map(str, ordered))
-
-    def _read_entry(self, entry: Any, part: LabelledSplit) -> None:
-        """Read a folder of images, or a list of images, and their labels."""
-        path = self._find(entry)
-        if path is None:
-            what = f"there is no {reprlib.repr(entry)} below {self.folder}"
-            part.add(IssueType.MISSING_IMAGE, f"{self.config}, {part.name}", what)
-        elif path.is_dir():
-            self._read_folder(path, part)
-        else:
-            for number, line in part.lines(path):
-                image = self._find(line)
-                if image is None:
-                    part.add(IssueType.MISSING_IMAGE, f"{path}, line {number}", f"there is no {line!r} below {self.folder}")
-                else:
-                    self._read_image(image, part)
-
-    def _find(self, entry: Any) -> Path | None:
-        """Find what `data.yaml` names, below the folder that it is in, wherever it was when it was written."""
-        for start in ("", self.content.get("path")):
-            if isinstance(start, str) and isinstance(entry, str):
-                names = f"{start}/{entry}".replace("\\", "/").split("/")
-                path = self.folder.joinpath(*(name for name in names if name not in ("", ".", "..")))
-                if exists(path):
-                    return path
-        return None
-
-    def _read_folder(self, path: Path, part: LabelledSplit) -> None:
-        images = images_in(path)
-        for image in images:
-            self._read_image(image, part)
-        labels = self._label_of(path / "any").parent
-        expected = {self._label_of(image) for image in images}
-        for label in sorted(labels.rglob("*.txt")):
-            if label not in expected and label.name != "classes.txt":  # some tools put the names there
-                part.add(IssueType.ORPHAN, self._name(label), f"there is no image {label.stem!r}")
-
-    def _read_image(self, path: Path, part: LabelledSplit) -> None:
-        name = self._name(path)
-        size = part.read_size(path, name)
-        if size is None:
-            return
-        picture = Picture(name, size, name)
-        label = self._label_of(path)
-        for number, line in part.lines(label) if exists(label) else ():
-            where = f"{self._name(label)}, line {number}"
-            try:
-                picture.objects.append(self._read_line(line, size, where))
-            except ValueError as error:
-                part.add(IssueType.LABEL, where, str(error))
-        part.pictures.append(picture)
-
-    def _read_line(self, line: str, size: ImageSize, where: str) -> Object:
-        """Read a class and a box's centre, width and height, or a polygon's corners, in parts of the image's size.
-
-        Raises:
-            ValueError: the line is neither.
-        """
-        label, *numbers = map(sensible, line.split())
-        if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-            raise ValueError(
-                f"it has {len(numbers) + 1} numbers: a class and a box are 5, with a polygon it is 7, 9, ..."
-            )
-        if label not in range(len(self.classes)):
-            raise ValueError(f"its class is {label:g}: the names are numbered from 0 to {len(self.classes) - 1}")
-        name = self.classes[int(label)]
-        numbers = [number * size[index % 2] for index, number in enumerate(numbers)]
-        if len(numbers) == 4:
-            x, y, width, height = numbers
-            return Object(name, [x - width / 2, y - height / 2, x + width / 2, y + height / 2], [], where)
+def _read_line(split: LabelledSplit, line: str, size: tuple[int, int], classes: list[str], where: str) -> None:
+    """Read a class and a box's centre, width and height, or a polygon's points, as fractions of (height, width)."""
+    label, *numbers = map(parse_number, line.split())
+    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+        raise ValueError(f"the line has {len(numbers) + 1} numbers: a class and a box are 5; with a polygon 7, 9, ...")
+    if label not in range(len(classes)):
+        raise ValueError(f"the class is {label:g}: the names are numbered from 0 to {len(classes) - 1}")
+    numbers = [number * size[(index + 1) % 2] for index, number in enumerate(numbers)]
+    if len(numbers) == 4:
+        x, y, width, height = numbers
+        box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+        split.add_object(classes[int(label)], box, [], where)
+    else:
         xs, ys = numbers[::2], numbers[1::2]
-        return Object(name, [min(xs), min(ys), max(xs), max(ys)], [numbers], where)
-
-    def _label_of(self, image: Path) -> Path:
-        names = list(image.relative_to(self.folder).parts)
-        for index in reversed(range(len(names) - 1)):
-            if names[index] == "images":
-                names[index] = "labels"
-                break
-        return self.folder.joinpath(*names).with_suffix(".txt")
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
+        split.add_object(classes[int(label)], [min(xs), min(ys), max(xs), max(ys)], [numbers], where)

@@ -69,7 +69,7 @@ def make_plan(
         OutputError: the folder cannot be written.
     """
     content = json.loads(check.annotations.read_bytes())
-    skipped = {each.image_id: f"{each.where}: {each.what}" for each in check.issues if each.type in UNREADABLE}
+    skipped = {each.image_id: str(each) for each in check.issues if each.type in UNREADABLE}
     numbers = {image["id"]: number for number, image in enumerate(content["images"]) if image["id"] not in skipped}
     image_ids = tuple(numbers)[:limit]
     if not image_ids:

@@ -1,4 +1,4 @@
-"""Images in any form become one form; pictures become files."""
+"""Reading of images in any form as RGB pixels, and writing of pictures."""
 
 import contextlib
 import functools
@@ -16,22 +16,20 @@ from ..errors import ImageError, InputError
 from .files import open_atomic
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX")
-"""Pillow's names of what is read. Others are no pictures for a detector, or run programs of the system (EPS)."""
+"""Pillow's names of the supported formats. EPS is not supported because Pillow runs another program to read it."""
 
-DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, struct.error)
-"""What Pillow's decoders raise, between them, at bytes that they do not expect."""
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, struct.error)
+"""The exceptions that Pillow's decoders raise for damaged files."""
 
 
 def load_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as OpenCV (and so MMDetection) does: upright by its EXIF orientation, without alpha.
+    """Read an image file as `(H, W, 3)` RGB pixels from 0 to 255, as OpenCV (and so MMDetection) does.
 
-    Of an animation the first frame is read. 16-bit values keep their upper byte.
-
-    Returns:
-        `(H, W, 3)` RGB in 0..255.
+    The image is turned upright by its EXIF orientation and loses its alpha channel. 16-bit values keep their upper
+    byte. Of an animation, the first frame is read.
 
     Raises:
-        ImageError: the file is missing, no image, damaged, or of a kind that has no 8-bit colours.
+        ImageError: The file is missing, damaged, not an image, or has no 8-bit or 16-bit pixels.
     """
     try:
         if path.is_dir():
@@ -47,128 +45,106 @@ def load_image(path: Path) -> NDArray[np.uint8]:
 
 
 def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode what an image file holds, as `load_image` does.
-
-    Args:
-        content: the file's bytes.
-        name: what the error's text calls it.
-
-    Raises:
-        ImageError: they are no image, damaged, or of a kind that has no 8-bit colours.
-    """
+    """Decode the bytes of an image file as `load_image` does. Error texts start with `name`."""
     if not content:
         raise ImageError(f"{name}: there is nothing in it")
     return _decode(io.BytesIO(content), name)
 
 
 def to_pixels(image: Any, name: str) -> NDArray[np.uint8]:
-    """Turn an image that is in memory into pixels.
+    """Convert an image in memory to `(H, W, 3)` RGB pixels from 0 to 255.
 
     Args:
-        image: a PIL image; a NumPy array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` RGB or `(H, W, 4)` RGBA; a PyTorch tensor
-            `(H, W)` or `(C, H, W)` with as many channels. Values are 8-bit, 16-bit (which keep their upper byte) or
+        image: a PIL image; a NumPy array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` RGB or `(H, W, 4)` RGBA; or a PyTorch
+            tensor `(H, W)` or `(C, H, W)` with as many channels. Values are 8-bit, 16-bit (the upper byte is kept) or
             floating-point from 0 to 1. Alpha is dropped.
-        name: what the error's text calls it.
-
-    Returns:
-        `(H, W, 3)` RGB in 0..255.
+        name: the image's name in error texts.
 
     Raises:
-        ImageError: it has another type, shape or range, or holds NaN.
+        ImageError: The type, shape or range is unsupported, or there are NaNs.
     """
     if isinstance(image, Image.Image):
-        return _upright(image, name)
+        with _image_errors(name):
+            return _to_rgb(image, name)
     if isinstance(image, np.ndarray):
         return _from_array(image, name, "(H, W, 3)")
-    if hasattr(image, "detach"):  # a tensor; torch need not be imported to know it
-        array = image.detach().cpu()
-        array = (array.float() if array.is_floating_point() else array).numpy()  # NumPy has no bfloat16
+    if hasattr(image, "detach"):  # a tensor, recognised without importing torch
+        array = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()  # NumPy has no bfloat16
         return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, name, "(3, H, W)")
-    kind = type(image).__name__
-    raise ImageError(f"{name}: {kind} is no image: give a path, an address, a PIL image, an array, a tensor or bytes")
+    expected = "a path, a URL, a PIL image, an array, a tensor or bytes"
+    raise ImageError(f"{name}: {type(image).__name__} is not an image: give {expected}")
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:
-    """Write a picture, as JPEG or PNG by the path's suffix.
+    """Write a picture as JPEG or PNG, by the suffix of its path.
 
     Raises:
-        InputError: the suffix is another.
-        OutputError: the file cannot be written.
+        InputError: The suffix is not .jpg, .jpeg or .png.
+        OutputError: The file cannot be written.
     """
-    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}.get(path.suffix.lower())
-    if kind is None:
+    format = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}.get(path.suffix.lower())
+    if format is None:
         raise InputError(f"{path}: pictures are written as .jpg or .png, not {path.suffix!r}")
     with open_atomic(path) as file:
-        picture.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
+        picture.save(file, format, quality=95)  # PNG ignores the quality
 
 
 def _decode(file: BinaryIO, name: str) -> NDArray[np.uint8]:
-    with _explained(name), Image.open(file, formats=_formats()) as image:
-        return _upright(image, name)
+    with _image_errors(name), Image.open(file, formats=_formats()) as image:
+        return _to_rgb(image, name)
 
 
 @functools.cache
 def _formats() -> list[str]:
-    """Those of the formats that this Pillow reads."""
+    """Return the supported formats that this build of Pillow reads."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _upright(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    with _explained(name):
-        return _to_rgb(ImageOps.exif_transpose(image), name)
-
-
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """What Pillow raises becomes an `ImageError`."""
+def _image_errors(name: str) -> Iterator[None]:
+    """Turn Pillow's exceptions into `ImageError`."""
     try:
         yield
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: this is no image of a known format") from error
+        raise ImageError(f"{name}: this is not an image of a known format") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: refused, it would unpack to an enormous picture: {error}") from error
-    except DAMAGE as error:
+        raise ImageError(f"{name}: refused, it would unpack to an enormous image: {error}") from error
+    except DECODER_ERRORS as error:
         raise ImageError(f"{name}: the image is damaged or unreadable: {error}") from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    if image.mode.startswith("I;16") or image.mode == "I":
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ImageError(f"{name}: 32-bit pixels have no fixed range: save it with 8 or 16 bits")
+            raise ImageError(f"{name}: 32-bit pixels have no fixed range: save the image with 8 or 16 bits")
         return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
-        raise ImageError(f"{name}: floating-point pixels have no fixed range: save it with 8 or 16 bits")
+        raise ImageError(f"{name}: floating-point pixels have no fixed range: save the image with 8 or 16 bits")
     if image.mode == "P":
-        image = image.convert("RGBA")  # a palette may have transparency, which is dropped below
+        image = image.convert("RGBA")  # a palette can have transparency, which is dropped below
     return np.asarray(image.convert("RGB"))
 
 
-def _from_array(array: NDArray[Any], name: str, wanted: str) -> NDArray[np.uint8]:
-    """Pixels from an array whose channels, if it has any, are the last dimension."""
+def _from_array(array: NDArray[Any], name: str, expected: str) -> NDArray[np.uint8]:
+    """Convert an array, with the channels (if any) as its last dimension; `expected` is the shape in error texts."""
     if array.ndim == 4:
         raise ImageError(f"{name}: these are several images, {array.shape}: give them as a list")
-    if array.ndim == 2:
-        array = array[..., None]
+    array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
-        raise ImageError(f"{name}: an image is {wanted}, not {_shape_as_given(array, wanted)}")
-    if array.shape[2] == 1:
-        array = np.broadcast_to(array, (*array.shape[:2], 3))
-    array = array[..., :3]
+        shape = array.transpose(2, 0, 1).shape if array.ndim == 3 and expected.startswith("(3") else array.shape
+        raise ImageError(f"{name}: an image is {expected}, not {shape}")
+    array = array[..., :3] if array.shape[2] > 1 else array.repeat(3, axis=2)
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype == np.uint16:
         return (array >> 8).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.floating):
         raise ImageError(f"{name}: pixels are uint8, uint16 or floating-point from 0 to 1, not {array.dtype}")
-    least, most = array.min(), array.max()
-    if not (least >= 0 and most <= 1):  # NaN, too
-        reason = "NaN is among them" if np.isnan(least) else f"these go from {least:g} to {most:g}"
-        raise ImageError(f"{name}: floating-point pixels are from 0 to 1, {reason}: undo the normalisation")
+    minimum, maximum = array.min(), array.max()
+    if not (minimum >= 0 and maximum <= 1):  # NaN, too
+        values = "NaN is among them" if np.isnan(minimum) else f"these go from {minimum:g} to {maximum:g}"
+        raise ImageError(f"{name}: floating-point pixels are from 0 to 1, {values}: undo the normalisation")
     return (array * 255).round().astype(np.uint8)
-
-
-def _shape_as_given(array: NDArray[Any], wanted: str) -> tuple[int, ...]:
-    shape = array.shape
-    return (shape[2], *shape[:2]) if wanted.startswith("(3") and array.ndim == 3 else shape

@@ -230,7 +230,7 @@ def test_an_error_is_one_line_and_the_page_goes_on(
     upload(page, text)
     toast = page.get_by_test_id("toast-body")
     toast.wait_for()
-    assert "the image: this is no image of a known format" in toast.inner_text()
+    assert "the image: this is not an image of a known format" in toast.inner_text()
     expect_nothing(page)
     page.get_by_role("button", name="Remove Image").click()
     upload(page, EXAMPLES[0])
@@ -410,11 +410,11 @@ def bomb() -> bytes:
 
 
 NO_IMAGES = {
-    "text": (b"no image", "no image of a known format"),
-    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>', "no image of a known format"),
-    "HTML": (b"<html><script>alert(1)</script></html>", "no image of a known format"),
-    "PDF": (b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\ntrailer\n<<>>\n%%EOF", "no image of a known format"),
-    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n", "no image of a known"),
+    "text": (b"no image", "not an image of a known format"),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>', "not an image of a known"),
+    "HTML": (b"<html><script>alert(1)</script></html>", "not an image of a known format"),
+    "PDF": (b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\ntrailer\n<<>>\n%%EOF", "not an image of a known format"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n", "not an image of a known"),
     "nothing": (b"", "there is nothing in it"),
     "half an image": (SCENE[: len(SCENE) // 2], "damaged"),
     "a bomb": (bomb(), "enormous"),

@@ -124,11 +124,10 @@ def test_voc(journal: Journal, images: Path, tmp_path: Path) -> None:
     (tmp_path / "Annotations").symlink_to(tmp_path / "annotations")
     (tmp_path / "JPEGImages").symlink_to(images)
     _, (part,) = read_voc(tmp_path)
-    (picture,) = (picture for picture in part.pictures if picture.objects)
-    assert picture.size == (60, 40)
-    assert [(thing.name, thing.box) for thing in picture.objects] == [
-        ("a/../dog", [20, 15, 50, 35]),
-        ("cat", [5, 10, 25, 20]),
+    assert {(each["height"], each["width"]) for each in part.images} == {(40, 60)}
+    assert [(each["category"], each["bbox"]) for each in part.annotations] == [
+        ("a/../dog", [20, 15, 30, 20]),
+        ("cat", [5, 10, 20, 10]),
     ]
     assert defusedxml.ElementTree.parse(tmp_path / "annotations/b/2.xml").findtext("filename") == "b/2.webp"
 

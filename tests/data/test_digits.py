@@ -1,4 +1,4 @@
-"""Digit scenes: the same from the same seed, true to what is seen, read by what reads COCO, and whole or not there."""
+"""Digit scenes: equal for equal seeds, correct masks and labels, readable as COCO data, complete or absent."""
 
 import hashlib
 import itertools
@@ -40,6 +40,7 @@ from dpt_zoo.errors import DPTZooError, InputError, OutputError
 
 FEW: dict[str, Any] = {"num_train": 4, "num_test": 3, "seed": 5, "size": 96}
 COUNTS = {"train2017": 4, "val2017": 3}
+TWO = {**FEW, "num_train": 1, "num_test": 1, "size": 64}
 TRAIN = read_digits("train")
 
 Box = tuple[int, int, int, int]
@@ -48,7 +49,7 @@ Mask = NDArray[np.bool_]
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of few scenes, for looking only."""
+    """A folder of a few scenes; tests only read it."""
     folder = tmp_path_factory.mktemp("digits") / "few"
     make_digit_scenes(folder, **FEW)
     return folder
@@ -62,7 +63,7 @@ def many() -> list[Scene]:
 class TestDigits:
     """The digits that are drawn."""
 
-    def test_what_they_are(self) -> None:
+    def test_shapes_and_values(self) -> None:
         for digits, count in ((TRAIN, 1347), (read_digits("test"), 450)):
             assert digits.images.shape == (count, 8, 8)
             assert digits.images.dtype == np.uint8
@@ -83,9 +84,9 @@ class TestDigits:
 
 
 class TestScene:
-    """One scene: a picture, and what is said of it."""
+    """One scene: its image, masks and labels."""
 
-    def test_is_what_it_was_when_this_was_written(self) -> None:
+    def test_pixels_are_unchanged(self) -> None:
         digest = hashlib.sha256()
         for number in range(5):
             for array in draw(number):
@@ -107,7 +108,7 @@ class TestScene:
         assert MIN_DIGITS <= len(labels) <= MAX_DIGITS
 
     def test_masks_are_what_is_seen(self, many: list[Scene]) -> None:
-        """In a mask is what has the digit's brightness, and around it what has that of the ground there."""
+        """Pixels in a mask have the digit's brightness, and those around it the background's."""
         for image, masks, _ in many:
             grey = np.asarray(Image.fromarray(image).convert("L"), int)
             digits = masks.any(axis=0)
@@ -120,7 +121,7 @@ class TestScene:
                 assert np.mean(is_digit[around]) < 0.05
 
     def test_labels_are_what_is_seen(self) -> None:
-        """Of ten digits, one of each kind, a mask is most like the one that its label says."""
+        """Of ten digits, one of each class, a mask is most similar to the one of its label."""
         first = [int(np.flatnonzero(TRAIN.labels == label)[0]) for label in range(10)]
         digits = Digits(TRAIN.images[first], TRAIN.labels[first])
         turns = range(-MAX_TURN, MAX_TURN + 1, 5)
@@ -205,8 +206,9 @@ class TestFolder:
             assert np.array_equal(sample["gt_masks"].masks, masks)
             assert np.array_equal(sample["gt_bboxes"].numpy(), [box_of(mask) for mask in masks])
 
+    @pytest.mark.slow
     def test_is_the_same_in_any_process(self, few: Path, tmp_path: Path) -> None:
-        """And two processes that make one folder at once do not disturb each other."""
+        """Two processes that make one folder at once do not disturb each other."""
         runs = [start(MAKE, tmp_path / "both", json.dumps(FEW)) for _ in range(2)]
         assert [run.wait() for run in runs] == [0, 0]
         assert contents(tmp_path / "both") == contents(few)
@@ -220,14 +222,14 @@ class TestFolder:
                 assert more[name] == content
                 assert other[name] != content
 
-    def test_tells_how_far_it_is(self, tmp_path: Path) -> None:
+    def test_progress(self, tmp_path: Path) -> None:
         reports: list[tuple[int, int | None]] = []
         make_digit_scenes(tmp_path / "new", **FEW, progress=lambda done, total: reports.append((done, total)))
         assert reports == [(done, 7) for done in range(1, 8)]
 
 
 class TestWholeOrNotThere:
-    """What stands under the folder's name, whatever happens."""
+    """The folder is complete or does not exist, whatever happens."""
 
     def test_is_made_once(self, few: Path) -> None:
         made = few.stat()
@@ -247,16 +249,19 @@ class TestWholeOrNotThere:
             make_digit_scenes(tmp_path / "new", **FEW, progress=interrupt)
         assert {path.name for path in tmp_path.iterdir()} <= {".new.lock"}
 
-    def test_killed_at_any_step(self, few: Path, tmp_path: Path) -> None:
-        run = start(MAKE_AND_DIE, tmp_path, json.dumps(FEW))
+    @pytest.mark.slow
+    def test_killed_at_any_step(self, tmp_path: Path) -> None:
+        make_digit_scenes(tmp_path / "whole", **TWO)
+        whole = contents(tmp_path / "whole")
+        run = start(MAKE_AND_DIE, tmp_path, json.dumps(TWO))
         outcomes = json.loads(run.communicate()[0])
-        assert len(outcomes) > 20
+        assert len(outcomes) > 10
         assert outcomes == [signal.SIGKILL] * (len(outcomes) - 1) + [0]
         for step in range(1, len(outcomes) + 1):
             folder = tmp_path / f"at-{step}"
-            assert not folder.exists() or contents(folder) == contents(few)
-            make_digit_scenes(folder, **FEW)
-            assert contents(folder) == contents(few)
+            assert not folder.exists() or contents(folder) == whole
+            make_digit_scenes(folder, **TWO)
+            assert contents(folder) == whole
         assert not list(tmp_path.glob(".*.partial"))
 
     @pytest.mark.parametrize(
@@ -286,7 +291,7 @@ class TestWholeOrNotThere:
     def test_something_else_is_there(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "digit_scenes.json").write_text(content)
         for path in (tmp_path, tmp_path / "digit_scenes.json"):
-            with pytest.raises(InputError, match="is no folder of digit scenes: choose another"):
+            with pytest.raises(InputError, match="is not a folder of digit scenes: choose another"):
                 make_digit_scenes(path, **FEW)
         assert contents(tmp_path) == {"digit_scenes.json": content.encode()}
 
@@ -320,12 +325,12 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def enlarged(digit: NDArray[np.uint8], degrees: int) -> Mask:
-    """Where a digit's ink is, when it is large and turned."""
+    """Return the mask of an enlarged and rotated digit."""
     return np.asarray(Image.fromarray(15 * digit).resize((64, 64)).rotate(degrees, expand=True)) > 100
 
 
 def shape_of(mask: Mask) -> NDArray[np.float64]:
-    """What is in a mask's box: at one size for all, with mean 0 and length 1."""
+    """Return the content of a mask's box at a fixed size, as a vector with mean 0 and length 1."""
     picture = Image.fromarray(255 * mask.astype(np.uint8))
     shape = np.asarray(picture.resize((16, 16), box=picture.getbbox()), np.float64).ravel()
     shape -= shape.mean()
@@ -333,7 +338,7 @@ def shape_of(mask: Mask) -> NDArray[np.float64]:
 
 
 def box_of(mask: Mask) -> Box:
-    """A mask's box, xyxy."""
+    """Return a mask's box, xyxy."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
@@ -361,7 +366,7 @@ make_digit_scenes(Path(sys.argv[1]), **json.loads(sys.argv[2]))
 """
 
 MAKE_AND_DIE = """
-# Make folders, each in a process that is killed before the n-th thing it does with files there, until one lives.
+# Make folders, each in a process that is killed before its n-th file operation there, until one process survives.
 import itertools, json, os, signal, sys
 from pathlib import Path
 from dpt_zoo.data.digits import make_digit_scenes, read_digits

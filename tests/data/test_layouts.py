@@ -28,8 +28,8 @@ from small_data import (
 )
 
 from dpt_zoo.data.checks import CheckedSplit, raise_errors
+from dpt_zoo.data.issues import Issue, IssueType
 from dpt_zoo.data.layouts import SplitFiles, check_splits, find_splits
-from dpt_zoo.data.issues import IssueType, Issue
 from dpt_zoo.errors import DataError, DPTZooError, OutputError
 
 
@@ -45,7 +45,7 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def problems_of(root: Path, work_dir: Path) -> list[Issue]:
+def find_issues(root: Path, work_dir: Path) -> list[Issue]:
     return [issue for check in check_splits(find_splits(root, work_dir)) for issue in check.issues]
 
 
@@ -83,7 +83,7 @@ def test_coco_as_roboflow_exports_it(root: Path, work_dir: Path) -> None:
 def test_a_later_split_has_to_have_the_classes_of_the_first(root: Path, work_dir: Path) -> None:
     make_coco(root)
     make_coco(root, lambda content: content["categories"].reverse(), split="val2017")
-    (issue,) = problems_of(root, work_dir)
+    (issue,) = find_issues(root, work_dir)
     assert issue.type is IssueType.CLASSES and issue.where == "instances_val2017.json"
 
 
@@ -107,9 +107,9 @@ class TestBoth:
         assert [each["category_id"] for each in (box, polygon)] == [1, 2]
         assert [each["id"] for each in content["images"] + content["annotations"]] == [1, 2, 1, 2]
 
-    def test_it_is_sound(self, root: Path, work_dir: Path, make: Any) -> None:
+    def test_it_has_no_issues(self, root: Path, work_dir: Path, make: Any) -> None:
         checks = check_splits(find_splits(make(root), work_dir))
-        assert all(check.issues == () for check in checks)
+        assert all(check.issues == [] for check in checks)
         assert (checks[0].num_images, checks[0].num_empty_images, checks[0].num_masks) == (2, 1, 1)
 
     def test_mmdetection_loads_it(self, root: Path, work_dir: Path, make: Any) -> None:
@@ -246,36 +246,38 @@ def test_yolo_layouts(root: Path, work_dir: Path, change: Any) -> None:
 
 
 YOLO_LINES = [
-    # a label, and what is told of it
-    ("0 nan 0.5 0.1 0.1", IssueType.LABEL, "'nan' is no sensible number"),
-    ("0 0.5 0.5 inf 0.1", IssueType.LABEL, "'inf' is no sensible number"),
-    ("cat 0.5 0.5 0.1 0.1", IssueType.LABEL, "'cat' is no sensible number"),
-    ("2 0.5 0.5 0.1 0.1", IssueType.LABEL, "its class is 2: the names are numbered from 0 to 1"),
-    ("-1 0.5 0.5 0.1 0.1", IssueType.LABEL, "its class is -1"),
-    ("0.5 0.5 0.5 0.1 0.1", IssueType.LABEL, "its class is 0.5"),
-    ("0 0.5 0.5 0.1", IssueType.LABEL, "it has 4 numbers"),
-    ("0 0.5 0.5 0.1 0.1 0.9", IssueType.LABEL, "it has 6 numbers"),
-    ("0 0.1 0.1 0.5 0.5 0.9 0.9 0.3", IssueType.LABEL, "it has 8 numbers"),
-    ("0 0.9 0.5 0.5 0.5", IssueType.BOX_ACROSS, "in an image of 64x48"),
-    ("0 1.5 0.5 0.1 0.1", IssueType.BOX_OUTSIDE, "in an image of 64x48"),
-    ("0 0.1 0.1 0.5 0.5 1.9 0.1", IssueType.POLYGON_ACROSS, "in an image of 64x48"),
-    ("0 0.5 0.5 -0.1 0.1", IssueType.BOX, "its bbox is"),
-    ("0 0.5 0.5 0.001 0.1", IssueType.EMPTY_BOX, "its bbox is"),
-    ("0 0.1 0.1 0.5 0.5 0.9 0.9", IssueType.NO_AREA, "its bbox is"),
+    # a label, and the expected issue
+    ("0 nan 0.5 0.1 0.1", IssueType.LABEL, "'nan' is not a number"),
+    ("0 0.5 0.5 inf 0.1", IssueType.LABEL, "'inf' is not a number"),
+    ("cat 0.5 0.5 0.1 0.1", IssueType.LABEL, "'cat' is not a number"),
+    ("2 0.5 0.5 0.1 0.1", IssueType.LABEL, "the class is 2: the names are numbered from 0 to 1"),
+    ("-1 0.5 0.5 0.1 0.1", IssueType.LABEL, "the class is -1"),
+    ("0.5 0.5 0.5 0.1 0.1", IssueType.LABEL, "the class is 0.5"),
+    ("0 0.5 0.5 0.1", IssueType.LABEL, "the line has 4 numbers"),
+    ("0 0.5 0.5 0.1 0.1 0.9", IssueType.LABEL, "the line has 6 numbers"),
+    ("0 0.1 0.1 0.5 0.5 0.9 0.9 0.3", IssueType.LABEL, "the line has 8 numbers"),
+    ("0 0.9 0.5 0.5 0.5", IssueType.BOX_ACROSS, "the image is 64x48"),
+    ("0 1.5 0.5 0.1 0.1", IssueType.BOX_OUTSIDE, "the image is 64x48"),
+    ("0 0.1 0.1 0.5 0.5 1.9 0.1", IssueType.POLYGON_ACROSS, "the image is 64x48"),
+    ("0 0.5 0.5 -0.1 0.1", IssueType.BOX, "bbox is"),
+    ("0 0.5 0.5 0.001 0.1", IssueType.EMPTY_BOX, "bbox is"),
+    ("0 0.1 0.1 0.5 0.5 0.9 0.9", IssueType.NO_AREA, "area is 0, bbox is"),
 ]
 
 
-@pytest.mark.parametrize(("line", "kind", "what"), YOLO_LINES)
-def test_yolo_problems_by_file_and_line(root: Path, work_dir: Path, line: str, issue_type: IssueType, what: str) -> None:
+@pytest.mark.parametrize(("line", "issue_type", "message"), YOLO_LINES)
+def test_yolo_issues_by_file_and_line(
+    root: Path, work_dir: Path, line: str, issue_type: IssueType, message: str
+) -> None:
     label = make_yolo(root) / "labels" / "train" / "a.txt"
     label.write_text(f"{label.read_text()}\n\n  {line}\n1.0e+00 0.5 0.5 0.5 0.5\n")
-    found = [issue for issue in problems_of(root, work_dir) if issue.type is issue_type]
-    assert [issue.where for issue in found] == ["labels/train/a.txt, line 4"] and what in found[0].what
+    found = [issue for issue in find_issues(root, work_dir) if issue.type is issue_type]
+    assert [issue.where for issue in found] == ["labels/train/a.txt, line 4"] and message in found[0].message
     num_converted = len(content_of(find_splits(root, work_dir)[0])["annotations"])
     assert num_converted == (3 if issue_type is IssueType.LABEL else 4)
 
 
-def test_yolo_problems_of_files(root: Path, work_dir: Path) -> None:
+def test_yolo_issues_of_files(root: Path, work_dir: Path) -> None:
     make_yolo(root)
     (root / "images" / "train" / "c.jpg").write_text("no image")
     (root / "images" / "train" / ".hidden.jpg").touch()
@@ -284,7 +286,7 @@ def test_yolo_problems_of_files(root: Path, work_dir: Path) -> None:
     (root / "labels" / "train" / "classes.txt").write_text("cat\ndog\n")
     (root / "lists.txt").write_text("images/val/a.png\nimages/val/none.png\n")
     rewrite(root / "data.yaml", "val: images/val", "val: [lists.txt, images/none]")
-    assert [(issue.type, issue.where) for issue in problems_of(root, work_dir)] == [
+    assert [(issue.type, issue.where) for issue in find_issues(root, work_dir)] == [
         (IssueType.LABEL, f"{root / 'labels' / 'train' / 'b.txt'}"),
         (IssueType.UNREADABLE_IMAGE, "images/train/c.jpg"),
         (IssueType.ORPHAN, "labels/train/lost.txt"),
@@ -296,10 +298,10 @@ def test_yolo_problems_of_files(root: Path, work_dir: Path) -> None:
 def test_yolo_without_labels(root: Path, work_dir: Path) -> None:
     make_yolo(root)
     (root / "labels").rename(root / "label")
-    found = problems_of(root, work_dir)
+    found = find_issues(root, work_dir)
     assert [issue.type for issue in found] == [IssueType.LABEL, IssueType.EMPTY] * 2
     assert found[0].where == "labels/train/a.txt"
-    assert found[0].what == "neither this nor any other label of train is there"
+    assert found[0].message == "neither this nor any other label of train exists"
 
 
 def test_yolo_images_are_measured_upright(root: Path, work_dir: Path) -> None:
@@ -307,30 +309,30 @@ def test_yolo_images_are_measured_upright(root: Path, work_dir: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (HEIGHT, WIDTH)).save(root / "images" / "train" / "a.png", exif=exif)
-    assert problems_of(root, work_dir) == []
+    assert find_issues(root, work_dir) == []
 
 
 @pytest.mark.parametrize(
-    ("content", "what"),
+    ("content", "message"),
     [
-        ("names: [cat", "cannot be read: while parsing a flow sequence"),
+        ("names: [cat", "cannot be used: while parsing a flow sequence"),
         ("names: &a [*a, *a]", "its names are"),
-        ("names: [cat, cat]", "its names are \\['cat', 'cat'\\]: every class needs one of its own"),
-        ("just text", "it has no names, train and val"),
+        ("names: [cat, cat]", "its names are \\['cat', 'cat'\\]: give every class its own name"),
+        ("just text", "it has no names"),
         ("train: images/train", "it has no names"),
         ("names: []\ntrain: images/train", "it has no names"),
         ("names: cat\ntrain: images/train", "it has no names"),
         ("names: {0: cat, 2: dog}\ntrain: images/train", "not numbered from 0 to 1"),
         ("names: {a: cat, b: dog}\ntrain: images/train", "not numbered from 0 to 1"),
-        ("names: [cat, dog]\nnc: 3\ntrain: images/train", "nc says 3 classes, but there are 2 names"),
+        ("names: [cat, dog]\nnc: 3\ntrain: images/train", "nc is 3, but there are 2 names"),
         ("names: [cat, dog]", "it names no images"),
         ("names: [cat, dog]\nkpt_shape: [17, 3]\ntrain: images/train", "poses"),
-        ("\0", "cannot be read"),
+        ("\0", "cannot be used"),
     ],
 )
-def test_yolo_without_a_usable_yaml(root: Path, work_dir: Path, content: str, what: str) -> None:
+def test_yolo_without_a_usable_yaml(root: Path, work_dir: Path, content: str, message: str) -> None:
     (make_yolo(root) / "data.yaml").write_text(content)
-    with pytest.raises(DataError, match=what) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         find_splits(root, work_dir)
     assert str(raised.value).startswith(str(root / "data.yaml")) and "\n" not in str(raised.value)
 
@@ -381,47 +383,47 @@ def test_voc_layouts(root: Path, work_dir: Path, change: Any, expected: dict[str
 
 
 VOC_FILES = [
-    # an XML file, and what is told of it, where
+    # an XML file, and the expected issue
     ("<annotation><object></annotation>", IssueType.LABEL, "", "mismatched tag: line 1"),
     ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', IssueType.LABEL, "", "EntitiesForbidden"),
-    (voc_xml(voc_object("cat", BOX), size=""), IssueType.LABEL, "", "it has no size/width"),
-    (voc_xml(size="<size><width>64</width><height>x</height></size>"), IssueType.LABEL, "", "'x' is no sensible number"),
-    (voc_xml(size="<size><width>64.5</width><height>48</height></size>"), IssueType.LABEL, "", "its size/width is 64.5"),
-    (voc_xml(size="<size><width>0</width><height>0</height></size>"), IssueType.RECORD, "", "its size is 0 x 0"),
+    (voc_xml(voc_object("cat", BOX), size=""), IssueType.LABEL, "", "there is no size/width"),
+    (voc_xml(size="<size><width>64</width><height>x</height></size>"), IssueType.LABEL, "", "'x' is not a number"),
+    (voc_xml(size="<size><width>64.5</width><height>48</height></size>"), IssueType.LABEL, "", "size/width is 64.5"),
+    (voc_xml(size="<size><width>0</width><height>48</height></size>"), IssueType.FIELD, "", "width is 0"),
     (voc_xml(size="<size><width>48</width><height>64</height></size>"), IssueType.IMAGE_SIZE, "", "the image is 64x48"),
-    (voc_xml(voc_object("cat", BOX), voc_object("", BOX)), IssueType.LABEL, ", object 2", "it has no name"),
-    (voc_xml("<object><name>cat</name></object>"), IssueType.LABEL, ", object 1", "it has no bndbox/xmin"),
-    (voc_xml(voc_object("cat", [float("nan"), 2, 3, 4])), IssueType.LABEL, ", object 1", "'nan' is no sensible number"),
-    (voc_xml(voc_object("cat", [40, 6, 8, 30])), IssueType.BOX, ", object 1", "its bbox is [40.0, 6.0, -32.0, 24.0]"),
-    (voc_xml(voc_object("cat", [8, 6, 80, 30])), IssueType.BOX_ACROSS, ", object 1", "in an image of 64x48"),
-    (voc_xml(voc_object("cat", BOX, POLYGON[:4])), IssueType.LABEL, ", object 1", "its polygon has 4 numbers"),
-    (voc_xml(voc_object("cat", BOX, POLYGON[:5])), IssueType.LABEL, ", object 1", "its polygon has 5 numbers"),
+    (voc_xml(voc_object("cat", BOX), voc_object("", BOX)), IssueType.LABEL, ", object 2", "the object has no name"),
+    (voc_xml("<object><name>cat</name></object>"), IssueType.LABEL, ", object 1", "there is no bndbox/xmin"),
+    (voc_xml(voc_object("cat", [float("nan"), 2, 3, 4])), IssueType.LABEL, ", object 1", "'nan' is not a number"),
+    (voc_xml(voc_object("cat", [40, 6, 8, 30])), IssueType.BOX, ", object 1", "bbox is [40.0, 6.0, -32.0, 24.0]"),
+    (voc_xml(voc_object("cat", [8, 6, 80, 30])), IssueType.BOX_ACROSS, ", object 1", "the image is 64x48"),
+    (voc_xml(voc_object("cat", BOX, POLYGON[:4])), IssueType.LABEL, ", object 1", "the polygon has 4 numbers"),
+    (voc_xml(voc_object("cat", BOX, POLYGON[:5])), IssueType.LABEL, ", object 1", "the polygon has 5 numbers"),
 ]
 
 
-@pytest.mark.parametrize(("xml", "kind", "place", "what"), VOC_FILES)
-def test_voc_problems(root: Path, work_dir: Path, xml: str, issue_type: IssueType, place: str, what: str) -> None:
+@pytest.mark.parametrize(("xml", "issue_type", "place", "message"), VOC_FILES)
+def test_voc_issues(root: Path, work_dir: Path, xml: str, issue_type: IssueType, place: str, message: str) -> None:
     (make_voc(root) / "Annotations" / "a.xml").write_text(xml)
-    (issue,) = [issue for issue in problems_of(root, work_dir) if issue.type is issue_type]
-    assert issue.where == f"Annotations/a.xml{place}" and what in issue.what
+    (issue,) = [issue for issue in find_issues(root, work_dir) if issue.type is issue_type]
+    assert issue.where == f"Annotations/a.xml{place}" and message in issue.message
 
 
-def test_voc_problems_of_files(root: Path, work_dir: Path) -> None:
+def test_voc_issues_of_files(root: Path, work_dir: Path) -> None:
     make_voc(root)
     (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nlost\n")
     (root / "JPEGImages" / "b.jpg").write_text("no image")
-    found = [(issue.type, issue.where) for issue in problems_of(root, work_dir)]
+    found = [(issue.type, issue.where) for issue in find_issues(root, work_dir)]
     assert found[:2] == [
         (IssueType.UNREADABLE_IMAGE, "JPEGImages/b.jpg"),
         (IssueType.MISSING_IMAGE, "ImageSets/Main/train.txt, line 3"),
     ]
     voc_without_lists(root)
     (root / "JPEGImages" / "c.jpg").unlink()
-    found = [(issue.type, issue.where) for issue in problems_of(root, work_dir)]
+    found = [(issue.type, issue.where) for issue in find_issues(root, work_dir)]
     assert found == [(IssueType.ORPHAN, "Annotations/c.xml"), (IssueType.UNREADABLE_IMAGE, "JPEGImages/b.jpg")]
 
 
-# --- Whatever there may be
+# --- Other folders, and random damage
 
 
 def test_no_data_set(root: Path, work_dir: Path) -> None:

@@ -297,13 +297,13 @@ class TestBadData:
     @pytest.mark.parametrize(
         ("break_it", "text"),
         [
-            (lambda data: annotations(data).unlink(), "none is called val"),
+            (lambda data: annotations(data).unlink(), "no split is named val"),
             (lambda data: (data / "val2017").rename(data / "train2017"), "there is no such folder"),
             (lambda data: [path.unlink() for path in (data / "val2017").iterdir()], "another split's folder"),
             (remove_image, r"missing image \(1\)"),
             (corrupt, r"unreadable image \(1\)"),
-            (cut_off, "it is not JSON"),
-            (lambda data: change(data, lambda content: content["annotations"].clear()), "it has no objects"),
+            (cut_off, "the file is not JSON"),
+            (lambda data: change(data, lambda content: content["annotations"].clear()), "the file has no objects"),
             (
                 lambda data: change(data, lambda content: content["annotations"][0].update(segmentation=[])),
                 r"missing mask \(1\)",

@@ -182,14 +182,14 @@ class Bad:
 
 class TestBadImages:
     BAD: dict[str, Bad] = {  # noqa: RUF012
-        "nothing": Bad(None, "NoneType is no image"),
-        "a number": Bad(7, "int is no image"),
+        "nothing": Bad(None, "NoneType is not an image"),
+        "a number": Bad(7, "int is not an image"),
         "no bytes": Bad(b"", "there is nothing in it"),
-        "text": Bad(b"this is text", "no image of a known format"),
-        "PostScript": Bad(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "no image of a known format"),
-        "SVG": Bad(b'<svg xmlns="http://www.w3.org/2000/svg"/>', "no image of a known format"),
+        "text": Bad(b"this is text", "not an image of a known format"),
+        "PostScript": Bad(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "not an image of a known format"),
+        "SVG": Bad(b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image of a known format"),
         "cut PNG": Bad(PHOTO.read_bytes()[:50_000], "damaged"),
-        "one number": Bad(np.uint8(3), "uint8 is no image"),
+        "one number": Bad(np.uint8(3), "uint8 is not an image"),
         "a row": Bad(np.zeros(8, np.uint8), r"an image is \(H, W, 3\), not \(8,\)"),
         "channels first": Bad(np.zeros((3, 8, 9), np.uint8), r"an image is \(H, W, 3\), not \(3, 8, 9\)"),
         "channels last": Bad(torch.zeros(8, 9, 3), r"an image is \(3, H, W\), not \(8, 9, 3\)"),
@@ -221,7 +221,7 @@ class TestBadImages:
     def test_in_a_list_those_before_it_have_been_given(self, detector: Detector, scene: NDArray[np.uint8]) -> None:
         found = detector([scene, scene, b"bad", scene])
         assert_same(next(found), next(found))
-        with pytest.raises(ImageError, match="image-3: this is no image"):
+        with pytest.raises(ImageError, match="image-3: this is not an image"):
             next(found)
 
     @pytest.mark.parametrize("batch_size", [1, 3])
@@ -354,7 +354,7 @@ class TestAddresses:
             ([status(500), ...], "cannot be fetched: .*500"),
             ([hang_up, ...], "cannot be fetched"),
             ([cut(100), ...], "cannot be fetched"),
-            ([page("<html>log in</html>")], "no image of a known format"),
+            ([page("<html>log in</html>")], "not an image of a known format"),
             ([redirect("/1.png"), ...], "cannot be fetched: Exceeded 30 redirects"),
             ([endless], "refused, it is larger than 1 MB"),
         ],

@@ -1,4 +1,4 @@
-"""Small data sets that are sound, in each layout."""
+"""Small valid data sets in each layout."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def coco_annotation(id: int, image_id: int, category_id: int = 1, **fields: Any)
 
 
 def coco_content() -> Json:
-    """Four images: one with two objects, one with a crowd and an RLE, one with a box, and one with nothing."""
+    """Four images: one with two objects, one with a crowd and an RLE, one with a box, and one without objects."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
     mask[10:20, 12:30] = 1
     rle = coco_mask.encode(mask)

@@ -1,5 +1,6 @@
 """Reading images: as OpenCV does, or one clear error."""
 
+import struct
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -98,7 +99,7 @@ def test_first_frame_of_an_animation(photo: Image.Image, tmp_path: Path) -> None
 
 
 def damaged(path: Path, kind: str) -> Any:
-    """Make an input of a bad kind at the path."""
+    """Make an invalid image file."""
     match kind:
         case "empty":
             path.touch()
@@ -116,7 +117,11 @@ def damaged(path: Path, kind: str) -> Any:
         case "32 bits":
             Image.fromarray(np.full((8, 8), 2**20, dtype=np.int32)).save(path, "TIFF")
         case "bomb":
-            Image.new("1", (20_000, 20_000)).save(path, "PNG")
+            Image.new("1", (8, 8)).save(path, "PNG")
+            content = bytearray(path.read_bytes())
+            content[16:24] = struct.pack(">II", 20_000, 20_000)  # width and height
+            content[29:33] = struct.pack(">I", crc32(content[12:29]))
+            path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +130,12 @@ def damaged(path: Path, kind: str) -> Any:
         ("missing", "there is no such file"),
         ("empty", "the file is empty"),
         ("folder", "this is a folder"),
-        ("text", "no image of a known format"),
+        ("text", "not an image of a known format"),
         ("truncated PNG", "damaged"),
         ("truncated JPEG", "damaged"),
         ("float", "floating-point pixels have no fixed range"),
         ("32 bits", "32-bit pixels have no fixed range"),
-        ("bomb", "refused, it would unpack to an enormous picture"),
+        ("bomb", "refused, it would unpack to an enormous image"),
     ],
 )
 def test_one_clear_line(tmp_path: Path, kind: str, complaint: str) -> None:

@@ -5,7 +5,7 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
-    batch_sampler=dict(type="GroupBatchSampler"),  # the authors' order: no batch mixes wide images with others
+    batch_sampler=dict(type="GroupBatchSampler"),  # as the authors: no batch mixes wide images with others
     dataset=dict(
         type="CocoDataset",
         data_root=data_root,

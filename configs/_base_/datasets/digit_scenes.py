@@ -1,4 +1,4 @@
-# `dpt-zoo make-digits data/digits` makes them. Digits are not mirrored, and scenes are as large as the network takes.
+# Made by `dpt-zoo make-digits data/digits`. Digits are not flipped, and scenes have the network's input size.
 data_root = "data/digits/"
 classes = tuple("0123456789")
 
