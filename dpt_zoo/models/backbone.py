@@ -1,6 +1,7 @@
 """The DPT backbone: a pyramid of four transformer stages, three of which begin with DePatch (paper section 3)."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,26 +26,22 @@ class Stage(NamedTuple):
     position_side: int
 
 
-def _published(*depths: int) -> tuple[Stage, ...]:
-    """Return the stages of one of the paper's sizes, which differ only in depth."""
-    return (
-        Stage(depths[0], 64, 1, 8, 8, 56),
-        Stage(depths[1], 128, 2, 8, 4, 28),
-        Stage(depths[2], 320, 5, 4, 2, 14),
-        Stage(depths[3], 512, 8, 4, 1, 7),
-    )
+def _stages(
+    depths: Sequence[int],
+    embed_dims: Sequence[int] = (64, 128, 320, 512),
+    num_heads: Sequence[int] = (1, 2, 5, 8),
+    mlp_ratios: Sequence[int] = (8, 8, 4, 4),
+    position_sides: Sequence[int] = (56, 28, 14, 7),
+) -> tuple[Stage, ...]:
+    """Return the four stages of a size; the paper's sizes differ only in depth."""
+    return tuple(map(Stage, depths, embed_dims, num_heads, mlp_ratios, (8, 4, 2, 1), position_sides))
 
 
 SIZES = {
-    "nano": (
-        Stage(1, 32, 1, 4, 8, 48),
-        Stage(1, 64, 2, 4, 4, 24),
-        Stage(2, 128, 4, 4, 2, 12),
-        Stage(1, 192, 6, 4, 1, 6),
-    ),
-    "tiny": _published(2, 2, 2, 2),
-    "small": _published(3, 4, 6, 3),
-    "medium": _published(3, 4, 18, 3),
+    "nano": _stages((1, 1, 2, 1), (32, 64, 128, 192), (1, 2, 4, 6), (4, 4, 4, 4), (48, 24, 12, 6)),
+    "tiny": _stages((2, 2, 2, 2)),
+    "small": _stages((3, 4, 6, 3)),
+    "medium": _stages((3, 4, 18, 3)),
 }
 """The four stages of each size."""
 STRIDES = (4, 8, 16, 32)
@@ -148,13 +145,8 @@ class DPT(nn.Module):
         # 56x56 cells unchanged for a map of 28x112.
         if shape == (side, side) or (stage == 1 and math.prod(shape) == side**2):
             return embedding
-        return resize_tokens(embedding, (side, side), shape)
-
-
-def resize_tokens(tokens: Tensor, shape: Shape, new_shape: Shape) -> Tensor:
-    """Resize the map of tokens `(B, H*W, C)` bilinearly: return tokens `(B, H'*W', C)`."""
-    resized = F.interpolate(tokens_to_map(tokens, shape), new_shape, mode="bilinear", align_corners=False)
-    return map_to_tokens(resized)
+        resized = F.interpolate(tokens_to_map(embedding, (side, side)), shape, mode="bilinear", align_corners=False)
+        return map_to_tokens(resized)
 
 
 def init_linear(module: nn.Module) -> None:

@@ -80,20 +80,12 @@ class DPTClassifier(DPT):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the last tokens and the backbone's feature maps, which have no class token.
+        """Return the last tokens and the feature maps `(B, C, H, W)`, as timm expects for `features_only=True`.
 
-        timm's `features_only=True` calls this method.
-
-        Args:
-            x: normalised images `(B, 3, H, W)`.
-            indices: which of the four maps, or how many of the last; None for all.
-            norm: not supported; False.
-            stop_early: ignored: every stage is computed.
-            output_fmt: "NCHW" only.
-            intermediates_only: return only the maps.
+        The maps are those of `DPT`, without the class token. All stages are computed, also with `stop_early`.
 
         Raises:
-            InputError: `norm` or `output_fmt` is not supported.
+            InputError: `norm` is True, or `output_fmt` is not "NCHW".
         """
         if norm or output_fmt != "NCHW":
             raise InputError("DPT's feature maps have no final norm and are NCHW: use norm=False, output_fmt='NCHW'")
@@ -148,20 +140,10 @@ class DPTClassifier(DPT):
             depatch.box_coder.register_buffer("anchor", anchor)
 
 
-def _cfg() -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed1.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-    }
+CFG = {"pool_size": (7, 7), "first_conv": "patch_embed1.proj", "classifier": "head", "license": "apache-2.0"}
+"""timm's defaults give the rest: 1000 classes, 224x224 pixels, ImageNet's mean and standard deviation."""
 
-
-default_cfgs = generate_default_cfgs({"dpt_tiny": _cfg(), "dpt_small": _cfg(), "dpt_medium": _cfg()})
+default_cfgs = generate_default_cfgs({f"dpt_{size}": CFG for size in ("tiny", "small", "medium")})
 
 
 def _create(
