@@ -1,16 +1,16 @@
-"""Measure the zoo against its peers, side by side in one run.
+"""Measure the zoo side by side with comparable software.
 
 python scripts/benchmark.py backbone --json backbone.json --plot backbone.png
 
-limits      the machine's own rates: matrix products and copies
-import      how long the light parts take to start
+limits      the machine's rates of matrix products and copies
+import      the start of the parts that do not import PyTorch
 backbone    the backbone's inference and training step
 pixels      the backbone on small and large images
-precision   the backbone in less than float32
-detect      a photograph, end to end
+precision   the backbone in lower precision than float32
+detect      a photograph, from pixels to objects
 train       a detector's training step
-weights     fetching, converting and reading weights
-evaluate    COCO's figures, from files
+weights     downloading, converting and reading weights
+evaluate    COCO metrics, from files
 all         all of these
 """
 
@@ -41,7 +41,7 @@ def main() -> None:
     options = _options()
     for subject in (*MODULES, "all"):
         commands.add_parser(subject, parents=[options])
-    child = commands.add_parser("child", description="for the benchmark's own use")
+    child = commands.add_parser("child", description="used by the benchmark itself")
     for argument in ("module", "function", "arguments"):
         child.add_argument(argument)
     args = parser.parse_args()
@@ -53,23 +53,23 @@ def main() -> None:
 
 def _options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
-    options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw what was measured")
-    options.add_argument("--quick", action="store_true", help="small and once, where nothing else is said")
-    settings = options.add_argument_group("settings, where a subject has them")
+    options.add_argument("--json", type=Path, metavar="FILE", help="write the measurements")
+    options.add_argument("--plot", type=Path, metavar="FILE.png", help="plot the measurements")
+    options.add_argument("--quick", action="store_true", help="small inputs, one run, unless other options say more")
+    settings = options.add_argument_group("settings; a subject uses those it has")
     add = settings.add_argument
     add("--runs", type=int, default=argparse.SUPPRESS)
     add("--threads", type=int, default=argparse.SUPPRESS)
     add("--size", choices=("tiny", "small", "medium"), default=argparse.SUPPRESS)
     add("--height", type=int, default=argparse.SUPPRESS)
     add("--width", type=int, default=argparse.SUPPRESS)
-    add("--megapixels", type=float, nargs="+", default=argparse.SUPPRESS, help="of pixels")
+    add("--megapixels", type=float, nargs="+", default=argparse.SUPPRESS, help="pixels: sizes of the images")
     add("--architectures", nargs="+", choices=("retinanet", "mrcnn"), default=argparse.SUPPRESS)
-    add("--steps", type=int, default=argparse.SUPPRESS, help="of train: timed in each process")
-    add("--megabytes", type=int, default=argparse.SUPPRESS, help="of weights: the size of the file to fetch")
-    add("--images", type=int, default=argparse.SUPPRESS, help="of evaluate")
-    add("--detections", type=int, default=argparse.SUPPRESS, help="of evaluate: in each image")
-    add("--scenes", type=int, default=argparse.SUPPRESS, help="of precision: in which the demo detectors find objects")
+    add("--steps", type=int, default=argparse.SUPPRESS, help="train: timed steps in each process")
+    add("--megabytes", type=int, default=argparse.SUPPRESS, help="weights: size of the file to download")
+    add("--images", type=int, default=argparse.SUPPRESS, help="evaluate: number of images")
+    add("--detections", type=int, default=argparse.SUPPRESS, help="evaluate: detections in each image")
+    add("--scenes", type=int, default=argparse.SUPPRESS, help="precision: scenes for the demo detectors")
     return options
 
 

@@ -1,4 +1,4 @@
-"""Weights made by a rule from each tensor's name: what the authors' code was run on, so ours can be compared.
+"""Weights computed by a rule from the tensors' names. The reference outputs of the authors' code are for them.
 
 python scripts/rule_weights.py mrcnn_dpt_t_1x rule.safetensors
 """
@@ -19,7 +19,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def rule_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The float32 array that the rule gives the tensor `name`: the first branch that matches, then the override."""
+    """Return the rule's float32 array for the tensor `name`: the first branch that matches, then the override."""
     z = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(size=shape)
     if name.endswith("norm.weight") or re.search(r"norm\d\.weight$", name):
         values = 1 + 0.1 * z
@@ -39,7 +39,7 @@ def rule_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def rule_state_dict(template: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The rule's values for a state dict's names and shapes; what the rule leaves as it is comes from `template`."""
+    """Return the rule's values for the names and shapes of `template`, and `template`'s own where `is_kept`."""
     return {
         name: tensor.clone() if is_kept(name, tensor) else torch.from_numpy(rule_array(name, tuple(tensor.shape)))
         for name, tensor in template.items()
@@ -47,19 +47,19 @@ def rule_state_dict(template: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_kept(name: str, tensor: Tensor) -> bool:
-    """Whether the rule keeps this entry's own value: integer buffers, and the classifier's patch centres."""
+    """Return whether an entry keeps its own value: integer buffers and the classifier's patch centres do."""
     return not tensor.is_floating_point() or name.endswith("box_coder.anchor")
 
 
 def load_rule_weights(model: ModelT) -> ModelT:
-    """Put the rule's values into a model, in its own precision (float64 holds the float32 values widened)."""
+    """Load the rule's values into a model, converted from float32 to its precision."""
     model.load_state_dict(rule_state_dict(model.state_dict()))
     return model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="a model of the zoo")
+    parser.add_argument("name", help="name of a model")
     parser.add_argument("file", type=Path, help="the safetensors file to write")
     args = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""The network. Importing this package makes `dpt_tiny`, `dpt_small` and `dpt_medium` known to timm."""
+"""The network. Importing this package registers `dpt_tiny`, `dpt_small` and `dpt_medium` with timm."""
 
 from .backbone import DPT
 from .classifier import DPTClassifier

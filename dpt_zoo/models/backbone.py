@@ -1,7 +1,8 @@
-"""DPT, the backbone: a pyramid of four transformer stages, three of them behind a DePatch (paper section 3)."""
+"""The DPT backbone: a pyramid of four transformer stages, three of which begin with DePatch (paper section 3)."""
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
 from .attention import Block, Shape, map_to_tokens, tokens_to_map
-from .cpu import runs_on_cpu
 from .depatch import DePatch, PatchEmbed
 
 
 class Stage(NamedTuple):
-    """What sets a stage apart; `position_side` is the side of the square map its position embedding is for."""
+    """The hyperparameters of a stage; its position embedding is for `position_side` x `position_side` cells."""
 
     depth: int
     embed_dim: int
@@ -26,57 +26,39 @@ class Stage(NamedTuple):
     position_side: int
 
 
-def _published(*depths: int) -> tuple[Stage, ...]:
-    """The stages of the paper's sizes, which differ in depth alone."""
-    return (
-        Stage(depths[0], 64, 1, 8, 8, 56),
-        Stage(depths[1], 128, 2, 8, 4, 28),
-        Stage(depths[2], 320, 5, 4, 2, 14),
-        Stage(depths[3], 512, 8, 4, 1, 7),
-    )
+def _stages(
+    depths: Sequence[int],
+    embed_dims: Sequence[int] = (64, 128, 320, 512),
+    num_heads: Sequence[int] = (1, 2, 5, 8),
+    mlp_ratios: Sequence[int] = (8, 8, 4, 4),
+    position_sides: Sequence[int] = (56, 28, 14, 7),
+) -> tuple[Stage, ...]:
+    """Return the four stages of a size; the paper's sizes differ only in depth."""
+    return tuple(map(Stage, depths, embed_dims, num_heads, mlp_ratios, (8, 4, 2, 1), position_sides))
 
 
 SIZES = {
-    "nano": (
-        Stage(1, 32, 1, 4, 8, 48),
-        Stage(1, 64, 2, 4, 4, 24),
-        Stage(2, 128, 4, 4, 2, 12),
-        Stage(1, 192, 6, 4, 1, 6),
-    ),
-    "tiny": _published(2, 2, 2, 2),
-    "small": _published(3, 4, 6, 3),
-    "medium": _published(3, 4, 18, 3),
+    "nano": _stages((1, 1, 2, 1), (32, 64, 128, 192), (1, 2, 4, 6), (4, 4, 4, 4), (48, 24, 12, 6)),
+    "tiny": _stages((2, 2, 2, 2)),
+    "small": _stages((3, 4, 6, 3)),
+    "medium": _stages((3, 4, 18, 3)),
 }
 """The four stages of each size."""
 STRIDES = (4, 8, 16, 32)
-
-
-class ResizedPosition(NamedTuple):
-    """A position embedding `(1, N, C)`, and what it is on a map of `shape`: `(1, H*W, C)`."""
-
-    embedding: Tensor
-    shape: Shape
-    resized: Tensor
-
-    def is_of(self, embedding: Tensor, shape: Shape) -> bool:
-        """Whether it is this embedding's, by content: what is written through `.data` leaves no other trace."""
-        return (
-            self.shape == shape and self.embedding.dtype == embedding.dtype and torch.equal(self.embedding, embedding)
-        )
 
 
 class DPT(nn.Module):
     """The backbone, with the authors' parameter names.
 
     Args:
-        size: "nano", which is ours, or the paper's "tiny", "small" and "medium".
-        drop_path_rate: stochastic depth of the last block, in [0, 1); it rises linearly from 0 at the first.
-        in_channels: channels of an image.
-        gradient_checkpointing: in training, keep only what goes into each block and patch embedding, and compute the
+        size: "tiny", "small" or "medium" as in the paper, or "nano", a smaller one of this project.
+        drop_path_rate: stochastic depth rate of the last block, in [0, 1); it rises linearly from 0 at the first.
+        in_channels: number of channels of an image.
+        gradient_checkpointing: in training, keep only the inputs of each block and patch embedding, and compute the
             rest again in the backward pass: less memory, more time, the same gradients.
 
     Raises:
-        InputError: `size` is none of these.
+        InputError: The size is unknown.
     """
 
     def __init__(
@@ -84,13 +66,12 @@ class DPT(nn.Module):
     ) -> None:
         super().__init__()
         if size not in SIZES:
-            raise InputError(f"there is no DPT of size {size!r}: choose one of {', '.join(SIZES)}")
+            raise InputError(f"size {size!r} is unknown: choose one of {', '.join(SIZES)}")
         self.size = size
         self.gradient_checkpointing = gradient_checkpointing
-        self._resized_positions: dict[int, ResizedPosition] = {}
         self.stages = dict(enumerate(SIZES[size], 1))
         for index, stage in self.stages.items():
-            # The last position embedding has one more entry, in front: the class token's.
+            # The last position embedding begins with one more entry: the class token's.
             num_positions = stage.position_side**2 + (index == 4)
             position = nn.Parameter(trunc_normal_(torch.empty(1, num_positions, stage.embed_dim), std=0.02))
             self.register_parameter(f"pos_embed{index}", position)
@@ -115,13 +96,13 @@ class DPT(nn.Module):
         """Compute the four feature maps.
 
         Args:
-            x: `(B, 3, H, W)` normalised images, H and W at least 32.
+            x: normalised images `(B, 3, H, W)`; H and W are at least 32 pixels.
 
         Returns:
-            Maps `(B, C, H//s, W//s)`, channels-last in memory: s 4, 8, 16, 32; C 64, 128, 320, 512 in the paper.
+            Maps `(B, C, H//s, W//s)`, channels-last in memory: s is 4, 8, 16, 32; C is 64, 128, 320, 512 in the paper.
 
         Raises:
-            InputError: an image has less than 32 pixels on a side.
+            InputError: A side of the images has less than 32 pixels.
         """
         if min(x.shape[2:]) < STRIDES[-1]:
             height, width = x.shape[2:]
@@ -133,60 +114,43 @@ class DPT(nn.Module):
         return tuple(maps)
 
     def run_stage(self, x: Tensor, stage: int) -> Tensor:
-        """Compute one stage: from the map before it, `(B, C', H', W')`, to its own, `(B, C, H, W)`."""
+        """Compute one stage: from the previous stage's map `(B, C', H', W')` to its own `(B, C, H, W)`."""
         tokens, shape = self.embed(x, stage)
         return tokens_to_map(self.transform(tokens, shape, stage), shape)
 
     def embed(self, x: Tensor, stage: int) -> tuple[Tensor, Shape]:
-        """Cut the map `x` into this stage's patches: tokens `(B, H*W, C)` that know their place, and `(H, W)`."""
+        """Embed the patches of a map `x`: return tokens `(B, H*W, C)` with their position added, and `(H, W)`."""
         patch_size = 4 if stage == 1 else 2
         shape = (x.shape[2] // patch_size, x.shape[3] // patch_size)
         tokens = self._run(getattr(self, f"patch_embed{stage}"), x)
         return tokens + self.position_embedding(stage, shape), shape
 
     def transform(self, tokens: Tensor, shape: Shape, stage: int) -> Tensor:
-        """Run this stage's blocks on the tokens `(B, N, C)` of a map of `shape`."""
+        """Run a stage's blocks on the tokens `(B, N, C)` of a map of `shape`."""
         for block in getattr(self, f"block{stage}"):
             tokens = self._run(block, tokens, shape)
         return tokens
 
     def _run(self, module: nn.Module, *inputs: Tensor | Shape) -> Tensor:
-        """Run a part of the network, which in training may be checkpointed."""
+        """Call a module, in training with gradient checkpointing if it is on."""
         if self.gradient_checkpointing and self.training:
             return checkpoint(module, *inputs, use_reentrant=False)
         return module(*inputs)
 
     def position_embedding(self, stage: int, shape: Shape) -> Tensor:
-        """A stage's position embedding on a map of `shape`, without the class token's: `(1, H*W, C)`.
-
-        On a CPU, without gradients, each stage's is kept for the next map of that size.
-        """
+        """Return a stage's position embedding for a map of `shape`, without the class token's: `(1, H*W, C)`."""
         side = self.stages[stage].position_side
         embedding: Tensor = getattr(self, f"pos_embed{stage}")[:, -(side**2) :]
-        # The authors compare cell counts with stage 1's, not shapes: there, a map of 28x112 takes the
-        # embedding of 56x56 as it stands.
+        # The authors compare the number of cells with stage 1's, not the shapes: stage 1 takes the embedding of
+        # 56x56 cells unchanged for a map of 28x112.
         if shape == (side, side) or (stage == 1 and math.prod(shape) == side**2):
             return embedding
-        if torch.is_grad_enabled() or not runs_on_cpu(embedding):
-            return resize_tokens(embedding, (side, side), shape)
-        kept = self._resized_positions.get(stage)
-        if kept is None or not kept.is_of(embedding, shape):
-            kept = ResizedPosition(embedding.clone(), shape, resize_tokens(embedding, (side, side), shape))
-            self._resized_positions[stage] = kept
-        return kept.resized
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_resized_positions": {}}  # a copy, or a file, can make its own
-
-
-def resize_tokens(tokens: Tensor, shape: Shape, new_shape: Shape) -> Tensor:
-    """Resize the map that tokens `(B, H*W, C)` make, bilinearly: to `(B, H'*W', C)`."""
-    resized = F.interpolate(tokens_to_map(tokens, shape), new_shape, mode="bilinear", align_corners=False)
-    return map_to_tokens(resized)
+        resized = F.interpolate(tokens_to_map(embedding, (side, side)), shape, mode="bilinear", align_corners=False)
+        return map_to_tokens(resized)
 
 
 def init_linear(module: nn.Module) -> None:
-    """Draw a linear layer's weight as the authors do; other modules are left as they are."""
+    """Initialise a linear layer as the authors do; leave other modules unchanged."""
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -1,20 +1,21 @@
-"""The ImageNet classifier, as a timm model: `timm.create_model("dpt_small")`."""
+"""The ImageNet classifier, as a timm model: `timm.create_model("dpt_small", pretrained=True)`."""
 
 from typing import Any
 
 import torch
 from timm.layers import trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..weights.store import read_trusted
 from .backbone import DPT, STRIDES, init_linear
 from .depatch import patch_centres
 
 
 def is_classifiers_own(name: str) -> bool:
-    """Whether an entry of a classifier's state dict is one that the backbone does not have."""
+    """Return whether only the classifier has the state-dict entry `name`, and not the backbone."""
     own = ("cls_token", "norm.", "head.")
     return name.startswith(own) or name.endswith((".value_spatial_shapes", ".box_coder.anchor"))
 
@@ -24,17 +25,25 @@ class DPTClassifier(DPT):
 
     Args:
         size: see `DPT`.
-        num_classes: outputs of the head; 0 leaves the head out.
+        num_classes: number of outputs of the head; with 0 there is no head.
+        drop_rate: dropout before the head, in [0, 1).
         drop_path_rate: see `DPT`.
-        in_chans: channels of an image.
+        in_chans: number of channels of an image.
 
     Raises:
-        InputError: an unknown `size`.
+        InputError: The size is unknown.
     """
 
     pos_embed4: nn.Parameter
 
-    def __init__(self, size: str, num_classes: int = 1000, drop_path_rate: float = 0.1, in_chans: int = 3) -> None:
+    def __init__(
+        self,
+        size: str,
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        in_chans: int = 3,
+    ) -> None:
         super().__init__(size, drop_path_rate, in_chans)
         self.num_features = self.head_hidden_size = self.stages[4].embed_dim
         self.feature_info = [
@@ -43,22 +52,24 @@ class DPTClassifier(DPT):
         ]
         self.cls_token = nn.Parameter(trunc_normal_(torch.empty(1, 1, self.num_features), std=0.02))
         self.norm: nn.Module = nn.LayerNorm(self.num_features, eps=1e-6)
+        self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes)
         self._register_unused_buffers()
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # the classifier is no detector's backbone
-        """Classify normalised images `(B, 3, H, W)`: logits `(B, num_classes)`. Trained at 224x224."""
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # logits, not feature maps
+        """Classify normalised images `(B, 3, H, W)`, trained at 224x224: return logits `(B, num_classes)`."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last stage's normalised tokens `(B, 1 + N, 512)`, the class token first."""
+        """Return the last stage's normalised tokens `(B, 1 + N, 512)`, the class token first."""
         for stage in (1, 2, 3):
             x = self.run_stage(x, stage)
         return self._last_tokens(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits `(B, num_classes)` of tokens `(B, 1 + N, 512)`, or the class token itself `(B, 512)`."""
-        return x[:, 0] if pre_logits else self.head(x[:, 0])
+        """Return the logits `(B, num_classes)` for tokens `(B, 1 + N, 512)`, or with `pre_logits` `(B, 512)`."""
+        x = self.head_drop(x[:, 0])
+        return x if pre_logits else self.head(x)
 
     def forward_intermediates(
         self,
@@ -69,13 +80,15 @@ class DPTClassifier(DPT):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The feature maps that a detector sees, for timm's `features_only=True`: no class token in them.
+        """Return the last tokens and the feature maps `(B, C, H, W)`, as timm expects for `features_only=True`.
+
+        The maps are those of `DPT`, without the class token. All stages are computed, also with `stop_early`.
 
         Raises:
-            InputError: a norm or a format that these maps do not have.
+            InputError: `norm` is True, or `output_fmt` is not "NCHW".
         """
         if norm or output_fmt != "NCHW":
-            raise InputError("DPT's feature maps come without a final norm and as NCHW: norm=False, output_fmt='NCHW'")
+            raise InputError("DPT's feature maps have no final norm and are NCHW: use norm=False, output_fmt='NCHW'")
         taken, _ = feature_take_indices(len(self.stages), indices)
         maps = super().forward(x)
         intermediates = [maps[index] for index in taken]
@@ -84,7 +97,7 @@ class DPTClassifier(DPT):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what the feature maps do not need; called by timm's `features_only=True`."""
+        """Remove the final norm and the head, which the feature maps do not need; timm calls this method."""
         taken, _ = feature_take_indices(len(self.stages), indices)
         if prune_norm:
             self.norm = nn.Identity()
@@ -93,20 +106,24 @@ class DPTClassifier(DPT):
         return taken
 
     def get_classifier(self) -> nn.Module:
-        """The head."""
+        """Return the head."""
         return self.head
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Turn gradient checkpointing on or off, as timm's training script does: see `DPT`."""
+        self.gradient_checkpointing = enable
+
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a fresh one of `num_classes` outputs, or by none.
+        """Replace the head by a freshly initialised one of `num_classes` outputs, or with 0 by none.
 
         Raises:
-            InputError: another pooling than the class token is asked for.
+            InputError: `global_pool` is not the class token.
         """
         if global_pool not in (None, "", "token"):
             raise InputError(f"DPT classifies by its class token: global_pool={global_pool!r} is not supported")
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        init_linear(self.head)
+        init_linear(self.head.to(self.cls_token))
 
     def _last_tokens(self, x: Tensor) -> Tensor:
         tokens, shape = self.embed(x, 4)
@@ -114,7 +131,7 @@ class DPTClassifier(DPT):
         return self.norm(self.transform(torch.cat((class_token, tokens), dim=1), shape, 4))
 
     def _register_unused_buffers(self) -> None:
-        """Add what the authors' classifier files hold besides: the shapes and patch centres of a 224x224 image."""
+        """Register what the authors' classifier files hold and nothing reads: shapes and centres at 224x224."""
         for index in (2, 3, 4):
             depatch = getattr(self, f"patch_embed{index}")
             side = self.stages[index].position_side
@@ -123,40 +140,50 @@ class DPTClassifier(DPT):
             depatch.box_coder.register_buffer("anchor", anchor)
 
 
-def _cfg() -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed1.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-    }
+CFG = {"pool_size": (7, 7), "first_conv": "patch_embed1.proj", "classifier": "head", "license": "apache-2.0"}
+"""timm's defaults give the rest: 1000 classes, 224x224 pixels, ImageNet's mean and standard deviation."""
+
+default_cfgs = generate_default_cfgs({f"dpt_{size}": CFG for size in ("tiny", "small", "medium")})
 
 
-default_cfgs = generate_default_cfgs({"dpt_tiny": _cfg(), "dpt_small": _cfg(), "dpt_medium": _cfg()})
-
-
-def _create(size: str, pretrained: bool, **kwargs: Any) -> DPTClassifier:
-    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(DPTClassifier, f"dpt_{size}", pretrained, feature_cfg=feature_cfg, size=size, **kwargs)
+def _create(
+    size: str,
+    pretrained: bool,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> DPTClassifier:
+    """Build a classifier as timm does; pretrained weights come from the zoo unless the caller names others."""
+    name = f"dpt_{size}"
+    overlay = dict(pretrained_cfg_overlay or {})
+    given = resolve_pretrained_cfg(name, pretrained_cfg, overlay)
+    if pretrained and not (given.has_weights or given.state_dict):
+        overlay["file"] = str(read_trusted(name)[0])
+    return build_model_with_cfg(
+        DPTClassifier,
+        name,
+        pretrained,
+        pretrained_cfg=pretrained_cfg,
+        pretrained_cfg_overlay=overlay,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        size=size,
+        **kwargs,
+    )
 
 
 @register_model
 def dpt_tiny(pretrained: bool = False, **kwargs: Any) -> DPTClassifier:
-    """DPT-Tiny: 15.2 M parameters, 77.4 % top-1 on ImageNet-1k."""
+    """DPT-Tiny: 15.2 M parameters, 77.4 % ImageNet-1k top-1 accuracy."""
     return _create("tiny", pretrained, **kwargs)
 
 
 @register_model
 def dpt_small(pretrained: bool = False, **kwargs: Any) -> DPTClassifier:
-    """DPT-Small: 26.4 M parameters, 81.0 % top-1 on ImageNet-1k."""
+    """DPT-Small: 26.4 M parameters, 81.0 % ImageNet-1k top-1 accuracy."""
     return _create("small", pretrained, **kwargs)
 
 
 @register_model
 def dpt_medium(pretrained: bool = False, **kwargs: Any) -> DPTClassifier:
-    """DPT-Medium: 46.1 M parameters, 81.9 % top-1 on ImageNet-1k."""
+    """DPT-Medium: 46.1 M parameters, 81.9 % ImageNet-1k top-1 accuracy."""
     return _create("medium", pretrained, **kwargs)

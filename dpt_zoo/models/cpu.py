@@ -1,4 +1,8 @@
-"""What a CPU computes otherwise than a GPU: in parts that it can cache, shared out to threads, by other algorithms."""
+"""What a CPU computes in another way than a GPU, with the same results: only this module knows about it.
+
+The network calls these functions. Where `is_used` returns False they are PyTorch's ordinary operators. What each of
+them gains is in docs/performance.md.
+"""
 
 import math
 from collections.abc import Callable
@@ -9,50 +13,93 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from ..utils.environment import processor_name
 
 CACHED_ELEMENTS = 2**20
-"""Elements that stay in the cache of a processor's core."""
+"""Number of float32 elements that stay in the cache of one core."""
 
 WINOGRAD_PIXELS = 3000
-"""From so many on, a map takes less time by Winograd's algorithm; its weights have to be transformed first."""
+"""Least number of pixels of a map for which Winograd's algorithm is faster: it transforms the weights first."""
 
 
-def runs_on_cpu(x: Tensor) -> bool:
-    """Whether a CPU computes with `x` operator by operator; a compiler would arrange things by itself.
+def is_used(x: Tensor) -> bool:
+    """Return whether a CPU computes with `x` now, operator by operator.
 
-    Tensors of another class, such as those without values that PyTorch traces with, only seem to be on a CPU.
+    It is False while PyTorch compiles or exports, which also make the tensors without values that only seem to be on a
+    CPU: a graph contains the ordinary operators.
     """
     return x.device.type == "cpu" and type(x) is Tensor and not torch.compiler.is_compiling()
 
 
-def split_to_cache(x: Tensor, width: int) -> tuple[Tensor, ...]:
-    """Split tokens `(B, N, ...)` equally, few enough in each part to cache `width` elements of each."""
-    elements = len(x) * x.shape[1] * width
-    return x.tensor_split(math.ceil(elements / (CACHED_ELEMENTS * torch.get_num_threads())), dim=1)
+def per_token(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
+    """Apply a function that treats each token of `x` `(B, N, ...)` by itself.
 
-
-def compute_in_parts(compute: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
-    """Compute what `compute` makes of tokens `(B, N, ...)`, so many at a time as `split_to_cache` allows."""
-    return torch.cat([compute(part) for part in split_to_cache(x, width)], dim=1)
-
-
-def count_shares(num_units: int, length: int) -> int:
-    """Count the equal parts of `length` in which to cut each of `num_units`, so that all threads get as many.
-
-    For operators of PyTorch that share out whole images, or heads, to threads.
+    A CPU takes so many tokens at a time that `width` elements for each of them stay in its cache.
     """
+    if not is_used(x):
+        return function(x)
+    num_parts = math.ceil(len(x) * x.shape[1] * width / (CACHED_ELEMENTS * torch.get_num_threads()))
+    return torch.cat([function(part) for part in x.tensor_split(num_parts, dim=1)], dim=1)
+
+
+def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return `function(x)`. On a CPU, only `x` is kept for the gradients, and the rest is computed again."""
+    if not (is_used(x) and torch.is_grad_enabled()):
+        return function(x)
+    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend from queries `(B, heads, N, D)` to keys and values `(B, heads, M, D)`."""
+    if is_used(q) and torch.is_grad_enabled():
+        return _attend_in_shares(q, k, v)
+    if is_used(q) and q.dtype == torch.bfloat16:
+        return _attend_by_products(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _attend_in_shares(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend with equal parts of the tokens as images: in the backward pass, a thread takes whole images and heads."""
+    batch, heads, num_tokens, _ = q.shape
+    shares = _count_shares(batch * heads, num_tokens)
+    q = q.unflatten(2, (shares, -1)).transpose(1, 2).flatten(0, 1)
+    k, v = (x.unsqueeze(1).expand(-1, shares, -1, -1, -1).flatten(0, 1) for x in (k, v))
+    x = F.scaled_dot_product_attention(q, k, v)
+    return x.unflatten(0, (batch, shares)).transpose(1, 2).flatten(2, 3)
+
+
+def _attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend by matrix products, which use a CPU's bfloat16 instructions; PyTorch's attention kernel does not."""
+    k = k.transpose(2, 3) * q.shape[3] ** -0.5  # (B, heads, D, M)
+
+    def attend_part(q: Tensor) -> Tensor:
+        return ((q.transpose(1, 2) @ k).softmax(dim=3) @ v).transpose(1, 2)
+
+    return per_token(attend_part, q.transpose(1, 2), width=q.shape[1] * k.shape[3]).transpose(1, 2)
+
+
+def sample(x: Tensor, grid: Tensor) -> Tensor:
+    """Sample maps `(B, C, H, W)` bilinearly at `grid` `(B, P, N, 2)`, zero outside: return `(B, C, P, N)`."""
+    # A thread takes whole images: equal parts of the channels are passed as images.
+    shares = _count_shares(*x.shape[:2]) if is_used(x) else 1
+    x, grid = x.unflatten(1, (shares, -1)).flatten(0, 1), grid.repeat_interleave(shares, dim=0)
+    samples = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return samples.unflatten(0, (-1, shares)).flatten(1, 2)
+
+
+def _count_shares(num_images: int, length: int) -> int:
+    """Return in how many equal parts of `length` to cut each image so that every thread gets as many."""
     threads = torch.get_num_threads()
-    return math.gcd(length, threads // math.gcd(num_units, threads))
+    return math.gcd(length, threads // math.gcd(num_images, threads))
 
 
 class Linear(nn.Linear):
-    """A linear layer, computed as a convolution of 1x1 patches where that takes less time."""
+    """A linear layer. On an AMD CPU it is computed as a 1x1 convolution, which is faster."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute `(..., in_features)` to `(..., out_features)`."""
-        if not (runs_on_cpu(x) and x.dtype == torch.float32 and _convolves_faster()):
+    def forward(self, x: Tensor) -> Tensor:  # (..., in_features)
+        if not (is_used(x) and x.dtype == torch.float32 and _convolves_faster()):
             return super().forward(x)
         tokens = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)  # a channels-last map, one token high
         y = F.conv2d(tokens, self.weight[:, :, None, None], self.bias)
@@ -61,35 +108,35 @@ class Linear(nn.Linear):
 
 @cache
 def _convolves_faster() -> bool:
-    """Whether oneDNN, which convolves, is faster than MKL, which multiplies: on AMD's processors, to MKL strangers."""
+    """Return whether oneDNN, which convolves, is faster than MKL, which multiplies: it is on AMD CPUs."""
     return "AMD" in processor_name() and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
 
 
 class FastConvolutions(TorchFunctionMode):
-    """Within it, a CPU takes less time for convolutions of contiguous float32 maps without gradients.
+    """A mode in which a CPU convolves contiguous float32 maps faster, without gradients.
 
-    Those of 1x1 patches are matrix products; those of 3x3 patches of large maps take NNPACK's Winograd algorithm, with
-    a fifth of the multiplications, and ten times the rounding errors, which are below 1e-4 of the standard deviation.
-    Source: Lavin and Gray, arXiv 1509.09308.
+    1x1 convolutions are matrix products. 3x3 convolutions of large maps use NNPACK's Winograd algorithm (Lavin and
+    Gray, arXiv 1509.09308), with a fifth of the multiplications and ten times the rounding errors: below 1e-4 standard
+    deviations.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.conv2d and not kwargs and (convolve := _fast_convolution(*args)):
+        if func is F.conv2d and not kwargs and (convolve := _find_faster(*args)):
             maps, weight, bias = args[:3]
             convolved = [convolve(each, weight, bias) for each in maps.split(1)]
             return convolved[0] if len(convolved) == 1 else torch.cat(convolved)
         return func(*args, **kwargs or {})
 
 
-def _fast_convolution(
+def _find_faster(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *geometry: Any
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """Return what computes `F.conv2d` of these arguments faster, if anything does: of one map, its weight and bias."""
+    """Return a faster function than `F.conv2d` of these arguments, or None; it takes one map, weight and bias."""
     if (
         bias is None
-        or not (x.dtype == weight.dtype == torch.float32 and x.ndim == 4 and x.is_contiguous() and runs_on_cpu(x))
+        or not (x.dtype == weight.dtype == torch.float32 and x.ndim == 4 and x.is_contiguous() and is_used(x))
         or torch.is_grad_enabled()
         or torch.is_autocast_enabled("cpu")
     ):

@@ -1,1 +1,1 @@
-"""What `scripts/benchmark.py` measures: a module for each subject, whose `compare` yields what it measured."""
+"""The subjects of `scripts/benchmark.py`: each is a module with a function `compare` that yields measurements."""

@@ -1,4 +1,4 @@
-"""The backbone: inference and the training step, their arithmetic, and what of the machine's rate they reach."""
+"""The backbone: inference and training step, their arithmetic, and their share of the machine's rate."""
 
 import statistics
 from collections.abc import Iterator
@@ -56,9 +56,9 @@ def _compare_inference(settings: Settings, device: str, batch: int) -> Iterator[
 
 
 def make_forward(way: str, device: str, size: str, shape: tuple[int, ...]) -> Action:
-    """A forward pass on random images."""
+    """Return a forward pass on random images."""
     model = _build(way, size).to(device)
-    model.eval()  # not all return themselves
+    model.eval()  # not every model returns itself
     images = torch.randn(*shape).to(device)
 
     def forward() -> object:
@@ -69,7 +69,7 @@ def make_forward(way: str, device: str, size: str, shape: tuple[int, ...]) -> Ac
 
 
 def make_training_step(way: str, device: str, size: str, shape: tuple[int, ...]) -> Action:
-    """Forward, the sum of squares as a loss, backward."""
+    """Return a training step: forward pass, sum of squares as the loss, backward pass."""
     model = _build(way, size).to(device).train()
     images = torch.randn(*shape).to(device)
 
@@ -98,6 +98,6 @@ def _build(way: str, size: str) -> nn.Module:
 
 
 def _limit(dtype: str, device: str, settings: Settings) -> float:
-    """The median rate of a matrix product in a precision, GFLOP/s."""
+    """Return the median rate of a matrix product in GFLOP/s."""
     (rates,) = measure_products([(SIDES[device],) * 3], dtype, device, settings.runs).values()
     return statistics.median(rates)

@@ -1,8 +1,8 @@
-"""A photograph from its pixels to objects: ours, with the explicit backbone, and the peers of the same size.
+"""A photograph from pixels to objects: ours, with the explicit backbone, and peers of the same size.
 
-Scores decide how much there is to do after the network. "sparse" ones are as a trained head gives them: weights are
-random, and of every network the last classification layer is changed so that its logits vary as much and as many scores
-of the picture pass the threshold. "many" are those of the rule's weights.
+The scores decide how long post-processing takes. "sparse" scores are like a trained head's: the weights are random, and
+the last classification layer of every network is adjusted so that its logits have the same spread, and the same number
+of scores passes the threshold. "many" scores are those of the rule weights.
 """
 
 import math
@@ -44,7 +44,7 @@ WAYS = {
 THRESHOLD = 0.05
 PASSING_SCORES = 1000
 LOGIT_SPREAD = 2.0
-"""Standard deviation over the classes, by the median place or region, of the logits of sparse scores."""
+"""Standard deviation over the classes of sparse scores' logits, at the median place or region."""
 BATCHES = (1, 8, 32)
 
 
@@ -64,12 +64,12 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def make_detection(way: str, device: str, **detector: Any) -> Action:
-    """The detection of the objects in the photograph, as a user of each library would call it."""
+    """Return the detection of the photograph's objects, called as a user of each library calls it."""
     return prepare_detection(way, build_with_scores(way, device, **detector), detector["height"], detector["width"])
 
 
 def build_with_scores(way: str, device: str, architecture: str, scores: str, size: str, height: int, width: int) -> Any:
-    """The detector of a way, whose scores of the photograph are "sparse" or "many"."""
+    """Build the detector of a way; its scores for the photograph are "sparse" or "many"."""
     model = build_detector(way, architecture, size, height, width).to(device)
     if scores == "many":
         load_rule_weights(model)
@@ -80,7 +80,7 @@ def build_with_scores(way: str, device: str, architecture: str, scores: str, siz
 
 
 def prepare_detection(way: str, model: Any, height: int, width: int) -> Action:
-    """What detects the photograph's objects by `Detector`, by torchvision or by MMDetection's `inference_detector`."""
+    """Return the detection by `Detector`, by torchvision or by MMDetection's `inference_detector`."""
     picture = _read_photograph(height, width)
     if way == "ours":
         detect = Detector(model, score_threshold=THRESHOLD)
@@ -98,13 +98,13 @@ def prepare_detection(way: str, model: Any, height: int, width: int) -> Action:
 
 
 def _read_photograph(height: int, width: int) -> NDArray[np.uint8]:
-    """The photograph at the network's own size: `(height, width, 3)` RGB."""
+    """Read the photograph, resized: `(height, width, 3)` RGB."""
     with Image.open(PHOTOGRAPH) as image:
         return np.array(image.convert("RGB").resize((width, height)))
 
 
 def _make_scores_sparse(model: Any, detect: Action) -> None:
-    """Centre, scale and shift the last classification layer so that about `PASSING_SCORES` pass the threshold."""
+    """Centre, scale and shift the last classification layer: about `PASSING_SCORES` scores pass the threshold."""
     layer, background = find_classifier(model)
     seen: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
@@ -124,7 +124,7 @@ def _make_scores_sparse(model: Any, detect: Action) -> None:
 
 
 def find_classifier(model: Any) -> tuple[Any, int | None]:
-    """The layer that gives the scores' logits, and which of its classes is the background, if one is."""
+    """Return the last classification layer, and the index of its background class, or None without one."""
     if hasattr(model, "roi_heads"):
         return model.roi_heads.box_predictor.cls_score, 0
     if hasattr(model, "roi_head"):
@@ -135,13 +135,13 @@ def find_classifier(model: Any) -> tuple[Any, int | None]:
 
 
 def _shift_of_logits(logits: Tensor) -> float:
-    """What is to be added so that so many sigmoids pass."""
+    """Return what to add to the logits: then the sigmoids of `PASSING_SCORES` logits pass the threshold."""
     last = logits.topk(min(PASSING_SCORES, len(logits))).values[-1].item()
     return math.log(THRESHOLD / (1 - THRESHOLD)) - last
 
 
 def _shift_of_background(logits: Tensor, background: int) -> float:
-    """What is to be added to the background's logit so that so many of the other classes' softmaxes pass."""
+    """Return what to add to the background's logit: then `PASSING_SCORES` softmax scores pass the threshold."""
     objects = torch.cat([logits[:, :background], logits[:, background:][:, 1:]], dim=1)
     # A score is share / (1 + exp(background) / total): the class's share of the objects' total.
     total = objects.logsumexp(dim=1, keepdim=True)
@@ -152,12 +152,12 @@ def _shift_of_background(logits: Tensor, background: int) -> float:
 
 
 def time_parts(model: Any, device: str, settings: Settings) -> dict[str, list[float]]:
-    """The shares that the parts of a detection have in its time, run by run."""
+    """Return the share of each part of a detection in its time, for each run."""
     rest = [getattr(model, name) for name in ("neck", "bbox_head", "rpn_head") if hasattr(model, name)]
     if hasattr(model, "roi_head"):
         head = model.roi_head
         rest += [head.bbox_roi_extractor, head.bbox_head, head.mask_roi_extractor]
-        rest += [*head.mask_head.convs, head.mask_head.upsample]  # it is not called as a whole
+        rest += [*head.mask_head.convs, head.mask_head.upsample]  # `Detector` calls its layers one by one
     stopwatch = _Stopwatch({"backbone": [model.backbone], "rest of the network": rest}, device)
     detect = awaited(prepare_detection("ours", model, settings.height, settings.width), device)
     shares: dict[str, list[float]] = {}
@@ -169,7 +169,7 @@ def time_parts(model: Any, device: str, settings: Settings) -> dict[str, list[fl
 
 
 class _Stopwatch:
-    """Tells the time that an action spends in modules of a network, and before and between them."""
+    """Measures the time that an action spends in modules of a network, and before and between them."""
 
     def __init__(self, parts: dict[str, list[nn.Module]], device: str) -> None:
         self._device = device
@@ -181,7 +181,7 @@ class _Stopwatch:
                 module.register_forward_hook(self._stop_for(part))
 
     def time(self, action: Action) -> dict[str, float]:
-        """Seconds of each part; before the first is "preparation", else "post-processing"."""
+        """Return the seconds of each part, of "preparation" before the first, and of "post-processing"."""
         self._spans.clear()
         start = self._now()
         action()
@@ -204,7 +204,7 @@ class _Stopwatch:
 
 
 def _measure_throughput(settings: Settings) -> Iterator[Comparison]:
-    """Ours on a GPU, in bfloat16 and compiled: each size, in batches."""
+    """Measure images per second on a GPU, in bfloat16 and compiled, for each size and batch size."""
     for architecture in settings.architectures:
         for size in ("tiny", "small", "medium"):
             detector = {"architecture": architecture, "size": size, "height": settings.height, "width": settings.width}
@@ -218,7 +218,7 @@ def _measure_throughput(settings: Settings) -> Iterator[Comparison]:
 
 
 def measure_batches(batch: int, runs: int, height: int, width: int, **detector: Any) -> tuple[list[float], float]:
-    """Seconds of each batch, and how far they raised the GPU's memory: MiB."""
+    """Return the seconds of each batch, and by how many MiB they raised the GPU's memory."""
     torch.set_autocast_dtype("cuda", torch.bfloat16)
     model = build_with_scores("ours", "cuda", scores="sparse", height=height, width=width, **detector)
     detect = Detector(model, score_threshold=THRESHOLD, amp=True, compile=True, batch_size=batch)

@@ -1,4 +1,4 @@
-"""The detectors that are compared, each by the name of its way."""
+"""The detectors that are compared."""
 
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ PVT_CHANNELS = [64, 128, 320, 512]
 
 
 def build_detector(way: str, architecture: str, size: str, height: int, width: int) -> Any:
-    """A detector for 80 classes, in eval mode, of images that it sees as `height` x `width`; its weights are random.
+    """Build a detector for 80 classes with random weights, in eval mode, that resizes images to `height` x `width`.
 
-    The ways are "ours", "explicit", "torchvision ResNet-50", "MMDetection ResNet-50" and "MMDetection PVT-small".
+    `way` is "ours", "explicit", "torchvision ResNet-50", "MMDetection ResNet-50" or "MMDetection PVT-small".
     """
     torch.manual_seed(0)
     if way == "torchvision ResNet-50":

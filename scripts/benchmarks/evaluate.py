@@ -1,6 +1,6 @@
-"""COCO's figures of boxes and of masks, ours and by pycocotools: each in its process, in turn.
+"""COCO metrics of boxes and masks: ours and pycocotools', each in a process of its own.
 
-Time is from the files to the figures, memory the peak over the bare process: both with what is imported.
+Time is from the files to the metrics. Memory is the peak above the bare process. Both include the imports.
 """
 
 import contextlib
@@ -22,44 +22,44 @@ def compare(settings: Settings) -> Iterator[Comparison]:
         _make_results(Path(folder), settings.images, settings.detections)
         for metric in ("bbox", "segm"):
             setting = f"{metric}, {settings.images} images with {settings.detections} detections each"
-            found = run_in_children(measure_figures, WAYS, settings.runs, folder=folder, metric=metric)
-            times = {way: [seconds for seconds, _, _ in runs] for way, runs in found.items()}
+            results = run_in_children(measure_metrics, WAYS, settings.runs, folder=folder, metric=metric)
+            times = {way: [seconds for seconds, _, _ in runs] for way, runs in results.items()}
             yield Comparison("evaluate", setting, "time", "s", times)
-            peaks = {way: [peak for _, peak, _ in runs] for way, runs in found.items()}
+            peaks = {way: [peak for _, peak, _ in runs] for way, runs in results.items()}
             yield Comparison("evaluate", setting, "peak memory over the bare process", "MiB", peaks)
-            figures = {way: runs[0][2] for way, runs in found.items()}
-            yield Comparison("evaluate", setting, "mAP", "", {way: [each[0]] for way, each in figures.items()})
-            difference = max(abs(one - other) for one, other in zip(*figures.values(), strict=True))
-            quantity = "the largest difference in the twelve figures"
+            metrics = {way: runs[0][2] for way, runs in results.items()}
+            yield Comparison("evaluate", setting, "mAP", "", {way: [each[0]] for way, each in metrics.items()})
+            difference = max(abs(one - other) for one, other in zip(*metrics.values(), strict=True))
+            quantity = "largest difference in the twelve metrics"
             yield Comparison("evaluate", setting, quantity, "", {"ours": [difference]})
 
 
-def measure_figures(way: str, folder: str, metric: str) -> tuple[float, float, list[float]]:
-    """The seconds, by how many MiB this process's memory was raised, and the figures, from 0 to 1."""
-    evaluate = {"ours": _our_figures, "pycocotools": _their_figures}[way]
+def measure_metrics(way: str, folder: str, metric: str) -> tuple[float, float, list[float]]:
+    """Return the seconds, by how many MiB this process's memory was raised, and the metrics, from 0 to 1."""
+    evaluate = {"ours": _our_metrics, "pycocotools": _their_metrics}[way]
     growth = watch_memory()
     start = time.perf_counter()
-    figures = evaluate(Path(folder, "annotations.json"), Path(folder, f"{metric}.json"), metric)
-    return time.perf_counter() - start, growth(), figures
+    metrics = evaluate(Path(folder, "annotations.json"), Path(folder, f"{metric}.json"), metric)
+    return time.perf_counter() - start, growth(), metrics
 
 
-def _our_figures(annotations: Path, found: Path, kind: Any) -> list[float]:
+def _our_metrics(annotations: Path, results: Path, task: Any) -> list[float]:
     from dpt_zoo.evaluation.metrics import GroundTruth
 
-    def records() -> Iterator[dict[str, Any]]:  # read when they are asked for, as an evaluation does
-        yield from json.loads(found.read_text())
+    def predictions() -> Iterator[dict[str, Any]]:  # as in an evaluation, read when they are needed
+        yield from json.loads(results.read_text())
 
-    figures = GroundTruth(annotations).compare(records(), kind).metrics
-    return [-1 if value is None else value / 100 for value in figures.values()]
+    metrics = GroundTruth(annotations).compare(predictions(), task).metrics
+    return [-1 if value is None else value / 100 for value in metrics.values()]
 
 
-def _their_figures(annotations: Path, found: Path, kind: str) -> list[float]:
+def _their_metrics(annotations: Path, results: Path, task: str) -> list[float]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        run = COCOeval(truth, truth.loadRes(str(found)), kind)
+        ground_truth = COCO(str(annotations))
+        run = COCOeval(ground_truth, ground_truth.loadRes(str(results)), task)
         run.evaluate()
         run.accumulate()
         run.summarize()
@@ -67,10 +67,10 @@ def _their_figures(annotations: Path, found: Path, kind: str) -> list[float]:
 
 
 def _make_results(folder: Path, num_images: int, num_detections: int) -> None:
-    """Write a COCO file, and COCO results of boxes and of masks that are like a detector's, the same each time.
+    """Write a COCO file, and results of boxes and masks like those of a detector; they are always the same.
 
-    About 7 objects of 80 classes are in an image, of all sizes. They are found more or less well and more or less
-    surely, several times, and often as another class.
+    An image has about 7 objects of 80 classes, of all sizes. Each is detected several times, with random errors of
+    position and score, and often as another class.
     """
     import numpy as np
     from pycocotools import mask as masks
@@ -81,7 +81,7 @@ def _make_results(folder: Path, num_images: int, num_detections: int) -> None:
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
     def outline(centers: Any, sizes: Any) -> tuple[list[Any], list[Any], list[Any]]:
-        """The boxes, polygons and masks of blobs."""
+        """Return the boxes, polygons and masks of random shapes."""
         radii = rng.uniform(0.4, 0.5, (len(centers), len(angles), 1))
         points = centers[:, None] + sizes[:, None] * radii * directions
         points = np.clip(points, 0, (width, height)).round(2)

@@ -1,4 +1,4 @@
-"""Whole processes: how long the light parts take to start."""
+"""The time of whole processes that do not import PyTorch."""
 
 import functools
 import subprocess

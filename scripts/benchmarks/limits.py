@@ -1,4 +1,4 @@
-"""The machine's own rates, which bound what a network can reach."""
+"""The machine's rates of matrix products and copies, which limit every network."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from dpt_zoo.models.backbone import SIZES, STRIDES
 from .measuring import Action, Comparison, Settings, awaited, find_devices, time_in_turn
 
 SIDES = {"cpu": 2048, "cuda": 8192}
-"""Of square matrices that keep a device busy."""
+"""Sides of square matrices that keep a device busy."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COPIED_BYTES = 2**28  # far beyond the caches
 
@@ -28,7 +28,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def measure_products(shapes: list[tuple[int, ...]], dtype: str, device: str, runs: int) -> dict[str, list[float]]:
-    """GFLOP/s of the products of matrices `m x k` and `k x n`, by "MxKxN"."""
+    """Return the GFLOP/s of products of matrices `m x k` and `k x n`, by "MxKxN"."""
     actions = {"x".join(map(str, shape)): _product(shape, DTYPES[dtype], device) for shape in shapes}
     times = time_in_turn(actions, runs)
     return {
@@ -45,7 +45,7 @@ def _product(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Action:
 
 
 def _linear_shapes(settings: Settings) -> list[tuple[int, ...]]:
-    """Of each stage: tokens, their channels, and those of the MLP's hidden layer."""
+    """Return for each stage its number of tokens, of channels, and of channels of the MLP's hidden layer."""
     return [
         ((settings.height // stride) * (settings.width // stride), stage.embed_dim, stage.mlp_ratio * stage.embed_dim)
         for stage, stride in zip(SIZES[settings.size], STRIDES, strict=True)

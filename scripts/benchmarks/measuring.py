@@ -1,4 +1,4 @@
-"""How things are measured: in turn, after a warm-up, and each in a process of its own where memory counts."""
+"""Measuring: actions take turns after a warm-up; for memory, each action runs in a process of its own."""
 
 import ctypes
 import json
@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
 
 Action = Callable[[], object]
-"""What is timed."""
+"""A function to be timed."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how often; a subject reads what concerns it."""
+    """The sizes and repetitions of a benchmark; a subject reads the ones that it needs."""
 
     runs: int = 5
     threads: int = 2
@@ -37,14 +37,14 @@ class Settings:
     scenes: int = 500
 
     def describe(self, device: str, batch: int = 1) -> str:
-        """What a network is run on."""
+        """Describe the input and the device of a network."""
         where = device if device == "cuda" else f"{self.threads} threads"
         return f"{self.height}x{self.width}, batch {batch}, {where}"
 
 
 QUICK = Settings(
     runs=1,
-    threads=1,  # several of them wait for each other where other programs run
+    threads=1,  # several threads wait for each other while other programs run
     size="tiny",
     height=128,
     width=192,
@@ -56,19 +56,19 @@ QUICK = Settings(
     detections=30,
     scenes=20,
 )
-"""The least that still measures something."""
+"""The smallest useful measurement."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways of doing the same thing, measured in turn.
+    """Measurements of several ways to do the same task.
 
     Attributes:
-        subject: one of the benchmark's.
-        setting: what all the ways had in common.
-        quantity: what was measured of each.
-        unit: of the values; "" for a plain number.
-        values: by way, each run's; a way of this project begins with "ours".
+        subject: subject of the benchmark.
+        setting: conditions that all ways share.
+        quantity: name of the measured quantity.
+        unit: unit of the values; "" for a plain number.
+        values: the value of each run, by way; this project's ways begin with "ours".
     """
 
     subject: str
@@ -78,7 +78,7 @@ class Comparison:
     values: dict[str, list[float]]
 
     def median(self, way: str) -> float:
-        """The middle one of a way's values."""
+        """Return the median of a way's values."""
         return statistics.median(self.values[way])
 
 
@@ -91,13 +91,13 @@ def compare_ways(
     device: str,
     **arguments: Any,
 ) -> Iterator[Comparison]:
-    """Compare the time of actions, in turn in this process, and the peak memory of a first run, each in its own.
+    """Compare the time of actions in this process, and the peak memory of their first runs, each in a new process.
 
     Args:
         subject, setting: see `Comparison`.
-        make: a module's function that makes the action from a way, a device and the `arguments`, which JSON can hold.
-        ways: of doing the same thing.
-        settings: how often, and with how many threads.
+        make: a module's function that returns the action for a way, a device and the JSON-serialisable `arguments`.
+        ways: names of the ways.
+        settings: number of runs and threads.
         device: "cpu" or "cuda".
     """
     import torch
@@ -111,7 +111,7 @@ def compare_ways(
 
 
 def measure_peak(way: str, make: tuple[str, str], threads: int, device: str, **arguments: Any) -> float:
-    """How far a first run raises this process's memory, or the device's: MiB."""
+    """Return by how many MiB a first run raises the memory of this process, or of the GPU."""
     import torch
 
     torch.set_num_threads(threads)
@@ -123,7 +123,7 @@ def measure_peak(way: str, make: tuple[str, str], threads: int, device: str, **a
 
 
 def time_in_turn(actions: Mapping[str, Action], runs: int) -> dict[str, list[float]]:
-    """Seconds of each action over so many runs, in turn, after a warm-up of each."""
+    """Return the seconds of each action in each of `runs` rounds, after one round of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for run in range(runs + 1):
         for name, action in actions.items():
@@ -137,16 +137,16 @@ def time_in_turn(actions: Mapping[str, Action], runs: int) -> dict[str, list[flo
 def run_in_children(
     function: Callable[..., Any], ways: Iterable[str], runs: int, **arguments: Any
 ) -> dict[str, list[Any]]:
-    """What a module's function gives for each way over so many runs, in turn, each in a process of its own."""
-    found: dict[str, list[Any]] = {way: [] for way in ways}
+    """Return the results of a module's function for each way in each of `runs` rounds, each in a new process."""
+    results: dict[str, list[Any]] = {way: [] for way in ways}
     for _ in range(runs):
-        for way in found:
-            found[way].append(run_in_child(function, way=way, **arguments))
-    return found
+        for way in results:
+            results[way].append(run_in_child(function, way=way, **arguments))
+    return results
 
 
 def run_in_child(function: Callable[..., Any], **arguments: Any) -> Any:
-    """What a module's function gives in a process of its own; arguments and result are what JSON can hold."""
+    """Return the result of a module's function in a new process; arguments and result are JSON-serialisable."""
     command = ["child", function.__module__, function.__name__, json.dumps(arguments)]
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts/benchmark.py"), *command], check=True, stdout=subprocess.PIPE, text=True
@@ -155,39 +155,39 @@ def run_in_child(function: Callable[..., Any], **arguments: Any) -> Any:
 
 
 def serve_parent(module: str, function: str, arguments: str) -> None:
-    """Be the child: call the function and print its result."""
+    """Call the function and print its result, in the child process."""
     print(json.dumps(getattr(import_module(module), function)(**json.loads(arguments))))
 
 
 def watch_memory(device: str = "cpu") -> Callable[[], float]:
-    """Begin to watch; the result tells by how many MiB the peak since then is above what is in use now."""
+    """Start to watch the memory; return a function for the peak since then, in MiB above the present use."""
     if device == "cuda":
         import torch
 
         torch.cuda.reset_peak_memory_stats()
         allocated = torch.cuda.memory_allocated()
         return lambda: (torch.cuda.max_memory_allocated() - allocated) / MIB
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed before is not in use
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    ctypes.CDLL(None).malloc_trim(0)  # give freed memory back to the system
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     resident = _read_memory("VmRSS")
     return lambda: _read_memory("VmHWM") - resident
 
 
 def _read_memory(field: str) -> float:
-    """This process's memory in MiB, by Linux's name: "VmRSS" now, "VmHWM" at its peak."""
+    """Return this process's memory in MiB, by its name in Linux: "VmRSS" is the present, "VmHWM" the peak use."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[field].split()[0]) / 1024
 
 
 def find_devices() -> list[str]:
-    """Where PyTorch computes here."""
+    """Return the types of device that PyTorch can use here."""
     import torch
 
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 def awaited(action: Action, device: str) -> Action:
-    """The action, which ends when the device has done its work."""
+    """Return the action, made to end only when the device has done its work."""
     if device == "cpu":
         return action
 
@@ -201,7 +201,7 @@ def awaited(action: Action, device: str) -> Action:
 
 
 def count_arithmetic(action: Action) -> dict[str, int]:
-    """Floating-point operations of matrix products, convolutions and attention, by operator."""
+    """Count the floating-point operations of matrix products, convolutions and attention, by operator."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 

@@ -1,4 +1,4 @@
-"""The backbone on small and large images: how time, memory and arithmetic grow with the pixels."""
+"""The backbone on small and large images: the growth of time, memory and arithmetic with the pixels."""
 
 import math
 from collections.abc import Iterator
@@ -37,11 +37,11 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def _sides(megapixels: float) -> tuple[int, int]:
-    """Height and width of about so many pixels, 3:4, multiples of 32."""
+    """Return a height and width with ratio 3:4, multiples of 32, for a number of megapixels."""
     height, width = (round(math.sqrt(1e6 * megapixels * ratio) / 32) * 32 for ratio in (3 / 4, 4 / 3))
     return height, width
 
 
 def _fit_exponent(pixels: list[int], values: list[float]) -> float:
-    """The exponent of the power of pixels that fits best, by least squares of logarithms."""
+    """Return the exponent of the best-fitting power of the pixels, by least squares of logarithms."""
     return float(np.polyfit(np.log(pixels), np.log(values), 1)[0])

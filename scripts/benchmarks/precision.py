@@ -1,4 +1,4 @@
-"""The backbone in less than float32: its time, how far its maps are from float32's, and what that costs the demos."""
+"""The backbone in lower precision: its time, the deviation of its maps, and the AP of the demo detectors."""
 
 import functools
 import tempfile
@@ -46,13 +46,13 @@ def compare(settings: Settings) -> Iterator[Comparison]:
         make_digit_scenes(folder, num_train=1, num_test=settings.scenes)
         for device in find_devices():
             for name in list(read_manifest().demos):
-                found = {way: [_measure_ap(name, way, device, Path(folder))] for way in WAYS[device]}
+                aps = {way: [_measure_ap(name, way, device, Path(folder))] for way in WAYS[device]}
                 setting = f"{name}, {settings.scenes} digit scenes, {device}"
-                yield Comparison("precision", setting, "AP of boxes, percent", "", found)
+                yield Comparison("precision", setting, "AP of boxes, percent", "", aps)
 
 
 def _compare_maps(settings: Settings, device: str) -> Iterator[Comparison]:
-    """The time, and the deviation under weights that let rounding errors grow."""
+    """Compare the time, and the deviation with weights that amplify rounding errors."""
     setting = f"DPT-{settings.size}, {settings.describe(device)}"
     torch.manual_seed(0)
     images = torch.randn(1, 3, settings.height, settings.width).to(device)
@@ -63,12 +63,12 @@ def _compare_maps(settings: Settings, device: str) -> Iterator[Comparison]:
     maps = {way: forward() for way, forward in forwards.items()}
     expected = maps["ours, float32"]
     for stage, exact in enumerate(expected):
-        deviations = {way: [_deviation(found[stage], exact)] for way, found in maps.items()}
+        deviations = {way: [_deviation(each[stage], exact)] for way, each in maps.items()}
         yield Comparison("precision", setting, f"largest deviation of map {stage + 1}, relative", "", deviations)
 
 
 def _measure_ap(name: str, way: str, device: str, folder: Path) -> float:
-    """The AP of a demo's boxes, in percent, with its backbone in less than float32."""
+    """Return the box AP of a demo detector, in percent, with its backbone in lower precision."""
     detector = Detector(name, score_threshold=0, batch_size=8, device=device)
     detector.model.backbone = Reduced(detector.model.backbone, way)
     truth = GroundTruth(folder / "annotations/instances_val2017.json")
@@ -78,12 +78,12 @@ def _measure_ap(name: str, way: str, device: str, folder: Path) -> float:
             yield from found.to_coco(int(Path(found.path).stem), range(1, 11))
 
     ap = truth.compare(records(), "bbox").metrics["mAP"]
-    assert ap is not None  # the scenes have objects
+    assert ap is not None  # the scenes contain objects
     return ap
 
 
 class Reduced(nn.Module):
-    """A backbone that computes in less than float32, in one of the ways."""
+    """A backbone that computes in lower precision than float32."""
 
     def __init__(self, backbone: nn.Module, way: str) -> None:
         super().__init__()
@@ -91,10 +91,10 @@ class Reduced(nn.Module):
             backbone = backbone.half().float()
         if "int8" in way:
             for module in backbone.modules():
-                module.__class__ = nn.Linear if isinstance(module, Linear) else type(module)  # which alone it replaces
-            # DePatch reads the weights of its linear layers, so that only the blocks' are replaced.
+                module.__class__ = nn.Linear if isinstance(module, Linear) else type(module)  # it replaces no subclass
+            # Only in the blocks: DePatch reads the weights of its linear layers.
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of deprecation, in favour of a package of its own
+                warnings.simplefilter("ignore")  # about the deprecation of quantize_dynamic
                 backbone = torch.ao.quantization.quantize_dynamic(backbone, {f"block{stage}" for stage in (1, 2, 3, 4)})
         if "compiled" in way:
             backbone.compile()
@@ -108,6 +108,6 @@ class Reduced(nn.Module):
         return tuple(each.float() for each in maps)
 
 
-def _deviation(found: Tensor, exact: Tensor) -> float:
-    """The largest difference, of the largest value."""
-    return ((found.float() - exact).abs().max() / exact.abs().max()).item()
+def _deviation(x: Tensor, exact: Tensor) -> float:
+    """Return the largest difference as a share of the largest value."""
+    return ((x.float() - exact).abs().max() / exact.abs().max()).item()

@@ -1,4 +1,4 @@
-"""What was measured: as a table while it goes, as JSON, as a plot."""
+"""Reports of measurements: printed tables, JSON, and a plot."""
 
 import json
 import math
@@ -17,11 +17,11 @@ from dpt_zoo.utils.files import open_atomic
 from .measuring import Comparison
 
 COLUMNS = 3
-"""Of a plot."""
+"""Number of columns of a plot."""
 
 
 def report(comparisons: Iterable[Comparison], json_file: Path | None, plot_file: Path | None) -> None:
-    """Print each comparison when it is there; write all at the end to those files that are wanted."""
+    """Print each comparison as soon as it is measured; at the end write all to the files that are given."""
     machine = describe_machine()
     print("\n".join(f"{name}: {value}" for name, value in machine.items()))
     measured = []
@@ -41,7 +41,7 @@ def report(comparisons: Iterable[Comparison], json_file: Path | None, plot_file:
 
 
 def describe_machine() -> dict[str, Any]:
-    """The processors and versions that figures depend on."""
+    """Return the processors and versions that measurements depend on."""
     import torch
 
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
@@ -57,7 +57,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def format_table(comparison: Comparison) -> str:
-    """A row for each way: median, spread, and what our ways' medians are of each peer's."""
+    """Format a row for each way: median, spread, and for our ways the ratio of the medians to each peer's."""
     ours = [way for way in comparison.values if way.startswith("ours")]
     peers = [way for way in comparison.values if way not in ours] or ours[:1]
     rows = []
@@ -75,12 +75,14 @@ def format_table(comparison: Comparison) -> str:
 
 
 def plot(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Write a PNG with a bar for each way's median, and a line from its least to its largest value."""
+    """Write a PNG with a bar for each way's median and a line from its smallest to its largest value."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     height = math.ceil(len(comparisons) / COLUMNS)
-    figure = Figure((7 * COLUMNS, 2.2 * height), dpi=80, layout="constrained")  # not pyplot's: shared with nothing
+    figure = Figure(
+        (7 * COLUMNS, 2.2 * height), dpi=80, layout="constrained"
+    )  # not pyplot's, which all of a process shares
     FigureCanvasAgg(figure)
     for axes, comparison in zip(figure.subplots(height, COLUMNS, squeeze=False).flat, comparisons, strict=False):
         values = list(comparison.values.values())

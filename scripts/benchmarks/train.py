@@ -1,7 +1,7 @@
-"""A detector's training step, ours, with gradient checkpointing and the explicit way: each in its process, in turn.
+"""A detector's training step: ours, with gradient checkpointing, and explicit, each in a process of its own.
 
-A step is forward with losses, backward and AdamW. Memory is the peak over the built model, so with gradients, AdamW's
-state and what the allocator holds back.
+A step is a forward pass with losses, a backward pass and AdamW. Memory is the peak above the built model: it includes
+gradients, AdamW's state and what the allocator keeps.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 def _compare_steps(settings: Settings, device: str, architecture: str, mode: str) -> Iterator[Comparison]:
     name = f"{architecture}_dpt_{settings.size[0]}_1x"
     setting = f"{name}, {settings.describe(device)}, {mode}"
-    found = run_in_children(
+    results = run_in_children(
         measure_steps,
         WAYS,
         settings.runs,
@@ -37,16 +37,16 @@ def _compare_steps(settings: Settings, device: str, architecture: str, mode: str
         steps=settings.steps,
         threads=settings.threads,
     )
-    times = {way: [seconds for each, _ in runs for seconds in each] for way, runs in found.items()}
+    times = {way: [seconds for each, _ in runs for seconds in each] for way, runs in results.items()}
     yield Comparison("train", setting, "time of a step", "s", times)
-    peaks = {way: [peak for _, peak in runs] for way, runs in found.items()}
+    peaks = {way: [peak for _, peak in runs] for way, runs in results.items()}
     yield Comparison("train", setting, "peak memory over what was built", "MiB", peaks)
 
 
 def measure_steps(
     way: str, name: str, mode: str, device: str, height: int, width: int, steps: int, threads: int
 ) -> tuple[list[float], float]:
-    """The seconds of each training step after one to warm up, and how far they raised the memory: MiB."""
+    """Return the seconds of each training step after a warm-up, and by how many MiB they raised the memory."""
     torch.set_num_threads(threads)
     step = awaited(_make_step(way, name, mode, device, height, width), device)
     growth = watch_memory(device)

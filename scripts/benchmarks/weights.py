@@ -1,4 +1,4 @@
-"""Fetching against curl, converting, reading against MMEngine, and building: time, and memory where it matters."""
+"""Downloading compared with curl, converting, reading compared with MMEngine, and building models."""
 
 import contextlib
 import lzma
@@ -51,7 +51,7 @@ def _compare_fetching(folder: Path, settings: Settings) -> Iterator[Comparison]:
 
 
 def fetch(url: str, target: str) -> tuple[float, float]:
-    """Fetch and hash a file: the seconds, and by how many MiB this process's memory was raised."""
+    """Download and hash a file; return the seconds, and by how many MiB this process's memory was raised."""
     from dpt_zoo.weights import http
 
     return _time_and_growth(lambda: http.download(url, http.opener_of(url), Path(target)))
@@ -68,7 +68,7 @@ def _measure_converting(original: Path, settings: Settings) -> Iterator[Comparis
 
 
 def convert_file(original: str, target: str) -> tuple[float, float]:
-    """Convert a file: the seconds, and by how many MiB this process's memory, which has torch, was raised."""
+    """Convert a file; return the seconds, and by how many MiB the memory was raised above `import torch`."""
     import torch  # noqa: F401
 
     def run() -> None:
@@ -123,7 +123,7 @@ def _compare_reading(original: Path, settings: Settings) -> Iterator[Comparison]
 
 @contextlib.contextmanager
 def _file_server(path: Path) -> Iterator[str]:
-    """Serve one file from a process of its own; yield its address."""
+    """Serve one file from a new process; yield its URL."""
     command = [sys.executable, "-c", SERVE, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout

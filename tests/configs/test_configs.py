@@ -121,13 +121,13 @@ def translated_model(old: Settings) -> Settings:
                 },
             }
         if new["type"] == "RetinaNet":
-            new["bbox_head"] = with_cached_anchors(model.pop("bbox_head"))
+            new["bbox_head"] = model.pop("bbox_head")
             drop(train, debug=False)
             drop(test, min_bbox_size=0)
             new["train_cfg"] = take_all(train)
             new["test_cfg"] = take_all(test) | KEEP_ALL_BOXES
         else:
-            new["rpn_head"] = with_cached_anchors(model.pop("rpn_head"))
+            new["rpn_head"] = model.pop("rpn_head")
             new["roi_head"] = model.pop("roi_head")
             for stage in ("rpn", "rcnn"):
                 drop(train[stage], debug=False)
@@ -153,12 +153,6 @@ OF_A_RESNET: Settings = {
 
 # At 0, MMDetection 2.8 kept every box (RetinaNet's at any value); MMDetection 3 wants each side to be longer.
 KEEP_ALL_BOXES: Settings = {"min_bbox_size": -1}
-
-
-def with_cached_anchors(head: Settings) -> Settings:
-    """The same anchors, made once for images of one size."""
-    drop(head["anchor_generator"], type="AnchorGenerator")
-    return merged(head, {"anchor_generator": {"type": "CachedAnchorGenerator"}})
 
 
 def translated_proposals(old: Settings, key: str = "rpn_proposal") -> Settings:

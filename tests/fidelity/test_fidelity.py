@@ -1,4 +1,4 @@
-"""The same weights in, the authors' numbers out: every output against what their own code computed."""
+"""With the same weights, every output equals the one that the authors' code computed."""
 
 from pathlib import Path
 from typing import Any
@@ -80,11 +80,11 @@ def test_detections_on_the_photograph(architecture: str) -> None:
 
 
 META = {"img_shape": (250, 310), "pad_shape": (256, 320), "ori_shape": (125, 155), "scale_factor": (2.0, 2.0)}
-"""The image that the recorded post-processing is about: 310x250 pixels in the network, 155x125 outside."""
+"""The image of the recorded post-processing: 310x250 pixels in the network, 155x125 originally."""
 
 
 class TestPostProcessing:
-    """The heads' outputs are made up, with many candidates of many classes."""
+    """The heads' outputs are random, with many candidates of many classes."""
 
     @pytest.mark.parametrize("rescale", [False, True])
     @pytest.mark.parametrize("candidates", ["lt10000", "ge10000"])
@@ -96,8 +96,8 @@ class TestPostProcessing:
             scores.append(float32(random.standard_normal((1, 720, height, width)) * 1.5 - 5) + recorded["shift"])
             boxes.append(float32(random.standard_normal((1, 36, height, width)) * 0.3))
         head = rule_model("retinanet_dpt_t_1x").bbox_head
-        (found,) = head.predict_by_feat(scores, boxes, batch_img_metas=[META], rescale=rescale)
-        assert_same_detections(found, recorded["dets"])
+        (detected,) = head.predict_by_feat(scores, boxes, batch_img_metas=[META], rescale=rescale)
+        assert_same_detections(detected, recorded["dets"])
 
     def test_proposals(self) -> None:
         recorded = np.load(REFERENCE / "postproc_rpn.npz")["proposals"]
@@ -107,27 +107,27 @@ class TestPostProcessing:
             scores.append(float32(random.standard_normal((1, 3, height, width))))
             boxes.append(float32(random.standard_normal((1, 12, height, width)) * 0.3))
         head = rule_model("mrcnn_dpt_t_1x").rpn_head
-        (found,) = head.predict_by_feat(scores, boxes, batch_img_metas=[META], rescale=False)
-        assert np.abs(torch.column_stack([found.bboxes, found.scores]).numpy() - recorded).max() < 1e-3
+        (detected,) = head.predict_by_feat(scores, boxes, batch_img_metas=[META], rescale=False)
+        assert np.abs(torch.column_stack([detected.bboxes, detected.scores]).numpy() - recorded).max() < 1e-3
 
     @pytest.mark.parametrize("rescale", [False, True])
     def test_mask_rcnn_boxes(self, rescale: bool) -> None:
-        found, _ = self.second_stage(rescale)
-        assert_same_detections(found, read_json("postproc.json")[f"rcnn.rescale_{rescale}"]["dets"])
+        detected, _ = self.second_stage(rescale)
+        assert_same_detections(detected, read_json("postproc.json")[f"rcnn.rescale_{rescale}"]["dets"])
 
     def test_mask_rcnn_masks(self) -> None:
         recorded = read_json("postproc.json")["rcnn.masks_first30_rescale_True"]
-        found, mask_logits = self.second_stage(rescale=False)  # as in MMDetection, the mask head rescales them
+        detected, mask_logits = self.second_stage(rescale=False)  # as in MMDetection, the mask head rescales them
         head = rule_model("mrcnn_dpt_t_1x").roi_head
-        (pasted,) = head.mask_head.predict_by_feat((mask_logits,), [found], [META], head.test_cfg, rescale=True)
+        (pasted,) = head.mask_head.predict_by_feat((mask_logits,), [detected], [META], head.test_cfg, rescale=True)
         for index, rle in enumerate(recorded):
             mask = coco_mask.decode({"size": rle["size"], "counts": rle["counts"]}).astype(bool)
             ours = pasted.masks[index].numpy()
-            assert found.labels[index] == rle["class_id"]
+            assert detected.labels[index] == rle["class_id"]
             assert (ours & mask).sum() > 0.99 * (ours | mask).sum()
 
     def second_stage(self, rescale: bool) -> tuple[InstanceData, Tensor]:
-        """Detections from 200 made-up regions, and as many mask logits."""
+        """Return detections from 200 random regions, and 100 mask logits."""
         random = np.random.RandomState(23)
         corner = random.uniform(0, 1, (200, 2)) * [260, 200]
         extent = random.uniform(8, 120, (200, 2))
@@ -136,8 +136,8 @@ class TestPostProcessing:
         deltas = float32(random.standard_normal((200, 320)))
         mask_logits = float32(random.standard_normal((100, 80, 28, 28)))
         head = rule_model("mrcnn_dpt_t_1x").roi_head
-        (found,) = head.bbox_head.predict_by_feat((regions,), (logits,), (deltas,), [META], head.test_cfg, rescale)
-        return found, F.avg_pool2d(mask_logits, 5, stride=1, padding=2)
+        (detected,) = head.bbox_head.predict_by_feat((regions,), (logits,), (deltas,), [META], head.test_cfg, rescale)
+        return detected, F.avg_pool2d(mask_logits, 5, stride=1, padding=2)
 
 
 def map_sizes(*strides: int) -> list[tuple[int, int]]:
@@ -148,17 +148,17 @@ def float32(values: NDArray[np.float64]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def assert_same_detections(found: InstanceData, recorded: list[list[float]]) -> None:
-    """All detections, in order of score, with class, box and score."""
+def assert_same_detections(detected: InstanceData, recorded: list[list[float]]) -> None:
+    """Compare all detections in order of score: class, box and score."""
     expected = torch.tensor(recorded, dtype=torch.float64)
-    assert found.labels.tolist() == expected[:, 0].long().tolist()
-    assert (found.bboxes - expected[:, 1:5]).abs().max() < 1e-3
-    assert (found.scores - expected[:, 5]).abs().max() < 1e-5
+    assert detected.labels.tolist() == expected[:, 0].long().tolist()
+    assert (detected.bboxes - expected[:, 1:5]).abs().max() < 1e-3
+    assert (detected.scores - expected[:, 5]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("architecture", ["retinanet_dpt_t", "mask_rcnn_dpt_t"])
 def test_training_losses_and_gradients(architecture: str, tmp_path: Path) -> None:
-    """As the recipe's Runner computes them, from images to gradients."""
+    """The config's Runner computes them, from images to gradients."""
     recorded = read_json(f"train_{architecture}.json")
     cfg = load_config(f"configs/{architecture}_fpn_1x_coco.py")
     cfg.work_dir = str(tmp_path)
@@ -182,8 +182,10 @@ def test_training_losses_and_gradients(architecture: str, tmp_path: Path) -> Non
 
 
 def take_recorded_proposals(model: Any, architecture: str) -> None:
-    """As in the recording: every candidate is taken, and the second stage gets the recorded proposals, since a
-    difference of 0.003 pixels in a proposal can turn over a decision of NMS."""
+    """Take every candidate, as in the recording, and give the second stage the recorded proposals.
+
+    A difference of 0.003 pixels between proposals can change what NMS keeps.
+    """
     for sampler in (model.rpn_head.sampler, model.roi_head.bbox_sampler):
         sampler.num, sampler.pos_fraction = 1_000_000, 1.0
     proposals = np.load(REFERENCE / f"train_{architecture}_proposals.npz")
@@ -196,10 +198,10 @@ def take_recorded_proposals(model: Any, architecture: str) -> None:
 
 def training_samples(recorded: dict[str, Any]) -> list[DetDataSample]:
     samples = []
-    for truth, meta in zip(recorded["gt"], recorded["img_metas"], strict=True):
-        boxes = torch.tensor(truth["boxes"], dtype=torch.float32)
+    for ground_truth, meta in zip(recorded["gt"], recorded["img_metas"], strict=True):
+        boxes = torch.tensor(ground_truth["boxes"], dtype=torch.float32)
         masks = np.zeros((len(boxes), 256, 320), dtype=np.uint8)
-        for mask, (x1, y1, x2, y2) in zip(masks, truth["boxes"], strict=True):
+        for mask, (x1, y1, x2, y2) in zip(masks, ground_truth["boxes"], strict=True):
             mask[y1:y2, x1:x2] = 1
         sample = DetDataSample(
             metainfo={
@@ -209,7 +211,7 @@ def training_samples(recorded: dict[str, Any]) -> list[DetDataSample]:
             }
         )
         sample.gt_instances = InstanceData(
-            bboxes=boxes, labels=torch.tensor(truth["labels"]), masks=BitmapMasks(masks, 256, 320)
+            bboxes=boxes, labels=torch.tensor(ground_truth["labels"]), masks=BitmapMasks(masks, 256, 320)
         )
         samples.append(sample)
     return samples

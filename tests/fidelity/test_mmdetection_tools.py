@@ -1,4 +1,4 @@
-"""MMDetection's own tools run the configs unchanged: tools/test.py and tools/train.py, as its wheel ships them."""
+"""MMDetection's tools run the configs unchanged: tools/test.py and tools/train.py of its wheel."""
 
 import json
 import subprocess
@@ -20,16 +20,16 @@ TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
 
 @pytest.fixture
 def data_root(tmp_path: Path) -> Path:
-    """A COCO of one photograph, whose truth is what the authors' RetinaNet found in it."""
+    """A COCO data set of one photograph; the ground truth is the detections of the authors' RetinaNet."""
     (recorded,) = read_json("detections_retinanet_dpt_t.json").values()
-    truth = []
+    ground_truth = []
     for index, (label, x1, y1, x2, y2, _) in enumerate(recorded["detections"]):
         box = {
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "area": (x2 - x1) * (y2 - y1),
             "category_id": COCO_CATEGORY_IDS[label],
         }
-        truth.append({"id": index + 1, "image_id": 1, "iscrowd": 0, **box})
+        ground_truth.append({"id": index + 1, "image_id": 1, "iscrowd": 0, **box})
     classes = rule_model("retinanet_dpt_t_1x").dataset_meta["classes"]
     categories = [{"id": id_, "name": name} for id_, name in zip(COCO_CATEGORY_IDS, classes, strict=True)]
     images = [{"id": 1, "file_name": "1.png", "width": 320, "height": 240}]
@@ -37,13 +37,13 @@ def data_root(tmp_path: Path) -> Path:
     for split in ("train2017", "val2017"):
         (tmp_path / split).mkdir()
         Image.open(PHOTO).save(tmp_path / split / "1.png")
-        content = {"images": images, "annotations": truth, "categories": categories}
+        content = {"images": images, "annotations": ground_truth, "categories": categories}
         (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return tmp_path
 
 
 def run_tool(tool: str, *arguments: object, data_root: Path) -> str:
-    """Run a tool as one runs it with mmcv-lite: after `import dpt_zoo.mmlab`; with a full mmcv it needs no prelude."""
+    """Run a tool after `import dpt_zoo.mmlab`, which is necessary only with mmcv-lite."""
     prelude = f"import dpt_zoo.mmlab, runpy; runpy.run_path({str(TOOLS / tool)!r}, run_name='__main__')"
     options = [
         f"{loader}_dataloader.{key}"

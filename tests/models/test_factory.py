@@ -312,7 +312,7 @@ class TestImageNetStart:
     def test_what_cannot_be_used(self, tmp_path: Path) -> None:
         from dpt_zoo.models.detection import DPT
 
-        with pytest.raises(InputError, match="init_cfg is dict"):
+        with pytest.raises(InputError, match="init_cfg must be None or dict"):
             DPT("tiny", init_cfg={"type": "Normal"})
         with pytest.raises(WeightsError, match="no such file"):
             DPT("tiny", init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "none.pth")}).init_weights()

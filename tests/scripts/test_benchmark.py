@@ -1,4 +1,4 @@
-"""The benchmark measures what it says; how fast things are is for it to print, not for a test to demand."""
+"""The benchmark measures what it says. No test depends on times."""
 
 import json
 import math
@@ -37,16 +37,16 @@ def measure_memory(make: Callable[..., Action], way: str, height: int, width: in
 
 @dataclass(frozen=True)
 class Measured:
-    """What `all --quick` printed and wrote."""
+    """The printed and written output of `all --quick`."""
 
     printed: str
     comparisons: list[Comparison]
     plot: Path
 
     def values(self, subject: str, quantity: str) -> list[float]:
-        """All values of a quantity."""
-        found = [each for each in self.comparisons if each.subject == subject and each.quantity.startswith(quantity)]
-        return [value for each in found for values in each.values.values() for value in values]
+        """Return all values of a quantity."""
+        matching = [each for each in self.comparisons if each.subject == subject and each.quantity.startswith(quantity)]
+        return [value for each in matching for values in each.values.values() for value in values]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,8 @@ class TestAllSubjects:
 
     def test_both_ways_of_the_backbone_do_the_same_arithmetic(self, measured: Measured) -> None:
         ours, explicit = measured.values("backbone", "arithmetic")
-        assert 1 < 0.98 * explicit < ours < explicit  # ours projects stage 1's values, not what is found in them
+        assert ours > 1
+        assert ours == pytest.approx(explicit)
 
     def test_arithmetic_grows_somewhat_faster_than_pixels(self, measured: Measured) -> None:
         for exponent in measured.values("pixels", "exponent of arithmetic"):
@@ -94,7 +95,7 @@ class TestAllSubjects:
         for share in measured.values("pixels", "attention's share"):
             assert 0 < share < 0.5
 
-    def test_less_precision_is_told_from_float32(self, measured: Measured) -> None:
+    def test_lower_precision_deviates_from_float32(self, measured: Measured) -> None:
         exact, *others = measured.values("precision", "largest deviation of map 1")
         assert exact == 0
         assert all(0 < each < 0.1 for each in others)
@@ -109,20 +110,20 @@ class TestAllSubjects:
         (peak,) = measured.values("weights", "peak memory above")
         assert growth < 64 and peak < 2.5
 
-    def test_figures_are_those_of_pycocotools(self, measured: Measured) -> None:
+    def test_metrics_are_those_of_pycocotools(self, measured: Measured) -> None:
         assert all(0.1 < each < 0.9 for each in measured.values("evaluate", "mAP"))
-        assert all(each < 1e-9 for each in measured.values("evaluate", "the largest difference"))
+        assert all(each < 1e-9 for each in measured.values("evaluate", "largest difference"))
 
 
 class TestMemory:
-    """Unlike times, it does not depend on what else runs."""
+    """Memory, unlike time, does not depend on the other processes."""
 
     def test_of_the_backbone(self) -> None:
         ours, explicit = (measure_memory(make_forward, way, 800, 1216) for way in ("ours", "explicit"))
         assert 0 < ours < 0.65 * explicit
 
     def test_of_its_training(self) -> None:
-        # How much of what was freed the heap keeps varies: the least of two is nearest to what is needed.
+        # The heap keeps a varying amount of freed memory: the smaller of two peaks is nearer to the need.
         ways = ("ours, checkpointed", "ours, checkpointed", "ours", "explicit")
         *checkpoints, ours, explicit = (measure_memory(make_training_step, way, 800, 1216) for way in ways)
         checkpointed = min(checkpoints)

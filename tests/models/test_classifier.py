@@ -1,0 +1,139 @@
+"""The classifier behind timm's interface, and its pretrained weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from reference_data import random_images
+from rule_weights import load_rule_weights, rule_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dpt_zoo.errors import FetchError, InputError
+from dpt_zoo.manifest.records import get_model_info
+from dpt_zoo.models import DPT, DPTClassifier
+from dpt_zoo.weights.store import adopt
+
+STRIDES = (4, 8, 16, 32)
+
+
+class TestTimm:
+    def test_the_name_gives_the_classifier(self) -> None:
+        model = timm.create_model("dpt_small")
+        assert isinstance(model, DPTClassifier)
+        assert timm.list_models("dpt_*") == ["dpt_medium", "dpt_small", "dpt_tiny"]
+        with torch.inference_mode():
+            assert model.eval()(torch.zeros(2, 3, 224, 224)).shape == (2, 1000)
+
+    def test_features_are_the_maps_that_a_detector_sees(self) -> None:
+        features: Any = load_rule_weights(timm.create_model("dpt_tiny", features_only=True)).eval()
+        assert features.feature_info.channels() == [64, 128, 320, 512]
+        assert features.feature_info.reduction() == list(STRIDES)
+        backbone = DPT("tiny").eval()
+        backbone.load_state_dict(features.model.state_dict(), strict=False)
+        images = random_images(7, (1, 3, 96, 64))
+        with torch.inference_mode():
+            for ours, theirs in zip(features(images), backbone(images), strict=True):
+                assert torch.equal(ours, theirs)
+
+    def test_some_features(self) -> None:
+        features = timm.create_model("dpt_tiny", features_only=True, out_indices=(1, -1)).eval()
+        with torch.inference_mode():
+            assert [list(m.shape[1:]) for m in features(torch.zeros(1, 3, 64, 64))] == [[128, 8, 8], [512, 2, 2]]
+
+    def test_intermediates_come_with_the_last_tokens(self) -> None:
+        model = timm.create_model("dpt_tiny").eval()
+        images = random_images(7, (1, 3, 64, 64))
+        with torch.inference_mode():
+            tokens, maps = model.forward_intermediates(images, indices=2)
+            assert torch.equal(tokens, model.forward_features(images))
+        assert [len(m[0]) for m in maps] == [320, 512]
+
+    def test_the_head_can_be_replaced_or_left_out(self) -> None:
+        model = timm.create_model("dpt_tiny", num_classes=7).eval()
+        images = torch.zeros(1, 3, 64, 64)
+        with torch.inference_mode():
+            assert model(images).shape == (1, 7)
+            model.reset_classifier(0)
+            assert model(images).shape == (1, 512)
+        with pytest.raises(InputError, match="class token"):
+            model.reset_classifier(3, global_pool="avg")
+
+    def test_a_new_head_has_the_models_type(self) -> None:
+        model = timm.create_model("dpt_tiny").bfloat16()
+        model.reset_classifier(7)
+        assert model.head.weight.dtype == torch.bfloat16
+
+    def test_dropout_comes_before_the_head(self) -> None:
+        model = timm.create_model("dpt_tiny", drop_rate=0.5)
+        tokens = torch.ones(1, 50, 512)
+        assert 0 < (model.train().forward_head(tokens, pre_logits=True) == 0).sum() < 512
+        assert torch.equal(model.eval().forward_head(tokens, pre_logits=True), tokens[:, 0])
+
+    def test_drop_path_rate(self) -> None:
+        model = timm.create_model("dpt_tiny", drop_path_rate=0.3)
+        assert model.get_submodule("block4.1.drop_path").drop_prob == pytest.approx(0.3)
+
+    def test_gradient_checkpointing(self) -> None:
+        model = timm.create_model("dpt_tiny")
+        model.set_grad_checkpointing()
+        assert model.gradient_checkpointing
+        model.set_grad_checkpointing(False)
+        assert not model.gradient_checkpointing
+
+
+class TestPretrained:
+    """`pretrained=True` takes the weights that the zoo fetches, checks and caches."""
+
+    @pytest.fixture(scope="class")
+    def weights(self) -> dict[str, Tensor]:
+        return rule_state_dict(DPTClassifier("tiny").state_dict())
+
+    @pytest.fixture(autouse=True)
+    def cached(self, weights: dict[str, Tensor], tmp_path: Path, empty_cache: Path) -> None:
+        save_file(weights, tmp_path / "dpt_tiny.safetensors")
+        adopt(get_model_info("dpt_tiny"), tmp_path / "dpt_tiny.safetensors")
+
+    def test_it_has_the_weights(self, weights: dict[str, Tensor]) -> None:
+        state = timm.create_model("dpt_tiny", pretrained=True).state_dict()
+        assert state.keys() == weights.keys()
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in state.items())
+
+    def test_features_have_them(self, weights: dict[str, Tensor]) -> None:
+        state = timm.create_model("dpt_tiny", pretrained=True, features_only=True).state_dict()
+        assert state and all(
+            torch.equal(tensor, weights[name.removeprefix("model.")]) for name, tensor in state.items()
+        )
+
+    def test_a_head_for_other_classes_is_fresh(self, weights: dict[str, Tensor]) -> None:
+        model = timm.create_model("dpt_tiny", pretrained=True, num_classes=7)
+        assert model.head.weight.shape == (7, 512)
+        assert model.head.weight.std() == pytest.approx(0.02, rel=0.2) and not model.head.bias.any()
+        assert torch.equal(model.cls_token, weights["cls_token"])
+
+    def test_other_input_channels_take_the_sum_of_the_colours(self, weights: dict[str, Tensor]) -> None:
+        model = timm.create_model("dpt_tiny", pretrained=True, in_chans=1)
+        expected = weights["patch_embed1.proj.weight"].sum(dim=1, keepdim=True)
+        assert torch.allclose(model.patch_embed1.proj.weight, expected)
+
+    def test_a_file_of_the_callers_own_comes_first(self, weights: dict[str, Tensor], tmp_path: Path) -> None:
+        own = {name: tensor + 1 for name, tensor in weights.items()}
+        save_file(own, tmp_path / "own.safetensors")
+        overlay = {"file": str(tmp_path / "own.safetensors")}
+        model = timm.create_model("dpt_tiny", pretrained=True, pretrained_cfg_overlay=overlay)
+        assert torch.equal(model.cls_token, own["cls_token"])
+
+    def test_weights_that_are_not_here_say_how_to_get_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
+        with pytest.raises(FetchError, match="dpt-zoo import dpt_small FILE"):
+            timm.create_model("dpt_small", pretrained=True)
+
+    def test_a_mirror_has_them(
+        self, weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DPT_ZOO_CACHE", str(tmp_path / "another"))
+        monkeypatch.setenv("DPT_ZOO_MIRROR", str(tmp_path))
+        model = timm.create_model("dpt_tiny", pretrained=True)
+        assert torch.equal(model.cls_token, weights["cls_token"])

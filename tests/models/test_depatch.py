@@ -1,0 +1,48 @@
+"""DePatch: its boxes, its sampling points, and its precision."""
+
+import math
+
+import pytest
+import torch
+from reference_data import random_images
+from rule_weights import load_rule_weights
+from torch import Tensor
+
+from dpt_zoo.models import cpu
+from dpt_zoo.models.depatch import DePatch, grid_points
+
+
+class TestDePatch:
+    def test_a_fresh_one_samples_boxes_of_the_initial_size_at_the_patch_centres(self) -> None:
+        module = DePatch(8, 16).double()
+        torch.nn.init.zeros_(module.offset_predictor.weight)  # as the network does
+        with torch.inference_mode():
+            boxes = module.predict_boxes(torch.randn(1, 8, 20, 40, dtype=torch.float64))
+        x1, y1, x2, y2 = boxes.unflatten(1, (10, 20))[0, 4, 7].tolist()
+        half = math.tanh(math.log(math.sqrt(5 / 3)))  # of a patch
+        assert [x1, x2] == pytest.approx([(7.5 - half) / 20, (7.5 + half) / 20])
+        assert [y1, y2] == pytest.approx([(4.5 - half) / 10, (4.5 + half) / 10])
+
+    def test_points_run_through_x_in_the_outer_loop(self) -> None:
+        points = grid_points(torch.tensor([[[0.2, 0.4, 0.6, 1.0]]]))
+        expected = [[x, y] for x in (0.2, 0.4, 0.6) for y in (0.4, 0.7, 1.0)]
+        assert torch.allclose(points[0, :, 0], torch.tensor(expected))
+
+    def test_prediction_and_sampling_stay_float32_under_autocast(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = load_rule_weights(DePatch(8, 16)).eval()
+        x = random_images(7, (1, 8, 20, 30)).bfloat16()
+        seen: list[tuple[Tensor, Tensor]] = []
+        sample = cpu.sample
+
+        def record_and_sample(x: Tensor, grid: Tensor) -> Tensor:
+            seen.append((x, grid))
+            return sample(x, grid)
+
+        monkeypatch.setattr(cpu, "sample", record_and_sample)
+        with torch.inference_mode():
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                output = module(x)
+            points = grid_points(module.predict_boxes(x.float()))
+        assert seen[0][0].dtype == seen[0][1].dtype == torch.float32
+        assert torch.equal(seen[0][1], 2 * points - 1)
+        assert output.shape == (1, 150, 16)
