@@ -206,7 +206,7 @@ class TestOwnClasses:
         write_safetensors(Weights(read_state_dict(rule_file), {"CLASSES": ["thing"] * 80}, "pth"), path)
         mine: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=path)
         assert mine.dataset_meta["classes"] == ("thing",) * 80
-        adopt(read_manifest().checkpoints["mrcnn_dpt_t_1x"], path)
+        adopt(read_manifest().published_detectors["mrcnn_dpt_t_1x"], path)
         theirs: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x")
         assert theirs.dataset_meta["classes"][:2] == ("person", "bicycle")
 
