@@ -13,7 +13,8 @@ def card(record: PublishedDetector | DemoDetector | Classifier, *, location: str
 
     Args:
         record: a record of the manifest.
-        location: for the card of a published copy: the copy's location, in the form that `weights=` takes.
+        location: for the card of a published copy of a detector: the copy's location, in the form that `weights=`
+            takes. The card then begins with the metadata that the Hugging Face Hub reads.
     """
     import jinja2  # here, so that `dpt-zoo list` starts without it
 
@@ -28,6 +29,7 @@ def card(record: PublishedDetector | DemoDetector | Classifier, *, location: str
         record=record,
         location=location,
         version=__version__,
+        titles=TASK_TITLES,
         table=markdown.table,
         urls=[_show_location(each) for each in record.locations],
         metric_rows=None if isinstance(record, Classifier) else _metric_rows(record.metrics),

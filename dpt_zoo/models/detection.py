@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..weights.loading import load_weights
-from ..weights.store import read_trusted
+from ..weights.store import read_trusted_weights
 from . import backbone
 from .classifier import is_classifiers_own
 
@@ -64,7 +64,8 @@ class DPT(backbone.DPT):
         if self.init_cfg is None:
             return
         origin = self.init_cfg["checkpoint"]
-        path, state = read_trusted(origin)
+        path, weights = read_trusted_weights(origin)
+        state = weights.tensors
         backbones = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
         if backbones:  # a detector's file
             left_out = [name for name in state if not name.startswith(PREFIX)]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from web_server import WebServer
 
 import dpt_zoo
-from dpt_zoo.weights.reading import read_state_dict
+from dpt_zoo.weights.reading import read_weights
 
 AUTHORS_SHA256 = "3cf3cc9db91060879e7cb8c79063731b7339fd67a27e2876156118d3ee61eaae"
 AUTHORS_BYTES = 298_866_480
@@ -222,7 +222,7 @@ def test_publish_and_load_back(mirror: Path, rule_file: Path, tmp_path: Path) ->
         )
         environment["DPT_ZOO_CACHE"] = str(tmp_path / "another cache")
         done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, env=environment)
-    expected = read_state_dict(rule_file)["neck.fpn_convs.0.conv.bias"].sum().item()
+    expected = read_weights(rule_file).tensors["neck.fpn_convs.0.conv.bias"].sum().item()
     assert (done.returncode, done.stderr, float(done.stdout)) == (0, "", expected)
 
 

@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 
 from dpt_zoo.errors import WeightsError
 from dpt_zoo.weights.loading import check_finite, load_weights
-from dpt_zoo.weights.reading import read_state_dict, read_weights
+from dpt_zoo.weights.reading import read_weights
 
 STATE = dictionary(weight=tensor())
 CONTAINERS = {"zip": zip_file, "legacy": legacy_file}
@@ -559,7 +559,7 @@ def test_a_state_dict_with_methods_of_its_own(container: Callable[[bytes], bytes
     made = ORDERED + text("weight") + tensor() + b"s"
     methods = {method: name("collections", "OrderedDict") for method in ("items", "keys", "get", "__iter__")}
     path.write_bytes(container(dictionary(state_dict=made + dictionary(**methods) + b"b")))
-    assert read_state_dict(path) == {"weight": torch.zeros(1)}
+    assert read_weights(path).tensors == {"weight": torch.zeros(1)}
 
 
 WEIGHT, BIAS = torch.ones(1, 2), torch.ones(1)
@@ -579,7 +579,7 @@ def test_weights_that_are_not_the_models(state: dict[str, torch.Tensor], complai
     model = torch.nn.Linear(2, 1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(WeightsError, match=complaint) as raised:
-        state = read_state_dict(path)
+        state = read_weights(path).tensors
         check_finite(state, path)
         load_weights(model, state, path, "linear")
     assert str(raised.value).startswith(f"{path}: ")

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 import dpt_zoo
 from dpt_zoo.errors import WeightsError
 from dpt_zoo.weights.digests import structure_sha256, tensors_sha256
-from dpt_zoo.weights.reading import read_state_dict, read_weights, verify_crc
+from dpt_zoo.weights.reading import read_weights, verify_crc
 
 STATE = OrderedDict(weight=torch.arange(6.0).view(2, 3), count=torch.tensor([3]))
 
@@ -166,7 +166,7 @@ def test_what_is_no_weights_file(tmp_path: Path, content: bytes, complaint: str)
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=complaint) as raised:
-        read_state_dict(path)
+        read_weights(path)
     assert str(raised.value).startswith(str(path))
     assert "\n" not in str(raised.value)
 
@@ -178,25 +178,25 @@ def test_a_file_cut_short(tmp_path: Path, zipped: bool, share: float) -> None:
     torch.save({"state_dict": STATE}, path, _use_new_zipfile_serialization=zipped)
     os.truncate(path, int(share * path.stat().st_size))
     with pytest.raises(WeightsError, match="weights"):
-        read_state_dict(path)
+        read_weights(path)
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {"weight": 3}}, {"epoch": 3}, {}, [torch.zeros(1)]])
 def test_a_checkpoint_without_a_state_dict(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(WeightsError, match="holds no state dict"):
-        read_state_dict(tmp_path / "weights.pth")
+        read_weights(tmp_path / "weights.pth")
 
 
 def test_missing_file(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(WeightsError, match="no such file"):
-            read_state_dict(path)
+            read_weights(path)
 
 
 def test_a_file_that_cannot_be_read() -> None:
     with pytest.raises(WeightsError, match=r"^/proc/self/mem: it cannot be read .*Input/output error"):
-        read_state_dict(Path("/proc/self/mem"))
+        read_weights(Path("/proc/self/mem"))
 
 
 def test_a_flipped_bit_is_found_by_the_checksums_of_a_zip_archive(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_flipped_bit_is_found_by_the_checksums_of_a_zip_archive(tmp_path: Path
     content = bytearray(path.read_bytes())
     content[content.index(np.float32(0.5).tobytes() * 1000) + 500] ^= 1
     path.write_bytes(content)
-    assert read_state_dict(path).keys() == {"weight"}
+    assert read_weights(path).tensors.keys() == {"weight"}
     with pytest.raises(WeightsError, match=r"damaged .*/data/0 is not as it was written"):
         verify_crc(path)
 
