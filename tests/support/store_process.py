@@ -60,7 +60,7 @@ def _obtain(record: WeightsRecord, folder: Path, conditions: tuple[Condition, ..
     for condition in conditions:
         condition()
     try:
-        outcome.send(obtain(record, folder=folder, keep_original=True))
+        outcome.send(obtain(record, cache_dir=folder, keep_original=True))
     except Exception as error:
         outcome.send(error)
 

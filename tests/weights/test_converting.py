@@ -1,4 +1,4 @@
-"""Converting: bit for bit there and back, the same bytes each time, and little memory."""
+"""Converting is exact to the bit in both directions, reproducible to the byte, and takes little memory."""
 
 import io
 import json
@@ -188,11 +188,11 @@ def test_what_does_not_go_together(tmp_path: Path) -> None:
     content = source.read_bytes()
     link.symlink_to(source)
     for target in (source, link, tmp_path / ".." / tmp_path.name / "a.pth"):
-        with pytest.raises(InputError, match="is the file to convert"):
+        with pytest.raises(InputError, match="is the input file"):
             convert(source, target)
     with pytest.raises(InputError, match="without half"):
         convert(source, tmp_path / "b.pth", to="mmdet2", half=True)
-    with pytest.raises(InputError, match="'safetensors' or 'mmdet2', not to 'onnx'"):
+    with pytest.raises(InputError, match="'safetensors' or 'mmdet2', not 'onnx'"):
         convert(source, tmp_path / "b.onnx", to="onnx")  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="no such file"):
         convert(tmp_path / "none.pth", tmp_path / "b")
