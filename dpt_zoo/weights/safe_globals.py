@@ -115,7 +115,10 @@ def check_pickle(pickled: IO[bytes]) -> dict[str, int]:
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
             case "GLOBAL":
-                stack.append(_Name(argument.replace("__builtin__ ", "builtins ").replace(" ", ".", 1)))
+                dotted = argument.replace("__builtin__ ", "builtins ").replace(" ", ".", 1)
+                if dotted not in _NAMES:
+                    raise UnpicklingError(f"it asks for {dotted}")
+                stack.append(_Name(dotted))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_check_call(function, arguments))
@@ -141,10 +144,6 @@ class _Name:
 
     dotted: str
 
-    def __post_init__(self) -> None:
-        if self.dotted not in _NAMES:
-            raise UnpicklingError(f"it asks for {self.dotted}")
-
 
 @dataclass(frozen=True)
 class _Made:
@@ -157,30 +156,25 @@ _LIST, _DICT = _Made("list"), _Made("dict")
 
 
 def _check_call(function: Any, arguments: Any) -> _Made:
-    match function, arguments:
-        case _Name("_codecs.encode"), (str(), "latin1"):  # how bytes are pickled
+    if not isinstance(function, _Name):
+        raise UnpicklingError("it calls an object that is not an imported name")
+    match function.dotted, arguments:
+        case ("_codecs.encode", (str(), "latin1")) | ("collections.OrderedDict", ()):  # bytes are pickled by encode
             pass
-        case _Name("collections.OrderedDict"), ():
+        case "collections.Counter", (_Made("dict"),):
             pass
-        case _Name("collections.Counter"), (_Made("dict"),):
-            pass
-        case _Name("_codecs.encode" | "collections.OrderedDict" | "collections.Counter" as dotted), _:
-            raise UnpicklingError(f"it calls {dotted} in an unusual way")
-        case _Name(), _:  # the others check their arguments themselves
-            pass
-        case _:
-            raise UnpicklingError("it calls an object that is not an imported name")
-    return _Made(function.dotted)
+        case (("_codecs.encode" | "collections.OrderedDict" | "collections.Counter"), _):
+            raise UnpicklingError(f"it calls {function.dotted} in an unusual way")
+    return _Made(function.dotted)  # the other names check their arguments themselves
 
 
 def _check_state(owner: Any, state: Any) -> None:
     match owner, state:
         case _Made(kind), _Made("dict") if kind in ("collections.OrderedDict", *_ATTRIBUTES):
-            pass
+            return
         case _Made(kind), tuple() if kind.startswith("numpy."):
-            pass
-        case _:
-            raise UnpicklingError("it sets the state of an object that has none")
+            return
+    raise UnpicklingError("it sets the state of an object that has none")
 
 
 def _check_keys(keys: list[Any]) -> None:
@@ -258,11 +252,6 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
     **{f"pathlib.{module}PosixPath": lambda *parts: str(PurePosixPath(*parts)) for module in ("", "_local.")},
     **{f"pathlib.{module}WindowsPath": lambda *parts: str(PureWindowsPath(*parts)) for module in ("", "_local.")},
 }
-_OF_TORCH = {
-    "_codecs.encode",
-    "collections.Counter",
-    "collections.OrderedDict",
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_tensor_v2",
-}
-_NAMES = _STAND_INS.keys() | STORAGES.keys() | _OF_TORCH
+_OF_TORCH = {f"torch._utils._rebuild_{kind}" for kind in ("parameter", "tensor_v2")}
+_OF_PYTHON = {"_codecs.encode", "collections.Counter", "collections.OrderedDict"}
+_NAMES = _STAND_INS.keys() | STORAGES.keys() | _OF_TORCH | _OF_PYTHON

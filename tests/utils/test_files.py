@@ -19,7 +19,7 @@ def test_open_atomic(tmp_path: Path) -> None:
         file.write(b"new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["file"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_failing_block_changes_nothing(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_failing_block_changes_nothing(tmp_path: Path) -> None:
         file.write(b"new")
         raise KeyboardInterrupt
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_mode_is_the_users_default(tmp_path: Path) -> None:
@@ -48,14 +48,14 @@ def test_errors_name_the_file(tmp_path: Path, name: str) -> None:
         open_atomic(tmp_path / name) as file,
     ):
         file.write(b"new")
-    assert os.listdir(tmp_path) == ["folder"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
 
 
 def test_make_folder(tmp_path: Path) -> None:
     for _ in range(2):
         make_folder(tmp_path / "a" / "b")
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file/c cannot be made: .*: choose another work_dir"):
+    with pytest.raises(OutputError, match=r"file/c cannot be made: .*: choose another work_dir"):
         make_folder(tmp_path / "file" / "c", "work_dir")
 
 
