@@ -19,6 +19,8 @@ from web_server import WebServer
 import dpt_zoo
 from dpt_zoo.weights.reading import read_weights
 
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
 AUTHORS_SHA256 = "3cf3cc9db91060879e7cb8c79063731b7339fd67a27e2876156118d3ee61eaae"
 AUTHORS_BYTES = 298_866_480
 

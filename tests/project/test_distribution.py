@@ -15,6 +15,8 @@ from small_data import make_coco
 import dpt_zoo
 from dpt_zoo.manifest.records import read_manifest
 
+pytestmark = pytest.mark.slow
+
 
 def run_python(python: Path, code: str, cwd: Path) -> str:
     """Run code in a new process and return what it printed; it must print nothing on standard error."""

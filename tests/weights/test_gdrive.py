@@ -17,6 +17,8 @@ from dpt_zoo.manifest.locations import GoogleDrive
 from dpt_zoo.weights import http
 from dpt_zoo.weights.gdrive import opener_of
 
+pytestmark = pytest.mark.network
+
 ID = "1S84hbeVxPjtcmjeOcae5Sn_XYqyagMn3"
 FILE = b"PK" + random.Random(0).randbytes(100_000)
 

@@ -48,6 +48,8 @@ from dpt_zoo.errors import FetchError, OutputError
 from dpt_zoo.weights import http
 from dpt_zoo.weights.http import Download, download, opener_of, version_file
 
+pytestmark = pytest.mark.network
+
 FILE = b"PK" + random.Random(0).randbytes(300_000)
 OTHER = b"PK" + random.Random(1).randbytes(len(FILE) - 2)
 LAST = len(FILE) - 1
@@ -551,7 +553,7 @@ def test_a_length_that_is_not_known_is_reported_as_such(server: WebServer, part:
 
 
 def test_too_little_space_is_told_before_anything_is_written(server: WebServer, part: Path) -> None:
-    with pytest.raises(OutputError, match=r"has [\d,]+ bytes free, [\d,]+ are needed: make room"):
+    with pytest.raises(OutputError, match=r"has [\d,]+ bytes free, [\d,]+ are needed: free some"):
         download("here", opener_of(f"{server.url}/file"), part, reserve=1 << 60)
     assert not part.exists()
 

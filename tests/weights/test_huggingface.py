@@ -22,6 +22,8 @@ from dpt_zoo.errors import DPTZooError, FetchError, OutputError
 from dpt_zoo.manifest.locations import HubFile
 from dpt_zoo.weights.huggingface import fetch_from_hub
 
+pytestmark = pytest.mark.network
+
 CONTENT = bytes(range(256)) * 4096
 SIZE = len(CONTENT)
 MODEL = HubFile("org/zoo", "model.safetensors")
@@ -212,7 +214,7 @@ class TestRefusals:
         assert not hub.asked("GET", "/storage/")
 
     def test_a_disk_that_gets_full(self, hub: HubServer, staging: Path, tmp_path: Path) -> None:
-        limit = f"import relocation; relocation.setrlimit(relocation.RLIMIT_FSIZE, ({SIZE // 2}, {SIZE // 2}))"
+        limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({SIZE // 2}, {SIZE // 2}))"
         done = run(fetching(staging, before=limit), hub, tmp_path)
         assert done.stderr.endswith(
             f"OutputError: {staging} cannot be written: File too large: choose another folder\n"

@@ -1,4 +1,4 @@
-"""A name becomes trusted weights on disk: the right ones or none, whatever network, disk, sender or neighbour do."""
+"""Weights in the cache are the right ones or none, whatever the network, disk, server or other processes do."""
 
 import dataclasses
 import hashlib
@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,8 @@ from dpt_zoo.weights import http
 from dpt_zoo.weights.cache import CacheEntry
 from dpt_zoo.weights.digests import structure_sha256, tensors_sha256
 from dpt_zoo.weights.store import adopt, obtain, read_trusted_weights
+
+pytestmark = pytest.mark.network
 
 NAME = "mrcnn_dpt_t_1x"
 State = dict[str, Tensor]
@@ -899,6 +902,7 @@ class TestKilled:
         assert [each.range for each in server.log[1:]] == [f"bytes={came}-" if came else None]
         assert_tidy(entry)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("source", "cached"),
         [("the web", "nothing"), ("the web", "a damaged file"), ("this machine", "nothing")],
@@ -909,12 +913,13 @@ class TestKilled:
         if source == "this machine":
             (tmp_path / "local.pth").write_bytes(FILE)
             record = record_of(LocalFile(tmp_path / "local.pth"))
-        right = obtain(record, cache_dir=tmp_path / "undisturbed").read_bytes()
+        first = CacheEntry(tmp_path / "undisturbed", NAME)
+        right = obtain(record, cache_dir=first.folder).read_bytes()
         damaged = flip(right, len(right) // 2) if cached == "a damaged file" else None
         for step in itertools.count(1):
             entry = CacheEntry(tmp_path / f"killed at step {step}", NAME)
             if damaged:
-                obtain(record, cache_dir=entry.folder)
+                shutil.copytree(first.folder, entry.folder)
                 entry.weights.write_bytes(damaged)
             outcome = Run(record, entry.folder, dying_at_step(step, entry.folder)).outcome()
             if outcome == entry.weights:
