@@ -8,8 +8,7 @@ from pathlib import Path
 from ..errors import DPTZooError
 from ..weights.cache import CacheEntry
 
-BAD_INPUT = 2
-"""The exit status for input that cannot be used."""
+BAD_INPUT = 2  # exit status for input that cannot be used
 
 
 def is_main_process() -> bool:

@@ -1,4 +1,4 @@
-"""What `dpt-zoo` does with weights, as a user sees it: download, import, cache, convert, publish, info."""
+"""The commands for weights: download, import, cache, convert, publish, info."""
 
 import os
 import pty
@@ -27,7 +27,7 @@ AUTHORS_BYTES = 298_866_480
 
 @pytest.fixture
 def mirror(tmp_path: Path, authors_file: Path, rule_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to be asked first, which has two models' weights, and no network behind it."""
+    """A mirror with the weights of two models, and no network."""
     folder = tmp_path / "mirror"
     folder.mkdir()
     (folder / "retinanet_dpt_t_1x.pth").symlink_to(authors_file)

@@ -1,4 +1,4 @@
-"""Downloading from Google Drive: through the pages of today and of years before, and what its refusals mean."""
+"""Downloading from Google Drive: confirmation pages of several years, and the errors for its refusals."""
 
 import hashlib
 import random

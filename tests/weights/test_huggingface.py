@@ -1,4 +1,4 @@
-"""Fetching from the Hugging Face Hub by its real client: the right file, or one clear line."""
+"""Fetching from the Hugging Face Hub by its real client: the right file, or an error of one line."""
 
 import errno
 import functools

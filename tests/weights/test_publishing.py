@@ -1,4 +1,4 @@
-"""Publishing on the Hugging Face Hub by its real client: what arrives there, what the card says, and refusals."""
+"""Publishing on the Hugging Face Hub by its real client: the repository, the model card, and errors."""
 
 import dataclasses
 import os

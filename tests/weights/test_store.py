@@ -96,7 +96,7 @@ def entry(empty_cache: Path) -> CacheEntry:
 
 
 def record_of(*locations: Location, **changes: Any) -> PublishedDetector:
-    """The record of a model that is small enough for tests."""
+    """Return the record of a model that is small enough for tests."""
     structure = structure_sha256(STATE)
     return dataclasses.replace(
         read_manifest().published_detectors[NAME],
@@ -108,7 +108,7 @@ def record_of(*locations: Location, **changes: Any) -> PublishedDetector:
 
 
 def obtain_again(record: WeightsRecord, entry: CacheEntry) -> Path:
-    """Obtain weights that are to be fetched again, and held against those of the first download."""
+    """Obtain weights again after their removal, with the first download still remembered."""
     entry.weights.unlink()
     return obtain(record)
 
@@ -120,13 +120,13 @@ def assert_weights(path: Path, expected: State = STATE) -> None:
 
 
 def assert_tidy(entry: CacheEntry, *more: Path) -> None:
-    """Check that the cache holds the weights, what is remembered of them, and nothing else."""
+    """Check that the cache has the weights, their provenance and nothing else."""
     files = {path for path in entry.folder.rglob("*") if not path.is_dir()}
     assert files - {entry.lock} == {entry.weights, entry.provenance_file, *more}
 
 
 class TestFetching:
-    """From a source into the cache."""
+    """From a location into the cache."""
 
     def test_fetches_once(self, server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
         for _ in range(3):
@@ -226,7 +226,7 @@ def spoiled(number: float) -> bytes:
 MIDDLE = FILE.index(STATE["backbone.weight"].numpy().tobytes()) + 50_000
 HTML = "<html><title>Sign in</title>"
 
-# What HTTP cannot tell from the right file, and what is said of it.
+# Answers that HTTP cannot distinguish from the right file, and the errors.
 NOT_THE_WEIGHTS: dict[str, tuple[Faults, str]] = {
     "a length that is too short": ([headers({"Content-Length": str(len(FILE) - 1)})], "the file is damaged"),
     "a length of nothing": ([headers({"Content-Length": "0"})], "it is empty"),
@@ -277,13 +277,13 @@ def test_what_are_not_the_weights(server: WebServer, record: PublishedDetector, 
     assert not entry.weights.exists()
     assert not entry.provenance_file.exists()
 
-    server.files["/weights.pth"].content = FILE  # and then it comes right
+    server.files["/weights.pth"].content = FILE  # the server recovers
     assert_weights(obtain(record))
     assert_tidy(entry, entry.quarantine)
 
 
 class TestLocations:
-    """Which places are asked, and in which order."""
+    """The order of the locations."""
 
     @pytest.mark.parametrize(
         "faults",
@@ -412,7 +412,7 @@ DIGEST, OTHER_DIGEST = tensors_sha256(STATE), tensors_sha256(OTHER)
 
 
 class TestTrust:
-    """What is accepted: what the manifest pins, else what came first."""
+    """Accepted are the hashes in the manifest, or else those of the first download."""
 
     @pytest.mark.parametrize(
         "pins",
@@ -511,7 +511,7 @@ class TestTrust:
 
 
 class TestAdopt:
-    """Files that a person fetched."""
+    """Files that were downloaded by hand."""
 
     @pytest.mark.parametrize("content", [FILE, save(STATE)], ids=["pth", "safetensors"])
     def test_adopt(self, tmp_path: Path, entry: CacheEntry, content: bytes) -> None:
@@ -556,14 +556,14 @@ class TestAdopt:
 
 
 def put_back_the_time(path: Path, change: Callable[[Path], Any]) -> None:
-    """Change a file and have it look as old as before."""
+    """Change a file and restore its modification time."""
     before = path.stat()
     change(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def replace_by(make: Callable[[Path], Any]) -> Callable[[Path], Any]:
-    """Have something else in the file's place."""
+    """Replace the file."""
 
     def change(path: Path) -> None:
         path.unlink()
@@ -573,7 +573,7 @@ def replace_by(make: Callable[[Path], Any]) -> Callable[[Path], Any]:
 
 
 def link_to(content: bytes | None) -> Callable[[Path], Any]:
-    """Have a link in the file's place, to another file or to nothing."""
+    """Replace the file by a link to another file or to nothing."""
 
     def make(path: Path) -> None:
         elsewhere = path.with_name("elsewhere")
@@ -588,7 +588,7 @@ def turn_a_bit(path: Path) -> None:
     path.write_bytes(flip(path.read_bytes(), path.stat().st_size // 2))
 
 
-# What happens to the cached file.
+# Damages of the cached file.
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
     "truncated, its time put back": lambda path: put_back_the_time(path, lambda path: os.truncate(path, 5)),
@@ -725,7 +725,7 @@ def test_damaged_weights_beside_provenance_of_an_earlier_version(
 
 
 class TestDisk:
-    """What the cache's disk does not allow."""
+    """Disks that are full or read-only."""
 
     def test_too_little_space_is_told_before_the_download(
         self, server: WebServer, record: PublishedDetector, entry: CacheEntry
@@ -813,7 +813,7 @@ def make_folder(path: Path) -> Path:
 
 
 class TestNeighbours:
-    """Several processes and threads that want the same."""
+    """Several processes and threads that need the same weights."""
 
     @pytest.mark.parametrize("number", [2, 8])
     def test_processes_at_once(
@@ -875,7 +875,7 @@ class TestNeighbours:
 
 
 BUFFERED = 1 << 14
-"""Bytes that have come and may not be in the file yet."""
+"""Received bytes that may not be in the file yet."""
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
