@@ -1,4 +1,4 @@
-"""`python -m dpt_zoo` is the `dpt-zoo` command."""
+"""`python -m dpt_zoo` runs the `dpt-zoo` command."""
 
 import sys
 

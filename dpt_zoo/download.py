@@ -1,4 +1,4 @@
-"""`python -m dpt_zoo.download --all` is `dpt-zoo download --all`."""
+"""`python -m dpt_zoo.download --all` runs `dpt-zoo download --all`."""
 
 import sys
 

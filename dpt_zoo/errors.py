@@ -1,40 +1,40 @@
-"""What can go wrong, by kind. Every message says what was wrong, where, and what to do."""
+"""The exceptions of this package. Each message names what is wrong and what to do."""
 
 
 class DPTZooError(Exception):
-    """Any error that this package raises on purpose; the command prints it in one line and exits with 2."""
+    """Base class of all exceptions that this package raises. The command prints the message and exits with 2."""
 
 
 class InputError(DPTZooError, ValueError):
-    """An argument that cannot be used: its text names it and what is accepted."""
+    """An argument is invalid."""
 
 
 class UnknownModelError(InputError):
-    """A model name that the manifest does not have."""
+    """The manifest has no model of this name."""
 
 
 class ManifestError(DPTZooError):
-    """`weights_manifest.json` is missing, unreadable or not of the expected form."""
+    """`weights_manifest.json` is missing, cannot be read, or does not have the expected form."""
 
 
 class OutputError(DPTZooError):
-    """A result that could not be written; what was there before is as it was."""
+    """A file or folder cannot be written. An existing file is unchanged."""
 
 
 class ImageError(DPTZooError):
-    """A file or value that is no readable image."""
+    """A file or value cannot be read as an image."""
 
 
 class DataError(DPTZooError):
-    """Training or evaluation data that cannot be used: its text lists what is wrong, by file and annotation."""
+    """A data set cannot be used for training or evaluation. The message lists the issues."""
 
 
 class WeightsError(DPTZooError):
-    """Weights that are missing, unreadable, unsafe, or not this model's."""
+    """Weights are missing, cannot be read, are unsafe, or belong to another model."""
 
 
 class FetchError(DPTZooError):
-    """Weights that could not be fetched: its text tells each place that was asked, and how to fetch them by hand."""
+    """Weights cannot be fetched. The message has the reason for each location, and how to fetch them by hand."""
 
 
 class OperatorUnavailableError(DPTZooError, NotImplementedError):

@@ -1,41 +1,52 @@
-"""The torch.hub entry points: one for each detector of the manifest, the authors' and the shipped, and two to work."""
+"""The entry points of torch.hub: one for each model of the manifest, `train` and `evaluate`. Imports no torch."""
 
 from collections.abc import Callable
 from typing import Any
 
-from .manifest.records import DemoDetector, PublishedDetector, read_manifest
+from .manifest.records import Classifier, DemoDetector, PublishedDetector, read_manifest
 
 
 def entry_points() -> dict[str, Callable[..., Any]]:
-    """A function for each detector, by name, which makes it, and whose docstring tells its figures; two to work."""
-    models = {name: _entry_point(checkpoint) for name, checkpoint in read_manifest().detectors.items()}
+    """Return the entry points by name. The docstring of each model has its metrics."""
+    models = {name: _entry_point(record) for name, record in read_manifest().records.items()}
     return {**models, "train": train, "evaluate": evaluate}
 
 
-def train(recipe: str, **options: Any) -> Any:
-    """Train a recipe, or fine-tune a detector by its name: see `dpt_zoo.train`. Returns the weights' file."""
+def train(model: str, **kwargs: Any) -> Any:
+    """Train a config file or fine-tune a detector, and return the path of its weights. See `dpt_zoo.train`."""
     from .training.trainer import train
 
-    return train(recipe, **options)
+    return train(model, **kwargs)
 
 
-def evaluate(recipe: str, **options: Any) -> Any:
-    """Measure a detector on a data set: see `dpt_zoo.evaluate`. Returns COCO's figures, and what they are of."""
+def evaluate(model: str, **kwargs: Any) -> Any:
+    """Evaluate a detector on a data set, and return its COCO metrics. See `dpt_zoo.evaluate`."""
     from .evaluation.evaluator import evaluate
 
-    return evaluate(recipe, **options)
+    return evaluate(model, **kwargs)
 
 
-def _entry_point(checkpoint: PublishedDetector | DemoDetector) -> Callable[..., Any]:
-    def entry_point(**kwargs: Any) -> Any:
+def _entry_point(record: PublishedDetector | DemoDetector | Classifier) -> Callable[..., Any]:
+    def detector(**kwargs: Any) -> Any:
         from .models.factory import create_model
 
-        return create_model(checkpoint.name, **kwargs)
+        return create_model(record.name, **kwargs)
 
-    entry_point.__name__ = entry_point.__qualname__ = checkpoint.name
-    entry_point.__doc__ = f"""{checkpoint.summary}
+    def classifier(pretrained: bool = True, **kwargs: Any) -> Any:
+        import timm
 
-    Keyword arguments: pretrained=True, weights=None (a .pth or .safetensors file), num_classes=None,
-    device="cpu"; see `dpt_zoo.create_model`. Returns an MMDetection model in eval mode.
-    """
+        from . import models as models  # registers the classifiers in timm
+
+        return timm.create_model(record.name, pretrained=pretrained, **kwargs)
+
+    entry_point: Callable[..., Any]
+    if isinstance(record, Classifier):
+        entry_point = classifier
+        usage = "pretrained=True, num_classes=1000, ...; see `timm.create_model`. Returns a timm model."
+    else:
+        entry_point = detector
+        usage = 'pretrained=True, weights=None, num_classes=None, device="cpu"; see `dpt_zoo.create_model`.'
+        usage += " Returns an MMDetection model in eval mode."
+    entry_point.__name__ = entry_point.__qualname__ = record.name
+    entry_point.__doc__ = f"{record.summary}\n\n    Keyword arguments: {usage}\n    "
     return entry_point

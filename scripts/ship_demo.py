@@ -1,11 +1,11 @@
-"""Ship a trained demo: its weights as float16 and its log in configs/demo/, and what was measured in the manifest.
+"""Ship a trained demo: write its weights (float16) and its log to configs/demo/, and its record to the manifest.
 
 python scripts/ship_demo.py mrcnn_dpt_nano_digits TRAINED LOG RESULTS...
 
-RESULTS are JSON files, which together have the COCO figures ("metrics", as in an `evaluation.json`) and how the
-detector was made ("data", "command", "seed", "versions", "machine", "minutes"; see the manifest's schema); of what is
-in several the last counts. The figures should be of float16 weights: evaluate those that
-`dpt-zoo convert TRAINED half.safetensors --half` gives.
+RESULTS are JSON files. Together they have the COCO metrics ("metrics", as in an `evaluation.json`) and how the detector
+was made ("data", "command", "seed", "versions", "machine", "minutes"; see the manifest's schema). If several files have
+the same field, the last one counts. The metrics should be those of float16 weights: evaluate the output of
+`dpt-zoo convert TRAINED half.safetensors --half`.
 """
 
 import argparse
@@ -14,13 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from record_weights import write_records
+
 import dpt_zoo
 from dpt_zoo.errors import DPTZooError, InputError
-from dpt_zoo.manifest.records import read_manifest, record_measured
+from dpt_zoo.manifest.records import read_manifest
 from dpt_zoo.utils.files import hash_file, open_atomic
 from dpt_zoo.weights.converting import write_safetensors
 from dpt_zoo.weights.digests import structure_sha256, tensors_sha256
-from dpt_zoo.weights.reading import Weights, read_state_dict
+from dpt_zoo.weights.reading import Weights, read_weights
 
 MADE = ("data", "command", "seed", "versions", "machine", "minutes")
 
@@ -30,18 +32,18 @@ def ship(name: str, trained: Path, log: Path, results: list[Path]) -> None:
 
     Args:
         name: one of `list(read_manifest().demos)`.
-        trained: the detector's weights, in any form that `create_model` takes.
+        trained: the detector's weights, in any form that `create_model` reads.
         log: the training log, JSON lines.
-        results: JSON files with its figures and how it was made.
+        results: JSON files with the metrics and how the detector was made.
 
     Raises:
-        InputError: there is no such demo, or `log` or `results` do not have what they should.
+        InputError: There is no such demo, or `log` or `results` are incomplete.
         WeightsError: `trained` cannot be used.
-        OutputError: something cannot be written.
+        OutputError: A file cannot be written.
     """
     demo = read_manifest().demos.get(name)
     if demo is None:
-        raise InputError(f"{name!r} is no demo: choose one of {', '.join(read_manifest().demos)}")
+        raise InputError(f"{name!r} is not a demo: choose one of {', '.join(read_manifest().demos)}")
     made = _read_results(results)
     lines = _read_log(log)
     model: Any = dpt_zoo.create_model(name, weights=trained)
@@ -54,7 +56,7 @@ def ship(name: str, trained: Path, log: Path, results: list[Path]) -> None:
     write_safetensors(Weights(model.state_dict(), meta, "safetensors"), shipped, half=True)
     with open_atomic(demo.log_path) as file:
         file.write(lines)
-    tensors = read_state_dict(shipped)
+    tensors = read_weights(shipped).tensors
     known = {
         "num_params": sum(parameter.numel() for parameter in model.parameters()),
         **made,
@@ -63,30 +65,30 @@ def ship(name: str, trained: Path, log: Path, results: list[Path]) -> None:
         "tensors_sha256": tensors_sha256(tensors),
         "structure_sha256": structure_sha256(tensors),
     }
-    record_measured({name: known})
+    write_records({name: known})
     print(f"{shipped}: {known['num_bytes']:,} bytes, {known['num_params']:,} parameters")
     print(read_manifest().demos[name].summary)
 
 
 def _read_results(paths: list[Path]) -> dict[str, Any]:
-    """The figures, with one decimal as the published ones, and how the detector was made."""
-    told: dict[str, Any] = {}
+    """Read the metrics, with one decimal as the published ones, and how the detector was made."""
+    content: dict[str, Any] = {}
     try:
         for path in paths:
-            told |= json.loads(path.read_text(encoding="utf-8"))
-        measured = {task: _percents(figures) for task, figures in told.get("metrics", {}).items()}
+            content |= json.loads(path.read_text(encoding="utf-8"))
+        metrics = {task: _average_precisions(values) for task, values in content.get("metrics", {}).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: these are no results, see the top of this script: {error}") from error
-    missing = [field for field in ("metrics", *MADE) if field not in told]
+        raise InputError(f"{path} is not a results file, see the top of this script: {error}") from error
+    missing = [field for field in ("metrics", *MADE) if field not in content]
     if missing:
-        raise InputError(f"{' '.join(map(str, paths))}: {', '.join(missing)} is in none of them")
-    return {"measured": measured, **{field: told[field] for field in MADE}}
+        raise InputError(f"{' '.join(map(str, paths))}: none of them has {', '.join(missing)}")
+    return {"metrics": metrics, **{field: content[field] for field in MADE}}
 
 
-def _percents(figures: dict[str, float | None]) -> dict[str, float]:
-    """The average precisions, of what there was something to measure on for."""
+def _average_precisions(values: dict[str, float | None]) -> dict[str, float]:
+    """Return the average precisions, without those that had no objects to be measured on."""
     return {
-        name: round(value, 1) for name, value in figures.items() if name.startswith(("AP", "mAP")) and value is not None
+        name: round(value, 1) for name, value in values.items() if name.startswith(("AP", "mAP")) and value is not None
     }
 
 
@@ -102,10 +104,10 @@ def _read_log(path: Path) -> bytes:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="one of the demos below `dpt-zoo list`")
+    parser.add_argument("name", help="a demo's name, see `dpt-zoo list`")
     parser.add_argument("trained", type=Path, help="its weights")
     parser.add_argument("log", type=Path, help="its training log, JSON lines")
-    parser.add_argument("results", type=Path, nargs="+", help="JSON files: figures, and how it was made")
+    parser.add_argument("results", type=Path, nargs="+", help="JSON files with the metrics and how it was made")
     args = parser.parse_args()
     try:
         ship(args.name, args.trained, args.log, args.results)

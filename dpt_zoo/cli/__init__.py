@@ -1,4 +1,4 @@
-"""The `dpt-zoo` command: each module here adds some of its subcommands."""
+"""The `dpt-zoo` command. Each module adds some of its subcommands."""
 
 import argparse
 import os
@@ -11,8 +11,7 @@ from ..utils.opencv import explain_opencv_import
 from . import app, data, detect, evaluate, models, reproduce, train, weights
 from .printing import BAD_INPUT, complain
 
-INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
+INTERRUPTED = 130  # the shells' exit status after Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # `dpt-zoo list | head` is no error
+    except BrokenPipeError:  # `dpt-zoo list | head` is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status

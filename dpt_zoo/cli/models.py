@@ -1,4 +1,4 @@
-"""`dpt-zoo list` and `info`: what there is, and what is known of it."""
+"""`dpt-zoo list` and `info`: the models of the zoo."""
 
 import argparse
 import sys
@@ -10,64 +10,66 @@ from ..manifest.records import (
     SCHEDULE_TITLES,
     Classifier,
     DemoDetector,
-    Metrics,
+    DetectorRecord,
     PublishedDetector,
     WeightsRecord,
     get_model_info,
     list_models,
     read_manifest,
 )
-from ..weights.cache import CacheEntry, Provenance, cache_dir
+from ..utils.text import format_percent
+from ..weights.cache import CacheEntry, Provenance, default_cache_dir
 from .printing import cache_state, print_table
 
 
 def add_commands(commands: Any) -> None:
     """Add the subcommands to argparse's `commands`."""
-    listing = commands.add_parser("list", help="show the models")
+    listing = commands.add_parser("list", help="list the models")
     listing.add_argument("pattern", nargs="?", default="*", help="only names that match, such as 'mrcnn*'")
     listing.set_defaults(run=run_list)
 
-    info = commands.add_parser("info", help="show what is known of a model")
+    info = commands.add_parser("info", help="show the model card of a model, and its files on this machine")
     info.add_argument("name", metavar="NAME")
     info.set_defaults(run=run_info)
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print the table of the authors' models, and below it that of those trained by this project."""
-    manifest = read_manifest()
-    models = list_models(args.pattern)
-    demos = list_models(args.pattern, include_demos=True)[len(models) :]
-    if not models and not demos:
+    """Print a table of the authors' models, and one of the demos."""
+    records = read_manifest().detectors
+    matching = [records[name] for name in list_models(args.pattern, include_demos=True)]
+    if not matching:
         raise InputError(f"no model's name matches {args.pattern!r}: `dpt-zoo list` shows all")
+    models = [record for record in matching if isinstance(record, PublishedDetector)]
+    demos = [record for record in matching if isinstance(record, DemoDetector)]
     if models:
         print_table(
             ("name", "params", "schedule", "box AP", "mask AP", "cached"),
-            [_list_row(manifest.checkpoints[name]) for name in models],
+            [_model_row(record) for record in models],
         )
     if models and demos:
         print()
     if demos:
-        print("Trained by this project on digit scenes, and shipped with it:")
+        print("Demos, trained by this project on digit scenes and shipped with it:")
         print_table(
             ("name", "params", "box AP", "mask AP", "measured on"),
-            [_list_demo_row(manifest.demos[name]) for name in demos],
+            [(record.name, _millions(record), *_average_precisions(record), record.data) for record in demos],
         )
     return 0
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Print a model's card, and what this machine has of it."""
+    """Print a model card, and the state of the model's files on this machine."""
     record = get_model_info(args.name)
     _print_markdown(card(record))
     print("\nOn this machine:")
-    for key, value in _facts_here(record).items():
+    for key, value in _local_state(record).items():
         first, *others = value.splitlines()
         print("\n".join([f"  {key:17}{first}", *(f"{'':19}{line}" for line in others)]))
     return 0
 
 
 def _print_markdown(text: str) -> None:
-    """Print a page as it is for programs, and set for a terminal."""
+    """Print Markdown: rendered on a terminal, unchanged otherwise."""
     if not sys.stdout.isatty():
         print(text, end="")
         return
@@ -77,59 +79,40 @@ def _print_markdown(text: str) -> None:
     Console().print(Markdown(text, hyperlinks=False))
 
 
-def _list_row(checkpoint: PublishedDetector) -> tuple[str, ...]:
-    return (
-        checkpoint.name,
-        _millions(checkpoint.num_params),
-        SCHEDULE_TITLES[checkpoint.schedule],
-        *_average_precisions(checkpoint.metrics),
-        cache_state(CacheEntry(cache_dir(), checkpoint.name)),
-    )
+def _model_row(record: PublishedDetector) -> tuple[str, ...]:
+    state = cache_state(CacheEntry(default_cache_dir(), record.name))
+    return record.name, _millions(record), SCHEDULE_TITLES[record.schedule], *_average_precisions(record), state
 
 
-def _list_demo_row(demo: DemoDetector) -> tuple[str, ...]:
-    return demo.name, _millions(demo.num_params), *_average_precisions(demo.metrics), demo.data
+def _millions(record: DetectorRecord) -> str:
+    return f"{record.num_params / 1e6:.1f} M"
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.1f} M"
+def _average_precisions(record: DetectorRecord) -> tuple[str, ...]:
+    return tuple(format_percent(record.metrics.get(task, {}).get("mAP")) for task in ("bbox", "segm"))
 
 
-def _average_precisions(figures: Metrics) -> tuple[str, ...]:
-    return tuple(str(figures.get(task, {}).get("mAP", "-")) for task in ("bbox", "segm"))
-
-
-def _facts_here(record: PublishedDetector | Classifier | DemoDetector) -> dict[str, str]:
-    """Where a model's files are, and what is known of them."""
-    files: dict[str, str] = {}
-    if not isinstance(record, Classifier):
-        files["config"] = str(record.config_path)
-    if isinstance(record, DemoDetector):
-        files["log"] = str(record.log_path)
-    return {**files, **_trust(record)}
-
-
-def _trust(record: WeightsRecord) -> dict[str, str]:
-    """What is known of the weights' file, and who says so."""
-    entry = CacheEntry(cache_dir(), record.name)
-    facts = entry.read_provenance()
-    known: WeightsRecord | Provenance | None = facts
-    said_by = f"recorded at the first download here, on {facts.recorded}" if facts else ""
+def _local_state(record: PublishedDetector | Classifier | DemoDetector) -> dict[str, str]:
+    """Return the paths of a model's files and the known hashes, with their origin."""
+    entry = CacheEntry(default_cache_dir(), record.name)
+    known: WeightsRecord | Provenance | None = entry.read_provenance()
+    origin = f"recorded at the first download, {known.recorded}" if known else ""
     if record.sha256 or record.tensors_sha256:
-        known, said_by = record, "pinned by the manifest"
-    unknown = "unknown: nobody has recorded it yet"
+        known, origin = record, "from the manifest"
+    unknown = "unknown, not yet recorded"
     cached = {
-        "yes": f"{entry.weights}\nhash, structure and finite numbers are checked",
-        "unchecked": f"{entry.weights}\nnot yet checked, or changed since: it is checked before it is used",
-        "in part": f"no, {entry.part} has come so far",
-        "no": f"no, {entry.weights} is not there",
+        "yes": f"{entry.weights}\nhash, structure and finite numbers were checked",
+        "unchecked": f"{entry.weights}\nnot checked, or changed since: it will be checked before it is used",
+        "partly": f"no, {entry.part} is incomplete",
+        "no": f"no, {entry.weights} does not exist",
     }
+    is_demo = isinstance(record, DemoDetector)
     return {
-        "sha256": f"{known.sha256}\n{said_by}" if known and known.sha256 else unknown,
+        **({} if isinstance(record, Classifier) else {"config": str(record.config_path)}),
+        **({"log": str(record.log_path)} if isinstance(record, DemoDetector) else {}),
+        "sha256": f"{known.sha256}\n{origin}" if known and known.sha256 else unknown,
         "size": f"{known.num_bytes:,} bytes" if known and known.num_bytes else "unknown",
-        "tensors sha256": f"{known.tensors_sha256}\n{said_by}" if known and known.tensors_sha256 else unknown,
-        "structure sha256": f"{record.structure_sha256}\npinned by the manifest",
-        "cached": "not needed: shipped with the project"
-        if isinstance(record, DemoDetector)
-        else cached[cache_state(entry)],
+        "tensors sha256": f"{known.tensors_sha256}\n{origin}" if known and known.tensors_sha256 else unknown,
+        "structure sha256": f"{record.structure_sha256}\nfrom the manifest",
+        "cached": "not needed: shipped with the project" if is_demo else cached[cache_state(entry)],
     }

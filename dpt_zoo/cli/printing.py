@@ -1,4 +1,4 @@
-"""What the subcommands print alike."""
+"""Printing that several subcommands share."""
 
 import os
 import sys
@@ -8,12 +8,11 @@ from pathlib import Path
 from ..errors import DPTZooError
 from ..weights.cache import CacheEntry
 
-BAD_INPUT = 2
-"""The exit status when something that the command was given could not be used."""
+BAD_INPUT = 2  # exit status for input that cannot be used
 
 
 def is_main_process() -> bool:
-    """Whether this is the one process of those that torchrun started that prints what all of them have."""
+    """Return whether this is the process that prints, among those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -21,9 +20,9 @@ def complain(error: DPTZooError) -> None:
     print(f"dpt-zoo: {error}", file=sys.stderr)
 
 
-def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
+def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
@@ -36,4 +35,4 @@ def cache_state(entry: CacheEntry) -> str:
         return "yes"
     if entry.weights.exists():
         return "unchecked"
-    return "in part" if entry.part.exists() else "no"
+    return "partly" if entry.part.exists() else "no"

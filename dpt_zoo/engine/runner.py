@@ -25,7 +25,7 @@ from .. import mmlab  # noqa: F401  (before mmdet)
 from ..errors import DPTZooError, InputError, OutputError
 from ..models.factory import CLASS_LAYERS
 from ..weights.loading import load_weights
-from ..weights.store import read_trusted
+from ..weights.store import read_trusted_weights
 
 T = TypeVar("T")
 
@@ -71,11 +71,11 @@ def load_detector(runner: Runner, weights: str | Path, *, for_any_classes: bool 
         WeightsError: they cannot be read, or are another model's.
     """
     model = unwrapped(runner.model)
-    path, state = read_trusted(weights)
+    path, trusted = read_trusted_weights(weights)
     names = [f"{layer}.{kind}" for layers in CLASS_LAYERS.values() for layer in layers for kind in ("weight", "bias")]
     own = model.state_dict()
     resized = [name for name in names if name in own] if for_any_classes else []
-    return load_weights(model, state, path, "the recipe", resized=resized)
+    return load_weights(model, trusted.tensors, path, "the recipe", resized=resized)
 
 
 @HOOKS.register_module()

@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 
 from ..errors import InputError
 from ..weights.loading import load_weights
-from ..weights.store import read_trusted
+from ..weights.store import read_trusted_weights
 from . import backbone
 from .classifier import is_classifiers_own
 
@@ -57,7 +57,8 @@ class DPT(backbone.DPT):
         if self.init_cfg is None:
             return
         location = self.init_cfg["checkpoint"]
-        path, state = read_trusted(location)
+        path, weights = read_trusted_weights(location)
+        state = weights.tensors
         is_detectors = any(name.startswith(PREFIX) for name in state)
         taken = [name for name in state if (name.startswith(PREFIX) if is_detectors else not is_classifiers_own(name))]
         own = {name.removeprefix(PREFIX): state[name] for name in taken}

@@ -80,7 +80,7 @@ def write_tables(readme: Path) -> None:
         raise InputError(f"{readme} cannot be read: {error}: name a Markdown file") from error
     manifest = read_manifest()
     end = "<!-- end of table -->"
-    for name, records in (("published", manifest.checkpoints), ("demos", manifest.demos)):
+    for name, records in (("published", manifest.published_detectors), ("demos", manifest.demos)):
         begin = f"<!-- table: {name} -->"
         table = _figures_table([*records.values()], MAIN_COLUMNS, lambda *cell: _show(_published(*cell)))
         text, count = re.subn(f"{begin}((?!<!--).)*{end}", f"{begin}\n\n{table}\n\n{end}", text, flags=re.DOTALL)

@@ -1,1 +1,1 @@
-"""Files, images, progress bars, the environment and Markdown: what every other package may use."""
+"""Helpers without knowledge of models or data."""

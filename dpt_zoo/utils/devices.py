@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""Choose the device to compute on."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def find_device(device: "str | int | torch.device | None" = "auto") -> "torch.device":
-    """Return the PyTorch device for a name, and check that it can be used.
+    """Return a PyTorch device after checking that it works.
 
     Args:
         device: "auto" or None for a GPU (CUDA, or MPS on a Mac) if there is one and the CPU otherwise; or "cpu",

@@ -1,16 +1,16 @@
-"""What measurements were made on and with."""
+"""The software and hardware that measurements were made with."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from .._version import __version__
+
 PACKAGES = ("torch", "torchvision", "timm", "mmdet", "mmengine", "mmcv", "mmcv-lite", "numpy", "faster-coco-eval")
 
 
 def versions() -> dict[str, str]:
-    """The versions of this project, of Python, and of those installed packages that figures depend on."""
-    from .._version import __version__
-
+    """Return the versions of DPT Zoo, Python, and the installed packages that affect results."""
     found = {"dpt-zoo": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name() -> str:
-    """The name of the GPU that PyTorch computes on or, without one, of the processor."""
+    """Return the name of the first GPU that PyTorch can use or, without one, of the processor."""
     import torch
 
     if torch.cuda.is_available():
@@ -30,8 +30,8 @@ def device_name() -> str:
 
 
 def processor_name() -> str:
-    """The name of the processor."""
-    try:  # only there is the processor's name, where there is Linux
+    """Return the name of the processor."""
+    try:  # on Linux; `platform` does not have the name there
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either complete or do not exist."""
 
 import contextlib
 import hashlib
@@ -14,10 +14,10 @@ from ..errors import OutputError
 
 @contextlib.contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` for writing; it appears under its name when the block ends well, and not at all otherwise.
+    """Open a file for writing that gets its name when the block succeeds, and is removed when the block fails.
 
     Raises:
-        OutputError: it cannot be written: no such folder, no permission, no space, ...
+        OutputError: The file cannot be written: no such folder, no permission, no space, ...
     """
     with atomic_path(path) as partial, partial.open("wb") as file:
         yield file
@@ -25,21 +25,21 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to; what was written becomes `path`, on the disk, when the block ends well.
+    """Yield a temporary path beside `path`. When the block succeeds, the file is synced to disk and renamed to `path`.
 
     Raises:
-        OutputError: it cannot be written: no such folder, no permission, no space, ...
+        OutputError: The file cannot be written: no such folder, no permission, no space, ...
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
         partial.touch()
         mode = partial.stat().st_mode
         yield partial
-        partial.chmod(mode)  # a writer may have put a file of its own there, for the user alone
+        partial.chmod(mode)  # a library may have replaced it by a file that only the user can read
         _sync(partial, os.O_RDWR)
         partial.replace(path)
-        if os.name == "posix":  # only there can a folder be opened
-            with contextlib.suppress(OSError):  # the file stands; some network disks cannot sync folders
+        if os.name == "posix":  # elsewhere, a folder cannot be opened
+            with contextlib.suppress(OSError):  # the file is complete; some network disks cannot sync folders
                 _sync(path.parent, os.O_RDONLY)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}: choose another folder") from error
@@ -49,14 +49,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path, role: str = "folder") -> None:
-    """Make a folder, and those that it is in, where they are not there.
+    """Create a folder and its parents if they do not exist.
 
     Args:
         folder: the folder.
-        role: what the error's text calls it.
+        role: the name of the argument in the error text.
 
     Raises:
-        OutputError: that is not possible.
+        OutputError: The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,18 +65,22 @@ def make_folder(folder: Path, role: str = "folder") -> None:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Check that there is room in a folder, before work that needs so many bytes.
+    """Check the free disk space of a folder.
+
+    Args:
+        folder: the folder.
+        needed: the required space in bytes.
 
     Raises:
-        OutputError: there is not.
+        OutputError: The free space is smaller.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OutputError(f"{folder} has {free:,} bytes free, {needed:,} are needed: make room, or choose another")
+        raise OutputError(f"{folder} has {free:,} bytes free, {needed:,} are needed: free some, or choose another")
 
 
 def hash_file(path: Path) -> "hashlib._Hash":
-    """The SHA-256 of what is in a file."""
+    """Return the SHA-256 object of a file's content."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""JSON that is written item by item: lists, and files of one JSON object a line."""
+"""JSON files that are written item by item: lists, and JSON lines."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ from ..errors import OutputError
 
 
 def write_json_list(file: BinaryIO, items: Iterable[Any]) -> None:
-    """Write a JSON list, one item a line, without holding all items in memory."""
+    """Write a JSON list, one item per line, without holding all items in memory."""
     separator = b"[\n"
     for item in items:
         file.write(separator + json.dumps(item).encode())
@@ -20,7 +20,7 @@ def write_json_list(file: BinaryIO, items: Iterable[Any]) -> None:
 
 
 class JsonLine(NamedTuple):
-    """One complete line of a file of JSON lines; `start` and `end` are its byte offsets."""
+    """The content of one line of a JSON lines file, and its byte offsets."""
 
     content: Any
     start: int
@@ -28,7 +28,7 @@ class JsonLine(NamedTuple):
 
 
 def read_json_lines(path: Path) -> Iterator[JsonLine]:
-    """Yield the complete lines of a file; a last line without a line break was cut off and is left out.
+    """Yield the complete lines of a JSON lines file. A last line without a line break is incomplete and left out.
 
     Raises:
         ValueError: A complete line is not JSON.
@@ -43,11 +43,11 @@ def read_json_lines(path: Path) -> Iterator[JsonLine]:
 
 
 class JsonLinesWriter:
-    """Appends JSON objects to a file, one a line. A line is written completely or not at all.
+    """Appends JSON objects to a file, one per line. Each line is written completely or not at all.
 
     Args:
         path: the file; it is created if missing.
-        size: bytes to keep of what the file already holds; the rest is cut off.
+        size: bytes of an existing file to keep; the rest is removed.
 
     Raises:
         OutputError: The file cannot be written.
@@ -75,7 +75,7 @@ class JsonLinesWriter:
         """Write one line.
 
         Raises:
-            OutputError: It cannot be written. The lines before it are unchanged.
+            OutputError: The line cannot be written. The lines before it are unchanged.
         """
         line = json.dumps(content).encode() + b"\n"
         end = self._file.seek(0, os.SEEK_END)

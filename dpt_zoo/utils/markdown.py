@@ -19,5 +19,5 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str | Non
 
 
 def escape(text: str) -> str:
-    """Escape text from outside, such as a class name, so that Markdown shows it as it is, in one line."""
+    """Escape text of unknown origin, such as a class name, so that Markdown shows it literally in one line."""
     return re.sub(r"([\\`*_|\[\]<>])", r"\\\1", printable(text))

@@ -1,4 +1,4 @@
-"""How long work tells how far it is: bars on a terminal, nothing elsewhere."""
+"""Progress bars on standard error, shown only on a terminal."""
 
 import contextlib
 import sys
@@ -7,102 +7,85 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 ProgressCallback = Callable[[int, int | None], None]
-"""Takes what is done and, where it is known, what there is to do: bytes, images, ..."""
+"""Called with the amount done so far and the total, which is None if it is unknown: bytes, images, ..."""
 
 
 @contextlib.contextmanager
-def progress_bar(what: str) -> Iterator[ProgressCallback]:
-    """A bar on standard error for things that are counted, if it is a terminal; it goes when the block ends.
-
-    It shows how many are done, how many in a second, and the time that is left.
-    """
+def progress_bar(description: str) -> Iterator[ProgressCallback]:
+    """Show a bar for countable work, with the rate and the remaining time, until the block ends."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich import progress
-    from rich.console import Console
     from rich.text import Text
 
     class Rate(progress.ProgressColumn):
-        """What is done in a second."""
-
         def render(self, task: progress.Task) -> Text:
             return Text(f"{task.speed:.1f}/s" if task.speed else "", "progress.data.speed")
 
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        Rate(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(what, total=None)
+    with _bars(progress.MofNCompleteColumn(), Rate(), transient=True) as bars:
+        task = bars.add_task(description, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 class Downloads:
-    """A bar for each file that is being fetched and, if they are several, one for all.
+    """A bar for each file that is being fetched and, for several files, one for all of them.
 
-    They show on standard error once bytes come in, and only if it is a terminal.
+    The bars appear when the first bytes are received.
+
+    Args:
+        num_files: number of files to fetch.
     """
 
     def __init__(self, num_files: int = 1) -> None:
-        self._is_shown = sys.stderr.isatty()
         self._num_files = num_files
         self._bars: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-        self._done: dict[str, int] = {}
-        self._totals: dict[str, int | None] = {}
+        self._done: dict[str, tuple[int, int | None]] = {}
+        self._tasks: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Downloads":
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bars:
             self._bars.stop()
 
     def callback_for(self, name: str) -> ProgressCallback:
-        """The report of one file."""
+        """Return the callback of one file, which any thread may call."""
+        if not sys.stderr.isatty():
+            return lambda done, total: None
 
         def report(done: int, total: int | None) -> None:
-            if not self._is_shown:
-                return
             with self._lock:
-                self._done[name], self._totals[name] = done, total
-                bars = self._started()
-                if name not in self._tasks:
-                    self._tasks[name] = bars.add_task(name)
-                bars.update(self._tasks[name], completed=done, total=total)
+                self._done[name] = done, total
                 if self._num_files > 1:
-                    self._update_overall(bars)
+                    dones, totals = zip(*self._done.values(), strict=True)
+                    is_known = len(totals) == self._num_files and None not in totals
+                    title = f"all files ({len(totals)} of {self._num_files} begun)"
+                    self._show("", title, sum(dones), sum(totals) if is_known else None)
+                self._show(name, name, done, total)
 
         return report
 
-    def _started(self) -> "Progress":
+    def _show(self, name: str, title: str, done: int, total: int | None) -> None:
+        from rich import progress
+
         if self._bars is None:
-            from rich import progress
-            from rich.console import Console
-
-            columns = (
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.DownloadColumn(),
-                progress.TransferSpeedColumn(),
-                progress.TimeRemainingColumn(),
-            )
-            self._bars = progress.Progress(*columns, console=Console(stderr=True))
+            self._bars = _bars(progress.DownloadColumn(), progress.TransferSpeedColumn())
             self._bars.start()
-            if self._num_files > 1:
-                self._tasks[""] = self._bars.add_task("all files", total=None)
-        return self._bars
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(title)
+        self._bars.update(self._tasks[name], description=title, completed=done, total=total)
 
-    def _update_overall(self, bars: "Progress") -> None:
-        totals = [total for total in self._totals.values() if total is not None]
-        total = sum(totals) if len(totals) == self._num_files else None  # not known before all have begun
-        begun = f"all files ({len(self._done)} of {self._num_files} begun)"
-        bars.update(self._tasks[""], description=begun, completed=sum(self._done.values()), total=total)
+
+def _bars(*columns: Any, transient: bool = False) -> "Progress":
+    from rich import progress
+    from rich.console import Console
+
+    start = progress.TextColumn("{task.description}"), progress.BarColumn()
+    console = Console(stderr=True)
+    return progress.Progress(*start, *columns, progress.TimeRemainingColumn(), console=console, transient=transient)

@@ -1,13 +1,13 @@
-"""Text for people: what comes from outside made safe to show, numbers formatted in one way."""
+"""Format text and numbers for people."""
 
 
 def printable(text: str) -> str:
-    """Escape every character that a terminal cannot show in one line, such as control characters."""
+    """Escape control characters and others that are not printable in one line."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def format_percent(value: float | None) -> str:
-    """Format a percentage with one decimal, or "-" where there is none."""
+    """Format a percentage with one decimal, or "-" for None."""
     return "-" if value is None else f"{value:.1f}"
 
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that several functions share."""
+"""Checks of arguments."""
 
 import numbers
 
@@ -6,10 +6,10 @@ from ..errors import InputError
 
 
 def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> None:
-    """Check that an argument is a whole number in a range, NumPy's integers included and booleans not.
+    """Check that an argument is a whole number in a range. NumPy integers are accepted, booleans are not.
 
     Raises:
-        InputError: It is not. The text names the argument, the range and the value.
+        InputError: The value is invalid. The text names the argument, the range and the value.
     """
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_integer or value < minimum or (maximum is not None and value > maximum):  # type: ignore[operator]
@@ -21,7 +21,7 @@ def check_fraction(name: str, value: object) -> None:
     """Check that an argument is a number in [0, 1].
 
     Raises:
-        InputError: It is not. The text names the argument and the value.
+        InputError: The value is invalid. The text names the argument and the value.
     """
     if not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
         raise InputError(f"{name} must be a number from 0 to 1, not {value!r}")

@@ -1,6 +1,7 @@
-"""Where this machine keeps the zoo's weights, and what it remembers of them. Imports no torch."""
+"""The folder where this machine keeps weights, and what was measured of them. Imports no torch."""
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -8,9 +9,13 @@ from pathlib import Path
 
 from ..utils.files import open_atomic
 
+logger = logging.getLogger(__name__)
 
-def cache_dir() -> Path:
-    """The folder of cached weights: `$DPT_ZOO_CACHE`, else `dpt_zoo` in the user's cache folder."""
+FORMAT = 2  # of the provenance file; a file of another version is not read
+
+
+def default_cache_dir() -> Path:
+    """Return the folder of cached weights: `$DPT_ZOO_CACHE`, or else `dpt_zoo` in the user's cache folder."""
     chosen = os.environ.get("DPT_ZOO_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -19,17 +24,17 @@ def cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was measured when a model's weights were first accepted here; every later file is held against it.
+    """Hashes and origin of the weights of one model that this machine accepted first. Later files must match them.
 
     Attributes:
-        source: where they came from.
-        recorded: the day, in UTC.
-        sha256, num_bytes: of the authors' file; None where another form of the weights was fetched.
-        tensors_sha256: digest of the weights, whatever file they are in.
-        stamp: size and times of the cached file (see `CacheEntry.stamp`) when it was last checked.
+        location: where the weights came from.
+        recorded: the day (UTC).
+        sha256, num_bytes: of the authors' file; None if another form of the weights was fetched.
+        tensors_sha256: digest of the tensors, whichever file they are in.
+        stamp: size and times of the cached file (see `CacheEntry.stamp`) at the last check.
     """
 
-    source: str
+    location: str
     recorded: str
     sha256: str | None
     num_bytes: int | None
@@ -37,85 +42,63 @@ class Provenance:
     stamp: tuple[int, ...]
 
 
-@dataclass(frozen=True)
 class CacheEntry:
-    """One model's place in a cache folder."""
+    """The files of one model in a cache folder."""
 
-    folder: Path
-    name: str
-
-    @property
-    def weights(self) -> Path:
-        """The weights, checked and converted."""
-        return self.folder / f"{self.name}.safetensors"
-
-    @property
-    def original(self) -> Path:
-        """The authors' file, where it was kept."""
-        return self.folder / f"{self.name}.pth"
-
-    @property
-    def provenance_file(self) -> Path:
-        """The `Provenance`; they stay when the weights are removed."""
-        return self.folder / f"{self.name}.json"
-
-    @property
-    def part(self) -> Path:
-        """What has come so far of a file that is being fetched."""
-        return self.folder / ".incoming" / self.name
-
-    @property
-    def staging(self) -> Path:
-        """The folder for what else is in the making; of a killed process, anything may be left in it."""
-        return self.folder / ".incoming" / f"{self.name}.staging"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that fetches."""
-        return self.folder / ".locks" / f"{self.name}.lock"
-
-    @property
-    def quarantine(self) -> Path:
-        """The last file that was refused."""
-        return self.folder / "quarantine" / self.name
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.weights = folder / f"{name}.safetensors"  # checked and converted
+        self.original = folder / f"{name}.pth"  # the authors' file, if it was kept
+        self.provenance_file = folder / f"{name}.json"  # stays when the weights are removed
+        self.part = folder / ".incoming" / name  # the bytes received so far of a download
+        self.staging = folder / ".incoming" / f"{name}.staging"  # a folder; a killed process may leave anything in it
+        self.lock = folder / ".locks" / f"{name}.lock"  # held by the process that fetches
+        self.quarantine = folder / "quarantine" / name  # the last file that was refused
 
     def partials(self) -> list[Path]:
-        """What runs that were killed left of files beside the weights."""
+        """Return the unfinished files that killed processes left beside the weights."""
         finals = (self.original, self.provenance_file)
         return [path for final in finals for path in self.folder.glob(f".{final.name}.*.partial")]
 
     def stamp(self) -> tuple[int, ...]:
-        """Size and times of the weights' file: as long as they stand, so does what was checked."""
+        """Return size and times of the weights file. While they do not change, the last check is valid."""
         stat = self.weights.stat()
         return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
     def read_provenance(self) -> Provenance | None:
-        """What is remembered; None if nothing is, or nothing readable."""
+        """Return the provenance, or None if there is none that this version can read."""
         try:
-            record = json.loads(self.provenance_file.read_text(encoding="utf-8"))
-            return Provenance(**{**record, "stamp": tuple(record["stamp"])})
-        except (OSError, ValueError, LookupError, TypeError):
+            content = json.loads(self.provenance_file.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                return None
+            return Provenance(**{**content, "stamp": tuple(content["stamp"])})
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
 
-    def write_provenance(self, facts: Provenance) -> None:
-        """Remember."""
+    def write_provenance(self, provenance: Provenance) -> None:
+        """Write the provenance file. If this replaces a file that this version cannot read, log a warning."""
+        if self.provenance_file.exists() and not self.read_provenance():
+            logger.warning(
+                "%s: damaged, or written by another version of DPT Zoo: the weights were checked again without it",
+                self.provenance_file,
+            )
         with open_atomic(self.provenance_file) as file:
-            file.write(json.dumps(asdict(facts), indent=2).encode())
+            file.write(json.dumps({"format": FORMAT, **asdict(provenance)}, indent=2).encode())
 
     def is_unchanged(self) -> bool:
-        """Whether the weights are here and are the file that was last checked."""
-        facts = self.read_provenance()
-        return facts is not None and self.weights.is_file() and self.stamp() == facts.stamp
+        """Return whether the weights are in the cache and did not change since the last check."""
+        provenance = self.read_provenance()
+        return provenance is not None and self.weights.is_file() and self.stamp() == provenance.stamp
 
     def put_aside(self, path: Path) -> Path:
-        """Move a refused file, link or folder into quarantine, in place of the one before; return where it is."""
+        """Move a refused file, link or folder to the quarantine, replacing the previous one; return its new path."""
         self.quarantine.parent.mkdir(parents=True, exist_ok=True)
         remove(self.quarantine)
         return path.rename(self.quarantine)
 
 
 def list_entries(folder: Path) -> list[CacheEntry]:
-    """All models that a cache folder has something of, by name."""
+    """Return the entries of all models that a cache folder has files of, sorted by name."""
     names = {path.stem for suffix in ("safetensors", "json") for path in folder.glob(f"[!.]*.{suffix}")}
     names |= {path.name for path in folder.glob("quarantine/*")}
     names |= {path.stem for path in folder.glob(".incoming/*.json")}
@@ -123,7 +106,7 @@ def list_entries(folder: Path) -> list[CacheEntry]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all in it, if it is there."""
+    """Remove a file, a link or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

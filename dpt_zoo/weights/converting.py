@@ -3,7 +3,7 @@
 import json
 from collections import Counter, OrderedDict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -16,49 +16,53 @@ from .reading import META_KEY, Weights, read_weights
 
 
 def convert(
-    source: Path, target: Path, *, to: Literal["safetensors", "mmdet2"] = "safetensors", half: bool = False
+    input: Path, output: Path, *, to: Literal["safetensors", "mmdet2"] = "safetensors", half: bool = False
 ) -> Weights:
-    """Convert a weights file of any form; what was at `target` is replaced at the end, in one step.
+    """Convert a weights file of any supported form. An existing `output` is replaced at the end, in one step.
 
     Args:
+        input: the weights file.
+        output: the file to write.
         to: "safetensors", or "mmdet2" for a `.pth` that MMDetection 2 loads under PyTorch 1.7.
-        half: write floating-point numbers as float16, in safetensors.
+        half: write floating-point numbers as float16; for safetensors only.
 
     Returns:
-        What `source` holds.
+        The content of `input`.
 
     Raises:
-        InputError: the arguments do not go together.
-        WeightsError: `source` cannot be read, or is refused.
-        OutputError: `target` cannot be written, or the weights not in that form.
+        InputError: The arguments contradict each other.
+        WeightsError: `input` cannot be read, or is refused.
+        OutputError: `output` cannot be written, or a number is too large for float16.
     """
     if to not in ("safetensors", "mmdet2"):
-        raise InputError(f"weights are converted to 'safetensors' or 'mmdet2', not to {to!r}")
+        raise InputError(f"to must be 'safetensors' or 'mmdet2', not {to!r}")
     if half and to == "mmdet2":
-        raise InputError("MMDetection 2 takes float32 weights: convert to mmdet2 without half")
-    if source.exists() and target.exists() and target.samefile(source):
-        raise InputError(f"{target} is the file to convert: give the converted one another name")
-    weights = read_weights(source)
+        raise InputError("MMDetection 2 loads float32 weights: convert to mmdet2 without half")
+    if input.exists() and output.exists() and output.samefile(input):
+        raise InputError(f"{output} is the input file: give the output another name")
+    weights = read_weights(input)
     if to == "mmdet2":
-        write_mmdet2(weights, target)
+        write_mmdet2(weights, output)
     else:
-        write_safetensors(weights, target, half=half)
+        write_safetensors(weights, output, half=half)
     return weights
 
 
 def write_safetensors(weights: Weights, path: Path, *, half: bool = False) -> None:
-    """Write a safetensors file: tensors bit for bit, meta as JSON text in the header; equal weights, equal bytes.
+    """Write a safetensors file with bit-identical tensors and the meta as JSON text; equal weights give equal bytes.
 
     Args:
+        weights: the weights.
+        path: the file to write.
         half: write floating-point numbers as float16.
 
     Raises:
-        OutputError: it cannot be written, or a number is too large for float16.
+        OutputError: The file cannot be written, or a number is too large for float16.
     """
     tensors = _standalone(weights.tensors)
     if half:
         tensors = {name: _halve(name, tensor, path) for name, tensor in tensors.items()}
-    # One entry only: safetensors writes several in any order.
+    # One entry only: safetensors writes several in random order.
     metadata = {META_KEY: json.dumps(weights.meta, sort_keys=True)}
     with atomic_path(path) as partial:
         try:
@@ -68,29 +72,29 @@ def write_safetensors(weights: Weights, path: Path, *, half: bool = False) -> No
 
 
 def write_mmdet2(weights: Weights, path: Path) -> None:
-    """Write a `.pth` as MMCV 1.2.7 does, for PyTorch 1.7 and MMDetection 2.8 to load; float16 becomes float32.
+    """Write a `.pth` as MMCV 1.2.7 does, for PyTorch 1.7 and MMDetection 2.8. float16 becomes float32.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The file cannot be written.
     """
-    state = OrderedDict((name, _widen(tensor)) for name, tensor in _standalone(weights.tensors).items())
+    halves = (torch.float16, torch.bfloat16)
+    state = OrderedDict(
+        (name, tensor.float() if tensor.dtype in halves else tensor)
+        for name, tensor in _standalone(weights.tensors).items()
+    )
+    meta = weights.meta
+    match meta:  # MMDetection 2 looks for the classes in "CLASSES"
+        case {"CLASSES": list(classes)} | {"dataset_meta": {"classes": list(classes)}}:
+            meta = {**meta, "CLASSES": tuple(map(str, classes))}
     with open_atomic(path) as file:
         try:
-            torch.save({"meta": _mmdet2_meta(weights.meta), "state_dict": state}, file, pickle_protocol=2)
-        except RuntimeError as error:  # PyTorch puts its own words before the disk's
+            torch.save({"meta": meta, "state_dict": state}, file, pickle_protocol=2)
+        except RuntimeError as error:  # PyTorch hides the operating system's error behind its own
             raise (error.__context__ or error) from None
 
 
-def _mmdet2_meta(meta: dict[str, Any]) -> dict[str, Any]:
-    """A meta in which the classes are where MMDetection 2 looks for them."""
-    match meta:
-        case {"CLASSES": list(classes)} | {"dataset_meta": {"classes": list(classes)}}:
-            return {**meta, "CLASSES": tuple(map(str, classes))}
-    return meta
-
-
 def _standalone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy those tensors that share memory with others, or lie in more of it than they need."""
+    """Copy the tensors that share memory with others, or that are part of a larger storage."""
     users = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
 
     def copied(tensor: Tensor) -> Tensor:
@@ -109,7 +113,3 @@ def _halve(name: str, tensor: Tensor, path: Path) -> Tensor:
     if not torch.equal(halved.isfinite(), tensor.isfinite()):
         raise OutputError(f"{path} cannot be written: {name} has numbers too large for float16: convert without half")
     return halved
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,4 +1,4 @@
-"""Google Drive's public downloads: a small file comes at once, a large one after a page that asks to confirm."""
+"""Public files on Google Drive. A small file is sent at once, a large one after a page that asks to confirm."""
 
 import contextlib
 import os
@@ -18,18 +18,14 @@ ABSENT = ("does not exist", "not found", "in the owner's trash")
 ROBOT = ("unusual traffic", "automated queries")
 
 
-def endpoint() -> str:
-    """Where Google Drive is: `$DPT_ZOO_GDRIVE_ENDPOINT` (a gateway, a test server), else Google's own."""
-    return os.environ.get("DPT_ZOO_GDRIVE_ENDPOINT") or "https://drive.google.com"
-
-
 def opener_of(file_id: str) -> Opener:
-    """The opener of a public file, by its id.
+    """Return the opener of a public file.
 
-    What it returns is the file. It raises FetchError for what Google sends in its place: the quota is used up, the
-    owner does not share it, there is no such file, ...
+    It asks `$DPT_ZOO_GDRIVE_ENDPOINT`, or else Google. It raises FetchError with the reason if Google sends a page
+    instead of the file: the quota is used up, the file is not shared, it does not exist, ...
     """
-    url = f"{endpoint()}/uc?{urlencode({'export': 'download', 'id': file_id})}"
+    endpoint = os.environ.get("DPT_ZOO_GDRIVE_ENDPOINT") or "https://drive.google.com"
+    url = f"{endpoint}/uc?{urlencode({'export': 'download', 'id': file_id})}"
 
     def open_file(session: requests.Session, headers: Mapping[str, str]) -> requests.Response:
         response = get(session, url, headers)
@@ -40,19 +36,19 @@ def opener_of(file_id: str) -> Opener:
                 page = _Page(read_start(response, PAGE_BYTES).decode("utf-8", "replace"))
             try:
                 confirmed = page.confirmation(response.url, session.cookies.get_dict())
-            except ValueError:  # it leads to no address
+            except ValueError:  # not a URL
                 confirmed = ""
             if not confirmed:
                 _refuse(response, page)
                 return response
             response = get(session, confirmed, headers)
-        raise FetchError("Google Drive asks to confirm the download, again and again")
+        raise FetchError("Google Drive asks for a confirmation again and again")
 
     return open_file
 
 
 def _refuse(response: requests.Response, page: "_Page") -> None:
-    """Raise what a page means, unless its status tells of a passing trouble."""
+    """Raise the error that a page reports, unless the status says that it is temporary."""
     text = page.text.lower()
     if any(phrase in text for phrase in QUOTA):
         raise FetchError(
@@ -64,29 +60,26 @@ def _refuse(response: requests.Response, page: "_Page") -> None:
         return
     is_login = urlsplit(response.url).path.lower().endswith(("servicelogin", "signin", "identifier"))
     if is_login or response.status_code in (401, 403) or any(phrase in text for phrase in DENIED):
-        raise FetchError("Google Drive denied permission: the file is not shared with everybody (any longer)")
+        raise FetchError("Google Drive denied permission: the file is not (or no longer) shared with everybody")
     if response.status_code in (404, 410) or any(phrase in text for phrase in ABSENT):
-        raise FetchError("Google Drive has no such file (any longer)")
+        raise FetchError("Google Drive does not have this file (any longer)")
     title = " ".join(page.title.split())[:80] or f"status {response.status_code}"
-    raise FetchError(f"Google Drive sent a page in place of the file: {title}")
+    raise FetchError(f"Google Drive sent a page instead of the file: {title}")
 
 
 class _Page(HTMLParser):
-    """What matters of a page: its title, its text, and where its "Download anyway" leads."""
+    """The title and text of a page, and the target of its "Download anyway"."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.title = ""
-        self.text = ""
-        self._tag = ""
-        self._action = ""
+        self.title = self.text = ""
+        self._tag = self._action = self._link = ""
         self._fields: dict[str, str] = {}
-        self._link = ""
-        with contextlib.suppress(AssertionError):  # some broken markup ends older Pythons' parsers
+        with contextlib.suppress(AssertionError):  # older Pythons raise it for some broken markup
             self.feed(html)
 
     def confirmation(self, base: str, cookies: Mapping[str, str]) -> str:
-        """The address that confirms the download: by a form, a link or a cookie's token; "" where there is none."""
+        """Return the URL that confirms the download, by a form, a link or a cookie, or "" if there is none."""
         if self._action:
             action = urlsplit(urljoin(base, self._action))
             fields = {**dict(parse_qsl(action.query)), **self._fields}

@@ -1,4 +1,4 @@
-"""Put a state dict into a model, and refuse what is not this model's."""
+"""Copy a state dict into a model, or refuse it if it belongs to another model."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -8,25 +8,28 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 
-SHOWN = 4
-"""Differing tensors that an error names before it only counts them."""
+MAX_SHOWN = 4
+"""Number of differing tensors that an error names; it counts the others."""
 
 
 def load_weights(
     model: nn.Module, state: Mapping[str, Tensor], path: Path, model_name: str, *, resized: Collection[str] = ()
 ) -> list[str]:
-    """Copy `state`, read from `path`, into `model`, whose parameters may yet be on the meta device.
+    """Copy a state dict into a model, whose parameters may be on the meta device.
 
     Args:
-        model_name: what the errors call the model.
-        resized: tensors whose shape follows the number of classes: where the file's shape differs from the
-            model's, they are left at the model's values.
+        model: the model.
+        state: the state dict.
+        path: the file it was read from, for errors.
+        model_name: the model's name, for errors.
+        resized: names of tensors whose shape depends on the number of classes. If the file's shape differs from the
+            model's, the model keeps its own values.
 
     Returns:
-        The names that were left so, in the model's order.
+        The names of the tensors that kept the model's values, in the model's order.
 
     Raises:
-        WeightsError: the file lacks tensors, has others, or has some of another shape; the model is then unchanged.
+        WeightsError: Tensors are missing, unknown, or have another shape. The model is unchanged.
     """
     expected = model.state_dict()
     left_out = [name for name in resized if name in state and state[name].shape != expected[name].shape]
@@ -34,40 +37,40 @@ def load_weights(
     differences = [_describe(name, expected[name], state.get(name)) for name in differing]
     differences += [f"{name} (not in the model)" for name in state if name not in expected]
     if differences:
-        more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        more = f" and {len(differences) - MAX_SHOWN} more" if len(differences) > MAX_SHOWN else ""
         raise WeightsError(
             f"{path}: these are not {model_name}'s weights, {len(differences)} tensors differ: "
-            f"{', '.join(differences[:SHOWN])}{more}"
+            f"{', '.join(differences[:MAX_SHOWN])}{more}"
         )
     taken = {name: tensor for name, tensor in state.items() if name not in left_out}
     on_meta = any(tensor.is_meta for tensor in expected.values())
-    if on_meta:  # copies, since a file that the tensors are mapped from may be overwritten while the model is in use
+    if on_meta:  # copy: the tensors may be mapped from a file that is overwritten while the model is in use
         taken = {name: tensor.to(expected[name].dtype, copy=True) for name, tensor in taken.items()}
-    # In place where that can be: an optimizer may know the parameters already.
+    # In place if possible: an optimizer may already refer to the parameters.
     model.load_state_dict(taken, strict=False, assign=on_meta)
     return left_out
 
 
 def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights, read from `path`, with a number that is not finite.
+    """Refuse weights that contain NaN or infinity.
 
     Raises:
-        WeightsError: there is one; the text names its tensor.
+        WeightsError: A number is not finite. The text names its tensor.
     """
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{path}: {name} holds numbers that are not finite: fetch the file again")
 
 
-def _differs(expected: Tensor, found: Tensor | None) -> bool:
-    return found is None or found.shape != expected.shape or found.is_floating_point() != expected.is_floating_point()
+def _differs(expected: Tensor, given: Tensor | None) -> bool:
+    return given is None or given.shape != expected.shape or given.is_floating_point() != expected.is_floating_point()
 
 
-def _describe(name: str, expected: Tensor, found: Tensor | None) -> str:
-    if found is None:
+def _describe(name: str, expected: Tensor, given: Tensor | None) -> str:
+    if given is None:
         return f"{name} (not in the file)"
-    return f"{name} ({_form(found)} in the file, {_form(expected)} in the model)"
+    return f"{name} ({_show(given)} in the file, {_show(expected)} in the model)"
 
 
-def _form(tensor: Tensor) -> str:
+def _show(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

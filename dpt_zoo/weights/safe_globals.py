@@ -1,10 +1,10 @@
-"""What checkpoints may hold besides tensors when `torch.load(weights_only=True)` reads them.
+"""The objects besides tensors that `torch.load(weights_only=True)` may read from a checkpoint.
 
-To allow `numpy.ndarray` and `numpy.dtype` themselves would undo what `weights_only=True` is for: they reach any
-memory (an array of objects laid over bytes of the file, a type with forged fields). So stand-ins get their names.
+`numpy.ndarray` and `numpy.dtype` themselves are unsafe: they give access to arbitrary memory (an array of objects over
+the bytes of the file, a type with forged fields). Stand-ins take their names.
 
-What PyTorch allows of its own is too much as well: calls of `bytearray` or of a codec take any amount of memory, and a
-tuple of tuples as a key crashes Python. So `check_pickle` first follows a pickle step by step, making nothing of it.
+PyTorch's own list is unsafe too: calls of `bytearray` or of a codec allocate any amount of memory, and a tuple of
+tuples as a key crashes Python. So `check_pickle` first follows a pickle step by step without creating any object.
 """
 
 import contextlib
@@ -19,37 +19,30 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import torch
 
-MAX_OPERATIONS = 500_000
-"""Of one pickle; that of a detector with its optimiser has some ten thousand."""
+MAX_OPERATIONS = 500_000  # of one pickle; that of a detector with its optimizer has about ten thousand
 
 STORAGES = {
-    "torch.DoubleStorage": 8,
-    "torch.FloatStorage": 4,
-    "torch.HalfStorage": 2,
-    "torch.BFloat16Storage": 2,
-    "torch.LongStorage": 8,
-    "torch.IntStorage": 4,
-    "torch.ShortStorage": 2,
-    "torch.CharStorage": 1,
-    "torch.ByteStorage": 1,
-    "torch.BoolStorage": 1,
+    **dict.fromkeys(("torch.DoubleStorage", "torch.LongStorage"), 8),
+    **dict.fromkeys(("torch.FloatStorage", "torch.IntStorage"), 4),
+    **dict.fromkeys(("torch.HalfStorage", "torch.BFloat16Storage", "torch.ShortStorage"), 2),
+    **dict.fromkeys(("torch.CharStorage", "torch.ByteStorage", "torch.BoolStorage"), 1),
 }
-"""The kinds of storage that tensors may lie in, and the bytes of one element."""
+"""The supported types of storage, and the bytes of one element."""
 
 NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
 
 
 def allow_numpy_values() -> None:
-    """Let `torch.load(weights_only=True)` read NumPy scalars and arrays of numbers, from now on."""
+    """Allow `torch.load(weights_only=True)` to read NumPy scalars and arrays of numbers from now on."""
     _allow(_NUMPY)
 
 
 @contextlib.contextmanager
 def allow_only_plain_values() -> Iterator[None]:
-    """Let `torch.load(weights_only=True)` read what is listed here and nothing else, within the block.
+    """Allow `torch.load(weights_only=True)` in this block to read the objects in this module and nothing else.
 
-    A script's arguments and MMEngine's history of losses become dictionaries. What this process has allowed besides
-    is set aside meanwhile: of two values for one name, which one PyTorch takes is a matter of chance.
+    A script's arguments and MMEngine's history of losses become dictionaries. Everything else that the process has
+    allowed is set aside: if a name has two values, it is random which of them PyTorch uses.
     """
     with _alone:
         others = torch.serialization.get_safe_globals()
@@ -69,22 +62,19 @@ def _allow(named: dict[str, Callable[..., Any]]) -> None:
     torch.serialization.add_safe_globals([(value, name) for name, value in named.items()])
 
 
-# --- The check
-
-
 def check_pickle(pickled: IO[bytes]) -> dict[str, int]:
-    """Follow a pickle of `torch.save` to its end, making nothing of it, and refuse what no checkpoint needs.
+    """Follow a pickle of `torch.save` to its end without creating any object, and refuse what no checkpoint needs.
 
     Returns:
-        The bytes of each storage that it declares, by key.
+        The size in bytes of each storage that the pickle declares, by key.
 
     Raises:
-        UnpicklingError: it asks for something else; the text says for what.
-        LookupError, ValueError, ...: it is damaged.
+        UnpicklingError: The pickle needs something else. The text names it.
+        LookupError, ValueError, ...: The pickle is damaged.
     """
     storages: dict[str, int] = {}
-    stack: list[Any] = []  # texts, numbers and tuples as they are, None for itself and truth values, _Name and _Made
-    below: list[list[Any]] = []  # the stacks under each open mark
+    stack: list[Any] = []  # text, numbers and tuples themselves, None for None and booleans, else _Name or _Made
+    below: list[list[Any]] = []  # the stacks below each open mark
     memo: dict[Any, Any] = {}
     argument: Any
     for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
@@ -125,7 +115,10 @@ def check_pickle(pickled: IO[bytes]) -> dict[str, int]:
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
             case "GLOBAL":
-                stack.append(_Name(argument.replace("__builtin__ ", "builtins ").replace(" ", ".", 1)))
+                dotted = argument.replace("__builtin__ ", "builtins ").replace(" ", ".", 1)
+                if dotted not in _NAMES:
+                    raise UnpicklingError(f"it asks for {dotted}")
+                stack.append(_Name(dotted))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_check_call(function, arguments))
@@ -147,18 +140,14 @@ def check_pickle(pickled: IO[bytes]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class _Name:
-    """What a pickle imports."""
+    """An imported name."""
 
     dotted: str
-
-    def __post_init__(self) -> None:
-        if self.dotted not in _NAMES:
-            raise UnpicklingError(f"it asks for {self.dotted}")
 
 
 @dataclass(frozen=True)
 class _Made:
-    """What a pickle makes: a list, a dictionary, or by a call what it calls."""
+    """A created object: a list, a dictionary, or the result of calling a name."""
 
     kind: str
 
@@ -167,51 +156,43 @@ _LIST, _DICT = _Made("list"), _Made("dict")
 
 
 def _check_call(function: Any, arguments: Any) -> _Made:
-    match function, arguments:
-        case _Name("_codecs.encode"), (str(), "latin1"):  # bytes are pickled so
+    if not isinstance(function, _Name):
+        raise UnpicklingError("it calls an object that is not an imported name")
+    match function.dotted, arguments:
+        case ("_codecs.encode", (str(), "latin1")) | ("collections.OrderedDict", ()):  # bytes are pickled by encode
             pass
-        case _Name("collections.OrderedDict"), ():
+        case "collections.Counter", (_Made("dict"),):
             pass
-        case _Name("collections.Counter"), (_Made("dict"),):
-            pass
-        case _Name("_codecs.encode" | "collections.OrderedDict" | "collections.Counter" as dotted), _:
-            raise UnpicklingError(f"it calls {dotted} in an unusual way")
-        case _Name(), _:  # what is called checks its arguments
-            pass
-        case _:
-            raise UnpicklingError("it calls what it has not imported")
-    return _Made(function.dotted)
+        case (("_codecs.encode" | "collections.OrderedDict" | "collections.Counter"), _):
+            raise UnpicklingError(f"it calls {function.dotted} in an unusual way")
+    return _Made(function.dotted)  # the other names check their arguments themselves
 
 
 def _check_state(owner: Any, state: Any) -> None:
     match owner, state:
         case _Made(kind), _Made("dict") if kind in ("collections.OrderedDict", *_ATTRIBUTES):
-            pass
+            return
         case _Made(kind), tuple() if kind.startswith("numpy."):
-            pass
-        case _:
-            raise UnpicklingError("it sets the state of what has none")
+            return
+    raise UnpicklingError("it sets the state of an object that has none")
 
 
 def _check_keys(keys: list[Any]) -> None:
-    """A tuple as a key can take any time to find its place, and more of the stack than there is."""
+    """Refuse tuples as keys: hashing them can take any time and overflow the stack."""
     if not all(isinstance(key, str | int | float) for key in keys):
         raise UnpicklingError("it has a key that is neither text nor number")
 
 
 def _check_storage(reference: Any) -> tuple[str, int]:
     match reference:
-        # In a file of the legacy form there is None at the end: the storage is no part of another one.
+        # In a legacy file, None follows: the storage is not a view of another one.
         case ("storage", _Name(kind), str(key), str(), int(count), *_) if kind in STORAGES and count >= 0:
             return key, count * STORAGES[kind]
     raise UnpicklingError("it refers to a storage in an unknown way")
 
 
-# --- The stand-ins
-
-
 class _Attributes(dict[str, Any]):
-    """Stands in for classes whose instances are attributes and no more: becomes a dictionary of them."""
+    """Stands in for classes whose instances have nothing but attributes: a dictionary of them."""
 
     def __new__(cls, *args: Any) -> "_Attributes":
         if args:
@@ -223,21 +204,13 @@ class _Attributes(dict[str, Any]):
 
 
 def _history_method(owner: Any, name: str) -> None:
-    """Stand in for `getattr`: MMEngine's history of losses is pickled with four of its methods."""
+    """Stand in for `getattr`, by which MMEngine's history of losses pickles four of its methods."""
     if owner is not _Attributes or name not in ("min", "max", "current", "mean"):
         raise UnpicklingError("Unsupported in a checkpoint: a call of getattr")
 
 
-def _posix_path(*parts: str) -> str:
-    return str(PurePosixPath(*parts))
-
-
-def _windows_path(*parts: str) -> str:
-    return str(PureWindowsPath(*parts))
-
-
 class _Array(np.ndarray[Any, Any]):
-    """Stands in for `numpy.ndarray`: the array type that `_reconstruct` is given, and nothing to call."""
+    """Stands in for `numpy.ndarray`: `_reconstruct` gets it as an argument, and it cannot be called."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> NoReturn:
         raise UnpicklingError("Unsupported in a checkpoint: a call of numpy.ndarray")
@@ -247,28 +220,26 @@ class _Array(np.ndarray[Any, Any]):
 
 
 def _reconstruct(*args: Any) -> np.ndarray[Any, Any]:
-    """Stand in for NumPy's `_reconstruct`: the pickle sets type, shape and contents afterwards."""
+    """Stand in for NumPy's `_reconstruct`: the pickle sets type, shape and values afterwards."""
     return np.empty(0)
 
 
 def _dtype(code: str, *args: Any) -> np.dtype[Any]:
-    """Stand in for `numpy.dtype`: return NumPy's own instance of a type of number, whose state is fixed."""
+    """Stand in for `numpy.dtype`: return NumPy's own instance for a type of number, whose state cannot be changed."""
     if code not in NUMBERS:
-        raise UnpicklingError("Unsupported in a checkpoint: a NumPy type that is no number")
+        raise UnpicklingError("Unsupported in a checkpoint: a NumPy type that is not a number")
     return np.dtype(code)
-
-
-def _scalar(dtype: np.dtype[Any], data: bytes) -> Any:
-    """Stand in for NumPy's `scalar`."""
-    return np.frombuffer(data, dtype, count=1)[0]
 
 
 _NUMPY: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _dtype,
     **{f"numpy.{core}.multiarray._reconstruct": _reconstruct for core in ("core", "_core")},  # NumPy 1 and NumPy 2
-    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
-    # Instances of these have their state set. No pickle can name a type whose name has a line break.
+    **dict.fromkeys(
+        ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+        lambda dtype, data: np.frombuffer(data, dtype, count=1)[0],
+    ),
+    # Types whose instances may have their state set. No pickle can import a name that contains a line break.
     "\nndarray": np.ndarray,
     **{f"\n{code}": type(np.dtype(code)) for code in NUMBERS},
 }
@@ -277,14 +248,10 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
     **_NUMPY,
     **dict.fromkeys(_ATTRIBUTES, _Attributes),
     "builtins.getattr": _history_method,
-    **{f"pathlib.{module}PosixPath": _posix_path for module in ("", "_local.")},  # `_local`: Python 3.13
-    **{f"pathlib.{module}WindowsPath": _windows_path for module in ("", "_local.")},
+    # `_local`: Python 3.13
+    **{f"pathlib.{module}PosixPath": lambda *parts: str(PurePosixPath(*parts)) for module in ("", "_local.")},
+    **{f"pathlib.{module}WindowsPath": lambda *parts: str(PureWindowsPath(*parts)) for module in ("", "_local.")},
 }
-_OF_TORCH = {
-    "_codecs.encode",
-    "collections.Counter",
-    "collections.OrderedDict",
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_tensor_v2",
-}
-_NAMES = _STAND_INS.keys() | STORAGES.keys() | _OF_TORCH
+_OF_TORCH = {f"torch._utils._rebuild_{kind}" for kind in ("parameter", "tensor_v2")}
+_OF_PYTHON = {"_codecs.encode", "collections.Counter", "collections.OrderedDict"}
+_NAMES = _STAND_INS.keys() | STORAGES.keys() | _OF_TORCH | _OF_PYTHON

@@ -96,7 +96,7 @@ def _compare_reading(original: Path, settings: Settings) -> Iterator[Comparison]
     from dpt_zoo.manifest.records import get_detector_info
     from dpt_zoo.models.factory import build_detector
     from dpt_zoo.weights.loading import load_weights
-    from dpt_zoo.weights.store import adopt, read_trusted
+    from dpt_zoo.weights.store import adopt, read_trusted_weights
 
     os.environ["DPT_ZOO_CACHE"] = str(original.parent / "cache")
     checkpoint = get_detector_info("retinanet_dpt_t_1x")
@@ -104,8 +104,8 @@ def _compare_reading(original: Path, settings: Settings) -> Iterator[Comparison]
     model = build_detector(checkpoint, checkpoint.num_classes)
 
     def read_cached() -> None:
-        path, state = read_trusted(checkpoint)
-        load_weights(model, state, path, checkpoint.name)
+        path, weights = read_trusted_weights(checkpoint)
+        load_weights(model, weights.tensors, path, checkpoint.name)
 
     runs = 3 * settings.runs
     reading: dict[str, Action] = {

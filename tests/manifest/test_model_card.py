@@ -1,4 +1,4 @@
-"""Model cards: they say what the manifest, the recipes and the digit scenes say, and `dpt-zoo info` shows them."""
+"""Model cards agree with the manifest, the configs and the digit scenes, and `dpt-zoo info` prints them."""
 
 import dataclasses
 import os
@@ -19,9 +19,11 @@ from timm.models import get_pretrained_cfg
 
 from dpt_zoo.cli import main
 from dpt_zoo.data import digits
-from dpt_zoo.manifest.model_card import Record, card
+from dpt_zoo.manifest.model_card import card
 from dpt_zoo.manifest.records import Classifier, DemoDetector, PublishedDetector, get_model_info, read_manifest
 from dpt_zoo.models import DPTClassifier
+
+Record = PublishedDetector | DemoDetector | Classifier
 
 MANIFEST = read_manifest()
 DEMO = "mrcnn_dpt_nano_digits"
@@ -31,12 +33,14 @@ HEADINGS = [
     "Intended use and limits",
     "Use",
     "Where the weights come from",
-    "Licence",
+    "License",
     "Citation",
 ]
 
 every_record = pytest.mark.parametrize("record", MANIFEST.records.values(), ids=MANIFEST.records)
-every_checkpoint = pytest.mark.parametrize("record", MANIFEST.checkpoints.values(), ids=MANIFEST.checkpoints)
+every_published = pytest.mark.parametrize(
+    "record", MANIFEST.published_detectors.values(), ids=MANIFEST.published_detectors
+)
 every_demo = pytest.mark.parametrize("record", MANIFEST.demos.values(), ids=MANIFEST.demos)
 
 
@@ -48,7 +52,7 @@ class TestEveryCard:
         assert re.findall("^## (.*)$", text, re.M) == HEADINGS
         assert f"{record.num_params:,} parameters" in text
         assert record.paper in text
-        assert section(text, "Licence") == f"{record.license}."
+        assert section(text, "License") == f"{record.license}."
 
     @every_record
     def test_it_is_the_same_on_every_machine(self, record: Record) -> None:
@@ -58,11 +62,11 @@ class TestEveryCard:
     def test_where_the_weights_come_from(self, record: Record) -> None:
         facts = table(section(card(record), "Where the weights come from"))
         where = facts.get("authors' file") or facts["file"]
-        for source in record.locations:
-            assert source.url.removeprefix(f"{ROOT}/") in where[0]
-        assert facts["its SHA-256"] == [f"`{record.sha256}`" if record.sha256 else "unknown"]
-        assert facts["its size"] == [f"{record.num_bytes:,} bytes" if record.num_bytes else "unknown"]
-        assert facts["SHA-256 of the tensors"] == [f"`{record.tensors_sha256}`" if record.tensors_sha256 else "unknown"]
+        for location in record.locations:
+            assert location.url.removeprefix(f"{ROOT}/") in where[0]
+        assert facts["file SHA-256"] == [f"`{record.sha256}`" if record.sha256 else "unknown"]
+        assert facts["file size"] == [f"{record.num_bytes:,} bytes" if record.num_bytes else "unknown"]
+        assert facts["tensors SHA-256"] == [f"`{record.tensors_sha256}`" if record.tensors_sha256 else "unknown"]
 
     def test_whom_it_cites(self) -> None:
         paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
@@ -75,73 +79,73 @@ class TestEveryCard:
         assert f"eprint = {{{paper['identifiers'][0]['value'].removeprefix('arXiv:')}}}" in citation
 
 
-class TestCheckpoints:
-    @every_checkpoint
-    def test_the_figures_are_the_authors(self, record: PublishedDetector) -> None:
+class TestPublishedDetectors:
+    @every_published
+    def test_the_metrics_are_the_authors(self, record: PublishedDetector) -> None:
         text = section(card(record), "Results")
-        assert text.startswith("COCO val2017, in percent, as the authors published them. They were not measured again")
-        assert figures(text) == record.metrics
+        assert text.startswith("Results on COCO val2017 in percent, published by the authors. DPT Zoo has not measured")
+        assert metrics(text) == record.metrics
 
-    @every_checkpoint
-    def test_the_training_is_the_recipes(self, record: PublishedDetector) -> None:
-        recipe: Any = Config.fromfile(record.config_path)
+    @every_published
+    def test_the_training_is_the_configs(self, record: PublishedDetector) -> None:
+        config: Any = Config.fromfile(record.config_path)
         text = section(card(record), "Training")
-        assert re.findall(r"(\d+) epochs", text) == [str(recipe.train_cfg.max_epochs)]
-        (resize,) = [step for step in recipe.train_dataloader.dataset.pipeline if "Resize" in step.type]
+        assert re.findall(r"(\d+) epochs", text) == [str(config.train_cfg.max_epochs)]
+        (resize,) = [step for step in config.train_dataloader.dataset.pipeline if "Resize" in step.type]
         scales = resize.get("scales") or [resize.scale]
         longest, shortest = zip(*scales, strict=True)
         sizes = {str(length) for length in (*longest, min(shortest), max(shortest))}
         assert set(re.findall(r"\d{3,4}(?= pixels| by| to|\.)", text)) == sizes
-        assert f"`{recipe.model.backbone.init_cfg.checkpoint}`" in text
-        assert recipe.train_dataloader.dataset.ann_file == "annotations/instances_train2017.json"
+        assert f"`{config.model.backbone.init_cfg.checkpoint}`" in text
+        assert config.train_dataloader.dataset.ann_file == "annotations/instances_train2017.json"
 
-    @every_checkpoint
-    def test_the_limits_are_the_recipes(self, record: PublishedDetector) -> None:
-        recipe: Any = Config.fromfile(record.config_path)
+    @every_published
+    def test_the_limits_are_the_configs(self, record: PublishedDetector) -> None:
+        config: Any = Config.fromfile(record.config_path)
         text = section(card(record), "Intended use and limits")
-        (resize,) = [step for step in recipe.test_dataloader.dataset.pipeline if step.type == "Resize"]
+        (resize,) = [step for step in config.test_dataloader.dataset.pipeline if step.type == "Resize"]
         longest, shortest = resize.scale
         assert resize.keep_ratio and f"fit into {longest} by {shortest} pixels, or {shortest} by {longest}" in text
-        assert f"COCO's {record.num_classes} kinds" in text
+        assert f"COCO's {record.num_classes} classes" in text
         assert ("boxes and masks" in text) == ("segm" in record.metrics)
 
     def test_a_recorded_file(self) -> None:
-        record = MANIFEST.checkpoints["mrcnn_dpt_t_1x"]
+        record = MANIFEST.published_detectors["mrcnn_dpt_t_1x"]
         recorded = dataclasses.replace(record, sha256="ab" * 32, num_bytes=440_000_001)
         facts = table(section(card(recorded), "Where the weights come from"))
-        assert facts["its SHA-256"] == [f"`{'ab' * 32}`"] and facts["its size"] == ["440,000,001 bytes"]
+        assert facts["file SHA-256"] == [f"`{'ab' * 32}`"] and facts["file size"] == ["440,000,001 bytes"]
 
     def test_a_published_copy(self) -> None:
         location = "hf://org/dpt/model.safetensors"
-        text = card(MANIFEST.checkpoints["mrcnn_dpt_t_1x"], location=location)
+        text = card(MANIFEST.published_detectors["mrcnn_dpt_t_1x"], location=location)
         assert section(text, "Use").count(f'weights="{location}"') == 2
-        assert "was converted to safetensors" in section(text, "Where the weights come from")
+        assert "converted the authors' file to safetensors" in section(text, "Where the weights come from")
 
 
 class TestDemos:
     @every_demo
-    def test_the_figures_are_this_projects(self, record: DemoDetector) -> None:
+    def test_the_metrics_are_this_projects(self, record: DemoDetector) -> None:
         text = section(card(record), "Results")
-        assert text.startswith(f"On {record.data}, in percent, measured by this project.")
-        assert figures(text) == record.metrics
+        assert text.startswith(f"Results on {record.data} in percent, measured by this project.")
+        assert metrics(text) == record.metrics
 
     @every_demo
     def test_how_it_was_trained(self, record: DemoDetector) -> None:
         facts = {key: value.strip("`") for key, (value,) in table(section(card(record), "Training")).items()}
-        assert (facts["recipe"], facts["log"]) == (record.config, record.log)
+        assert (facts["config"], facts["log"]) == (record.config, record.log)
         assert (facts["command"], facts["seed"]) == (record.command, str(record.seed))
         assert (facts["machine"], float(facts["minutes"])) == (record.machine, record.minutes)
         assert dict(each.split(" ") for each in facts["versions"].split(", ")) == record.versions
 
     @every_demo
     def test_the_limits_are_those_of_the_scenes(self, record: DemoDetector) -> None:
-        recipe: Any = Config.fromfile(record.config_path)
-        (resize,) = [step for step in recipe.test_dataloader.dataset.pipeline if step.type == "Resize"]
+        config: Any = Config.fromfile(record.config_path)
+        (resize,) = [step for step in config.test_dataloader.dataset.pipeline if step.type == "Resize"]
         text = " ".join(section(card(record), "Intended use and limits").split())
         assert f"{digits.MIN_DIGITS} to {digits.MAX_DIGITS} handwritten digits" in text
         size = 192  # of a scene, unless another is asked for
         assert resize.scale == (size, size) and f"fit into {size} by {size} pixels" in text
-        assert f"{size // 8} to {size * 5 // 12} pixels high and turned by up to {digits.MAX_TURN} degrees" in text
+        assert f"{size // 8} to {size * 5 // 12} pixels high and rotated by up to {digits.MAX_TURN} degrees" in text
         assert ("boxes and masks" in text) == ("segm" in record.metrics)
 
     def test_its_examples_work(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,10 +158,10 @@ class TestDemos:
 
 class TestClassifiers:
     @pytest.mark.parametrize("record", MANIFEST.classifiers.values(), ids=MANIFEST.classifiers)
-    def test_the_figures_are_the_authors(self, record: Classifier) -> None:
+    def test_the_metrics_are_the_authors(self, record: Classifier) -> None:
         text = section(card(record), "Results")
-        assert "as the authors published them. They were not measured again" in text
-        assert [float(value) for (value,) in table(text).values()] == list(record.metrics.values())
+        assert "published by the authors. DPT Zoo has not measured them again" in text
+        assert [float(value) for (value,) in table(text).values()] == [record.metrics["top1"], record.gflops]
         _, height, width = get_pretrained_cfg(record.name).input_size
         assert f"on images of {height} by {width} pixels" in card(record)
 
@@ -177,11 +181,11 @@ class TestClassifiers:
 class TestInfo:
     def test_the_card_and_what_is_here(self, run: Run) -> None:
         status, out, err = run("info", "mrcnn_dpt_t_1x")
-        record = MANIFEST.checkpoints["mrcnn_dpt_t_1x"]
+        record = MANIFEST.published_detectors["mrcnn_dpt_t_1x"]
         text, _, here = out.partition("\nOn this machine:\n")
         assert (status, text, err) == (0, card(record), "")
         assert facts_here(here)["config"] == str(record.config_path)
-        assert re.search("\n  sha256 +unknown: nobody has recorded it yet\n  size +unknown\n", here)
+        assert re.search("\n  sha256 +unknown, not yet recorded\n  size +unknown\n", here)
         assert facts_here(here)["cached"].startswith("no, ")
 
     def test_a_demo(self, run: Run) -> None:
@@ -194,7 +198,7 @@ class TestInfo:
     def test_on_a_terminal_it_is_set(self) -> None:
         shown = on_terminal([sys.executable, "-m", "dpt_zoo", "info", DEMO])
         assert "## " not in shown and "```" not in shown and "| --- |" not in shown
-        for text in ("Results", " • It gives boxes and masks.", MANIFEST.demos[DEMO].paper, "On this machine:"):
+        for text in ("Results", " • It predicts boxes and masks.", MANIFEST.demos[DEMO].paper, "On this machine:"):
             assert text in shown
         ap = MANIFEST.demos[DEMO].metrics["bbox"]["mAP"]
         assert re.search(rf"^ *box +│? *{ap}", shown, re.M)
@@ -210,27 +214,27 @@ class TestInfo:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands below one of a card's headings."""
+    """Return the text below a heading of a card."""
     found = re.search(rf"\n## {heading}\n\n(.*?)\n*(?=\n## |\Z)", text, re.DOTALL)
     assert found
     return found[1]
 
 
 def table(text: str) -> dict[str, list[str]]:
-    """The cells of a table's rows, by that of the first column; the head's is the empty one."""
+    """Return the cells of a table's rows, by the cell of the first column."""
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in re.findall(r"^\|.*\|$", text, re.M)]
     return {first: others for first, *others in rows[2:]}
 
 
-def figures(text: str) -> dict[str, dict[str, float]]:
-    """What a table of figures says, as the manifest has it."""
+def metrics(text: str) -> dict[str, dict[str, float]]:
+    """Return the metrics in a table, in the form of the manifest."""
     names = re.findall(r"\bA\w+|mAP", next(line for line in text.splitlines() if line.startswith("|")))
     rows = {{"box": "bbox", "mask": "segm"}[word]: cells for word, cells in table(text).items()}
     return {task: dict(zip(names, map(float, cells), strict=True)) for task, cells in rows.items()}
 
 
 def execute(use: str) -> dict[str, Any]:
-    """Run the Python of a card, as somebody with a checkout does, and return what it made."""
+    """Run the Python examples of a card and return their variables."""
     names: dict[str, Any] = {}
     for block in re.findall("```python\n(.*?)```", use, re.DOTALL):
         exec(block.replace("path/to/dpt-zoo", str(ROOT)), names)
@@ -238,12 +242,12 @@ def execute(use: str) -> dict[str, Any]:
 
 
 def facts_here(text: str) -> dict[str, str]:
-    """The first lines of the facts that are printed below a card, by their names."""
+    """Return the first lines of the facts that are printed below a card, by their names."""
     return {line[2:18].strip(): line[19:] for line in text.splitlines()}
 
 
 def on_terminal(command: list[str]) -> str:
-    """What a command shows on a terminal of 100 columns, without colours."""
+    """Return what a command shows on a terminal of 100 columns, without colors."""
     ours, its = os.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(command, stdout=its, stderr=its, env=environment) as process:
@@ -252,7 +256,7 @@ def on_terminal(command: list[str]) -> str:
         while True:
             try:
                 shown += os.read(ours, 4096)
-            except OSError:  # Linux's way to say that nobody writes any more
+            except OSError:  # on Linux: the process has ended
                 break
     os.close(ours)
     assert process.returncode == 0

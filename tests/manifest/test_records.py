@@ -1,4 +1,4 @@
-"""What a manifest cannot say: it names files, so a wrong word in it must not reach beyond the zoo's own folders."""
+"""The manifest names files: an invalid value in it must not reach outside the zoo's own folders."""
 
 import json
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from dpt_zoo.errors import InputError, ManifestError
+from dpt_zoo.errors import InputError, ManifestError, UnknownModelError
 from dpt_zoo.manifest import records as manifest
 from dpt_zoo.manifest.locations import parse_location
-from dpt_zoo.manifest.records import WeightsRecord, get_detector_info, read_manifest
+from dpt_zoo.manifest.records import Classifier, WeightsRecord, get_detector_info, get_model_info, read_manifest
 
 PATHS = ("", ".", "..", "/etc/passwd", "../x", "configs/../../x", "configs\\x", "C:x", "a\0", 7)
 
-# What stands in a record, and what cannot stand there.
+# Fields of a record, and values that they must not have.
 WRONG: dict[str, tuple[Any, ...]] = {
     "name": (*PATHS, "a/b", "a\n", "é", "-x"),
     "config": PATHS,
-    "sources": (None, 7, "x", ["x"], [{}], [{"path": "x"}], [{"kind": "pigeon", "path": "x"}]),
+    "locations": (None, 7, "x", ["x"], [{}], [{"path": "x"}], [{"type": "pigeon", "path": "x"}]),
     "more": (1,),
     "demo config": PATHS,
     "demo log": PATHS,
@@ -31,7 +31,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "hf revision": ("", ".", "..", "a/b", "a\\b", "a\0", 7),
     "baidu share": ("", "..", "a/b", 7),
 }
-SOURCES: dict[str, dict[str, Any]] = {
+LOCATIONS: dict[str, dict[str, Any]] = {
     "file": {"path": "weights.pth"},
     "gdrive": {"id": "1S84hbeVxPjtcmjeOcae5Sn"},
     "https": {"url": "https://example.org/weights.pth"},
@@ -41,13 +41,13 @@ SOURCES: dict[str, dict[str, Any]] = {
 
 
 def write(folder: Path, field: str, value: Any) -> None:
-    """Write the manifest with another value in the fourth detector's record, or in the first demo's."""
+    """Write the manifest with another value in the fourth detector's record, or in the first demo's record."""
     content = json.loads(manifest.data_path("weights_manifest.json").read_text())
-    *kind, name = field.split()
-    if kind == ["demo"]:
+    *type_, name = field.split()
+    if type_ == ["demo"]:
         content["demos"][0][name] = value
-    elif kind:
-        content["detectors"][3]["sources"] = [{"kind": kind[0], **SOURCES[kind[0]], name: value}]
+    elif type_:
+        content["detectors"][3]["locations"] = [{"type": type_[0], **LOCATIONS[type_[0]], name: value}]
     else:
         content["detectors"][3][name] = value
     (folder / "weights_manifest.json").write_text(json.dumps(content))
@@ -55,21 +55,21 @@ def write(folder: Path, field: str, value: Any) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the manifest is, for once."""
-    write(tmp_path, "sources", [{"kind": kind, **fields} for kind, fields in SOURCES.items()])
+    """A folder with a manifest that is used instead of the project's."""
+    write(tmp_path, "locations", [{"type": type_, **fields} for type_, fields in LOCATIONS.items()])
     monkeypatch.setattr(manifest, "data_path", tmp_path.joinpath)
-    monkeypatch.setattr(manifest, "read_manifest", read_manifest.__wrapped__)  # which keeps nothing
+    monkeypatch.setattr(manifest, "read_manifest", read_manifest.__wrapped__)  # without its cache
     return tmp_path
 
 
-def test_what_it_can_say(folder: Path) -> None:
-    sources = get_detector_info("retinanet_dpt_s_ms3x").locations
-    assert [source.type for source in sources] == list(SOURCES)
-    assert sources[0].url == str(folder / "weights.pth")
+def test_all_types_of_location(folder: Path) -> None:
+    locations = get_detector_info("retinanet_dpt_s_ms3x").locations
+    assert [location.type for location in locations] == list(LOCATIONS)
+    assert locations[0].url == str(folder / "weights.pth")
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
-def test_what_it_cannot_say(folder: Path, field: str, value: Any) -> None:
+def test_invalid_values(folder: Path, field: str, value: Any) -> None:
     write(folder, field, value)
     with pytest.raises(ManifestError, match=r"weights_manifest\.json cannot be used .*: reinstall the pack") as raised:
         get_detector_info("mrcnn_dpt_t_1x")
@@ -80,7 +80,7 @@ NUMBER_FOR_LIST = b'{"detectors": 1, "classifiers": [], "demos": []}'
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"{}", b"\xff", NUMBER_FOR_LIST])
-def test_a_file_that_is_no_manifest(folder: Path, content: bytes | None) -> None:
+def test_invalid_manifests(folder: Path, content: bytes | None) -> None:
     (folder / "weights_manifest.json").unlink()
     if content is not None:
         (folder / "weights_manifest.json").write_bytes(content)
@@ -89,7 +89,7 @@ def test_a_file_that_is_no_manifest(folder: Path, content: bytes | None) -> None
 
 
 @pytest.mark.parametrize("name", WRONG["name"][:-1])
-def test_a_records_name_is_a_files_name(name: Any) -> None:
+def test_invalid_names(name: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         WeightsRecord(name=name, locations=())
 
@@ -111,6 +111,22 @@ def test_a_records_name_is_a_files_name(name: Any) -> None:
         "hf://org/repo@a/../../file",
     ],
 )
-def test_no_location(location: str) -> None:
+def test_invalid_locations(location: str) -> None:
     with pytest.raises(InputError, match=r"give a path, https://\.\.\. or hf://org/repo/file$"):
         parse_location(location)
+
+
+def test_info_of_every_model() -> None:
+    for name, record in read_manifest().records.items():
+        assert get_model_info(name) == record
+        assert record.metrics and record.measured_by in ("authors", "dpt-zoo")
+    classifier = get_model_info("dpt_small")
+    assert isinstance(classifier, Classifier) and classifier.gflops == 4.0
+
+
+def test_info_of_detectors_only() -> None:
+    assert get_detector_info("mrcnn_dpt_t_1x").average_precisions == "40.2 box AP, 37.7 mask AP"
+    with pytest.raises(UnknownModelError, match="there is no model 'dpt_tiny'"):
+        get_detector_info("dpt_tiny")
+    with pytest.raises(UnknownModelError, match=r"did you mean dpt_tiny\?"):
+        get_model_info("dpt_tinny")

@@ -1,7 +1,4 @@
-"""What the manifest says, and the models' names, shapes, types and parameter counts, are the authors' for all 15.
-
-Of the shipped demos, what it says is what is in their files.
-"""
+"""The manifest and the models agree with the authors' published facts, and the shipped demos with their records."""
 
 import dataclasses
 import hashlib
@@ -35,12 +32,12 @@ DETECTORS = {entry["name"]: entry for entry in [*PUBLISHED["retinanet"], *PUBLIS
 def test_manifest_says_what_was_published() -> None:
     assert dpt_zoo.list_models() == list(DETECTORS)
     for name, entry in DETECTORS.items():
-        checkpoint = read_manifest().checkpoints[name]
-        assert (checkpoint.size, checkpoint.config) == (entry["size"], entry["config"])
-        assert {"1x": "1x", "ms3x": "MS+3x"}[checkpoint.schedule] == entry["schedule"]
-        assert checkpoint.metrics == {task: entry[task] for task in ("bbox", "segm") if task in entry}
-        assert checkpoint.locations[0] == GoogleDrive(entry["gdrive_id"])
-        assert round(checkpoint.num_params / 1e6, 1) == entry["params_m"]
+        record = read_manifest().published_detectors[name]
+        assert (record.size, record.config) == (entry["size"], entry["config"])
+        assert {"1x": "1x", "ms3x": "MS+3x"}[record.schedule] == entry["schedule"]
+        assert record.metrics == {task: entry[task] for task in ("bbox", "segm") if task in entry}
+        assert record.locations[0] == GoogleDrive(entry["gdrive_id"])
+        assert round(record.num_params / 1e6, 1) == entry["params_m"]
 
 
 def test_manifest_has_the_classifiers() -> None:
@@ -52,10 +49,10 @@ def test_manifest_has_the_classifiers() -> None:
         assert classifier.locations[0] == GoogleDrive(entry["gdrive_id"])
 
 
-def test_what_the_manifest_says_of_all() -> None:
+def test_manifest_has_the_common_facts() -> None:
     by_hand = PUBLISHED["other_source"]
-    checkpoints, classifiers = read_manifest().checkpoints, read_manifest().classifiers
-    for records, share in ((checkpoints, "detection_share"), (classifiers, "classification_share")):
+    detectors, classifiers = read_manifest().published_detectors, read_manifest().classifiers
+    for records, share in ((detectors, "detection_share"), (classifiers, "classification_share")):
         for record in records.values():
             assert record.locations[-1] == BaiduNetdisk(by_hand[share], by_hand["password"])
             assert record.license == PUBLISHED["license"]
@@ -77,7 +74,7 @@ WRONG_IN: dict[str, dict[str, Any]] = {
         "versions": {},
     },
 }
-"""Values of fields that the manifest cannot have, by its sections."""
+"""Invalid values of fields, by section of the manifest."""
 
 
 def test_manifest_follows_its_schema() -> None:
@@ -103,14 +100,14 @@ def test_the_schema_allows_what_the_code_reads() -> None:
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_detector(name: str) -> None:
-    checkpoint = get_detector_info(name)
-    schema = read_json(f"schema_{checkpoint.architecture}_dpt_{checkpoint.size[0]}.json")
+    record = get_detector_info(name)
+    schema = read_json(f"schema_{record.architecture}_dpt_{record.size[0]}.json")
     with torch.device("meta"):  # shapes without numbers
-        model: Any = build_detector(checkpoint, checkpoint.num_classes)
+        model: Any = build_detector(record, record.num_classes)
     assert describe(model) == schema["state_dict"]
-    assert structure_sha256(model.state_dict()) == checkpoint.structure_sha256
+    assert structure_sha256(model.state_dict()) == record.structure_sha256
     assert [parameter for parameter, _ in model.named_parameters()] == schema["parameters"]
-    assert count_parameters(model) == schema["params_total"] == checkpoint.num_params
+    assert count_parameters(model) == schema["params_total"] == record.num_params
     assert count_parameters(model.backbone) == schema["params_backbone"]
 
 
@@ -141,7 +138,7 @@ def test_demo(name: str) -> None:
 
 
 def check_demo(name: str) -> None:
-    """Check that what the manifest says of a demo is what is in its files, and within the limits for them."""
+    """Check that a demo's record agrees with its files, and that these keep within their limits."""
     demo = read_manifest().demos[name]
     folder = demo.config_path.parent
     assert demo.locations == (LocalFile(folder / f"{name}.safetensors"),)
@@ -161,23 +158,23 @@ def check_demo(name: str) -> None:
     assert count_parameters(model) == demo.num_params
     assert demo.num_params <= 3_000_000
 
-    recipe = Config.fromfile(demo.config_path)
-    heads = recipe.model.get("roi_head", recipe.model)
+    config = Config.fromfile(demo.config_path)
+    heads = config.model.get("roi_head", config.model)
     assert {heads[head].num_classes for head in ("bbox_head", "mask_head") if head in heads} == {demo.num_classes}
-    classes = list(recipe.train_dataloader.dataset.metainfo.classes)
+    classes = list(config.train_dataloader.dataset.metainfo.classes)
     assert len(classes) == demo.num_classes
     assert weights.meta == {"dataset_meta": {"classes": classes}}
 
     assert demo.metrics.keys() == {"retinanet": {"bbox"}, "mask_rcnn": {"bbox", "segm"}}[demo.architecture]
-    assert all(0 <= value <= 100 for figures in demo.metrics.values() for value in figures.values())
+    assert all(0 <= value <= 100 for values in demo.metrics.values() for value in values.values())
     assert demo.log_path == folder / f"{name}.log.jsonl"
     lines = demo.log_path.read_text().splitlines()
     assert lines
     assert all(isinstance(json.loads(line), dict) for line in lines)
 
 
-BOX_FIGURES = {"mAP": 81.23456, "AP50": 95, "AP75": 90.06, "APl": None, "AR1": 50.0}
-FIGURES = {"metrics": {"bbox": BOX_FIGURES, "segm": {"mAP": 1, "AP50": 2, "AP75": 3}}, "versions": {"torch": "other"}}
+BOX_METRICS = {"mAP": 81.23456, "AP50": 95, "AP75": 90.06, "APl": None, "AR1": 50.0}
+METRICS = {"metrics": {"bbox": BOX_METRICS, "segm": {"mAP": 1, "AP50": 2, "AP75": 3}}, "versions": {"torch": "other"}}
 MADE = {
     "data": "two scenes",
     "command": "dpt-zoo train",
@@ -190,12 +187,12 @@ MADE = {
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The project's data somewhere else, with what a demo is shipped from: a checkpoint, a log, results."""
+    """A copy of the project's data, with the inputs for shipping a demo: a checkpoint, a log, results."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copy(ROOT / "weights_manifest.json", tmp_path)
     model = dpt_zoo.create_model("mrcnn_dpt_nano_digits", pretrained=False)
     torch.save({"state_dict": model.state_dict(), "meta": {"epoch": 3}, "optimizer": {}}, tmp_path / "trained.pth")
-    for name, content in {"log": {"loss": 1.0}, "metrics": FIGURES, "made": MADE}.items():
+    for name, content in {"log": {"loss": 1.0}, "metrics": METRICS, "made": MADE}.items():
         (tmp_path / f"{name}.json").write_text(f"{json.dumps(content)}\n")
     monkeypatch.setattr(manifest, "data_path", tmp_path.joinpath)
     read_manifest.cache_clear()
@@ -205,7 +202,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_shipping_a_demo(project: Path) -> None:
     before = read_manifest()
-    results = [project / "figures.json", project / "made.json"]
+    results = [project / "metrics.json", project / "made.json"]
     ship("mrcnn_dpt_nano_digits", project / "trained.pth", project / "log.json", results)
     check_demo("mrcnn_dpt_nano_digits")
     demo = read_manifest().demos["mrcnn_dpt_nano_digits"]
@@ -219,16 +216,16 @@ def test_shipping_a_demo(project: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "trained", "log", "results", "complaint"),
     [
-        ("mrcnn_dpt_t_1x", "trained.pth", "log.json", ["figures.json", "made.json"], "'mrcnn_dpt_t_1x' is no demo"),
-        ("retinanet_dpt_nano_digits", "trained.pth", "log.json", ["figures.json", "made.json"], "these are not retina"),
-        ("mrcnn_dpt_nano_digits", "none.pth", "log.json", ["figures.json", "made.json"], "there is no such file"),
-        ("mrcnn_dpt_nano_digits", "trained.pth", "trained.pth", ["figures.json", "made.json"], "JSON lines"),
-        ("mrcnn_dpt_nano_digits", "trained.pth", "log.json", ["figures.json"], "data, command, .* is in none of them"),
-        ("mrcnn_dpt_nano_digits", "trained.pth", "log.json", ["none.json"], "these are no results"),
-        ("mrcnn_dpt_nano_digits", "trained.pth", "log.json", ["log.json", "made.json"], "figures is in none of them"),
+        ("mrcnn_dpt_t_1x", "trained.pth", "log.json", ["metrics.json", "made.json"], "'mrcnn_dpt_t_1x' is not a demo"),
+        ("retinanet_dpt_nano_digits", "trained.pth", "log.json", ["metrics.json", "made.json"], "these are not retina"),
+        ("mrcnn_dpt_nano_digits", "none.pth", "log.json", ["metrics.json", "made.json"], "there is no such file"),
+        ("mrcnn_dpt_nano_digits", "trained.pth", "trained.pth", ["metrics.json", "made.json"], "JSON lines"),
+        ("mrcnn_dpt_nano_digits", "trained.pth", "log.json", ["metrics.json"], "none of them has data, command"),
+        ("mrcnn_dpt_nano_digits", "trained.pth", "log.json", ["none.json"], "is not a results file"),
+        ("mrcnn_dpt_nano_digits", "trained.pth", "log.json", ["log.json", "made.json"], "none of them has metrics"),
     ],
 )
-def test_what_is_no_demo_is_not_shipped(
+def test_shipping_refuses_bad_input(
     project: Path, name: str, trained: str, log: str, results: list[str], complaint: str
 ) -> None:
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}

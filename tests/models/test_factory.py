@@ -24,7 +24,7 @@ from dpt_zoo.inference import Detector
 from dpt_zoo.manifest.records import get_detector_info, read_manifest
 from dpt_zoo.models.factory import build_detector
 from dpt_zoo.weights.converting import convert, write_safetensors
-from dpt_zoo.weights.reading import Weights, read_state_dict
+from dpt_zoo.weights.reading import Weights, read_weights
 from dpt_zoo.weights.store import adopt
 
 NANO = "retinanet_dpt_nano_digits"
@@ -203,10 +203,10 @@ class TestOwnClasses:
     def test_names_of_as_many_as_coco_has(self, rule_file: Path, empty_cache: Path, tmp_path: Path) -> None:
         """A person's file may name them; the authors' models are of COCO's classes whatever their files say."""
         path = tmp_path / "named.safetensors"
-        write_safetensors(Weights(read_state_dict(rule_file), {"CLASSES": ["thing"] * 80}, "pth"), path)
+        write_safetensors(Weights(read_weights(rule_file).tensors, {"CLASSES": ["thing"] * 80}, "pth"), path)
         mine: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=path)
         assert mine.dataset_meta["classes"] == ("thing",) * 80
-        adopt(read_manifest().checkpoints["mrcnn_dpt_t_1x"], path)
+        adopt(read_manifest().published_detectors["mrcnn_dpt_t_1x"], path)
         theirs: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x")
         assert theirs.dataset_meta["classes"][:2] == ("person", "bicycle")
 
@@ -238,7 +238,7 @@ class TestShipped:
         detector = Detector(name)
         assert type(detector.model) is {"retinanet": RetinaNet, "mask_rcnn": MaskRCNN}[demo.architecture]
         assert Path(detector.model.cfg.filename) == demo.config_path
-        shipped = read_state_dict(Path(demo.locations[0].url))
+        shipped = read_weights(Path(demo.locations[0].url)).tensors
         assert all(torch.equal(tensor, shipped[key].to(tensor)) for key, tensor in detector.model.state_dict().items())
         assert detector.model.dataset_meta == {"classes": tuple("0123456789")}
         assert detector(PHOTO).classes == tuple("0123456789")

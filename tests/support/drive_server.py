@@ -1,4 +1,4 @@
-"""A server that hands out public files as Google Drive does, with its pages of today and of years before."""
+"""A server that sends public files as Google Drive does, with its confirmation pages of several years."""
 
 from collections.abc import Mapping
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Obtain weights in a process of its own, under conditions that a test sets, to be killed or to run beside others."""
+"""Obtain weights in a new process, under the conditions of a test, to be killed or to run beside others."""
 
 import ctypes
 import multiprocessing
@@ -19,7 +19,7 @@ from dpt_zoo.weights import http
 from dpt_zoo.weights.store import obtain
 
 Condition = Callable[[], Any]
-"""Sets something up in the new process, before it begins."""
+"""Prepares the new process."""
 
 
 class Run:
@@ -37,7 +37,7 @@ class Run:
         theirs.close()
 
     def outcome(self) -> Path | Exception | None:
-        """Wait for what `obtain` returned or raised; None if the process was killed."""
+        """Return what `obtain` returned or raised; None if the process was killed."""
         assert self._outcome.poll(60)
         try:
             outcome: Path | Exception = self._outcome.recv()
@@ -49,7 +49,7 @@ class Run:
         return outcome
 
     def kill(self) -> None:
-        """Kill it as no process can prevent, and see that it is gone."""
+        """Kill the process by SIGKILL and wait for its end."""
         self._process.kill()
         assert self.outcome() is None
 
@@ -60,13 +60,13 @@ def _obtain(record: WeightsRecord, folder: Path, conditions: tuple[Condition, ..
     for condition in conditions:
         condition()
     try:
-        outcome.send(obtain(record, folder=folder, keep_original=True))
+        outcome.send(obtain(record, cache_dir=folder, keep_original=True))
     except Exception as error:
         outcome.send(error)
 
 
 def without_privileges() -> None:
-    """Have permission bits bind, for Linux's root too."""
+    """Make permission bits apply to Linux's root too."""
     if os.geteuid() == 0:
         version_3, this_thread = 0x20080522, 0
         nothing = (ctypes.c_uint32 * 6)()
@@ -74,7 +74,7 @@ def without_privileges() -> None:
 
 
 def dying_at_step(step: int, folder: Path) -> Condition:
-    """Have the process killed before it does the n-th thing with files in a folder: open, rename, remove, ..."""
+    """Kill the process before its n-th operation on files in a folder: open, rename, remove, ..."""
     return partial(_die_at_step, step, str(folder))
 
 

@@ -184,7 +184,7 @@ def _handler_of(server: WebServer) -> type[BaseHTTPRequestHandler]:
             self.close_connection = answer.headers.get("Content-Length") != str(exchange.sent)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
     return Handler
 

@@ -19,7 +19,7 @@ from resuming_process import NUM_BATCHES, NUM_EPOCHS, Plan, Trainer
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.training.checkpoints import find_checkpoints
 from dpt_zoo.training.loop import StopSignals
-from dpt_zoo.weights.reading import read_state_dict, read_weights, verify_crc
+from dpt_zoo.weights.reading import read_weights, verify_crc
 
 INT, TERM, KILL = (int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL))
 
@@ -68,7 +68,7 @@ def assert_same(folder: Path, expected: Path) -> None:
     last = Path((expected / "last_checkpoint").read_text()).name
     for name in (last, *(path.name for path in expected.glob("best_*"))):
         torch.testing.assert_close(
-            dict(read_state_dict(folder / name)), dict(read_state_dict(expected / name)), rtol=1e-6, atol=1e-7
+            dict(read_weights(folder / name).tensors), dict(read_weights(expected / name).tensors), rtol=1e-6, atol=1e-7
         )
 
 

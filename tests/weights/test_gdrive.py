@@ -1,4 +1,4 @@
-"""Downloading from Google Drive: through the pages of today and of years before, and what its refusals mean."""
+"""Downloading from Google Drive: confirmation pages of several years, and the errors for its refusals."""
 
 import hashlib
 import random
@@ -16,6 +16,8 @@ from dpt_zoo.errors import FetchError
 from dpt_zoo.manifest.locations import GoogleDrive
 from dpt_zoo.weights import http
 from dpt_zoo.weights.gdrive import opener_of
+
+pytestmark = pytest.mark.network
 
 ID = "1S84hbeVxPjtcmjeOcae5Sn_XYqyagMn3"
 FILE = b"PK" + random.Random(0).randbytes(100_000)
@@ -84,21 +86,21 @@ ABSENT = titled("Error 404 (Not Found)!!1", "The requested URL was not found on 
 ROBOT = titled("Sorry...", "We're sorry... but your computer or network may be sending automated queries.")
 LOGIN = titled("Sign in - Google Accounts", "Use your Google Account")
 
-# What Google sends in place of the file, and what is said of it.
+# What Google sends instead of the file, and the error.
 REFUSED: dict[str, tuple[Fault, str]] = {
     "quota": (page(QUOTA), "refused the download: its quota for this file is used up, try again in some hours"),
     "quota, with 403": (page(QUOTA, status=403), "refused the download: its quota .*"),
     "quota, with 429": (page(QUOTA, status=429), "refused the download: its quota .*"),
-    "denied, with 200": (page(DENIED), r"denied permission: the file is not shared with everybody \(any longer\)"),
+    "denied, with 200": (page(DENIED), r"denied permission: the file is not \(or no longer\) shared with everybody"),
     "denied, with 403": (page(DENIED, status=403), "denied permission: .*"),
     "denied, in other words": (page(titled("Zugriff verweigert"), status=403), "denied permission: .*"),
     "401": (page(titled("Unauthorized"), status=401), "denied permission: .*"),
     "log in": (redirect("/ServiceLogin?continue=x", 303), "denied permission: .*"),
     "log in, as of 2023": (redirect("/v3/signin/identifier?continue=x", 303), "denied permission: .*"),
-    "absent": (page(ABSENT, status=404), r"has no such file \(any longer\)"),
-    "absent, in other words": (page(titled("Fehler"), status=404), "has no such file .*"),
-    "gone": (page(titled("Gone"), status=410), "has no such file .*"),
-    "in the bin": (page(titled("Sorry", "The file is in the owner's trash.")), "has no such file .*"),
+    "absent": (page(ABSENT, status=404), r"does not have this file \(any longer\)"),
+    "absent, in other words": (page(titled("Fehler"), status=404), "does not have this file .*"),
+    "gone": (page(titled("Gone"), status=410), "does not have this file .*"),
+    "in the bin": (page(titled("Sorry", "The file is in the owner's trash.")), "does not have this file .*"),
     "robot, with 403": (
         page(ROBOT, status=403),
         "takes this machine for a robot: try again later, or from another network",
@@ -107,21 +109,21 @@ REFUSED: dict[str, tuple[Fault, str]] = {
     "robot, with 503": (page(titled("x", "unusual traffic"), status=503), "takes this machine for a robot: .*"),
     "infected": (
         page(titled("Google Drive - Infected file", "Sorry, this file is infected with a virus.")),
-        "sent a page in place of the file: Google Drive - Infected file",
+        "sent a page instead of the file: Google Drive - Infected file",
     ),
-    "a page in other words": (page(titled("Etwas Neues")), "sent a page in place of the file: Etwas Neues"),
+    "a page in other words": (page(titled("Etwas Neues")), "sent a page instead of the file: Etwas Neues"),
     "a page with a title in lines": (page("<title>\n Etwas\n Neues </title>Ja"), "sent a page .*: Etwas Neues"),
-    "a page with a title without end": (page(f"<title>{'x' * 999}"), "sent a page in place of the file: x{80}"),
-    "a page without a title": (page("<p>Hello"), "sent a page in place of the file: status 200"),
-    "a page of broken markup": (page("<![if[ <title>"), "sent a page in place of the file: status 200"),
-    "a page of three megabytes": (page(titled("Long", "x" * 3_000_000)), "sent a page in place of the file: Long"),
+    "a page with a title without end": (page(f"<title>{'x' * 999}"), "sent a page instead of the file: x{80}"),
+    "a page without a title": (page("<p>Hello"), "sent a page instead of the file: status 200"),
+    "a page of broken markup": (page("<![if[ <title>"), "sent a page instead of the file: status 200"),
+    "a page of three megabytes": (page(titled("Long", "x" * 3_000_000)), "sent a page instead of the file: Long"),
     "a form that confirms nothing": (
         page(titled("Form") + '<form id="download-form" action="/download"><input type="hidden" name="id"></form>'),
-        "sent a page in place of the file: Form",
+        "sent a page instead of the file: Form",
     ),
     "a form that leads nowhere": (
         page(titled("Form") + '<form id="download-form" action="https://[?confirm=t"></form>'),
-        "sent a page in place of the file: Form",
+        "sent a page instead of the file: Form",
     ),
 }
 
@@ -153,7 +155,7 @@ def test_a_trouble_that_does_not_pass(server: DriveServer, part: Path) -> None:
 
 def test_a_page_that_asks_again_and_again(server: DriveServer, part: Path) -> None:
     server.faults[ID] = [page(server.warning(ID)), ...]
-    with pytest.raises(FetchError, match="Google Drive asks to confirm the download, again and again"):
+    with pytest.raises(FetchError, match="Google Drive asks for a confirmation again and again"):
         fetch(part)
 
 
@@ -162,7 +164,7 @@ def test_a_page_that_leads_elsewhere(server: DriveServer, part: Path, elsewhere:
     warning = server.warning(ID).replace(f"{server.url}/download", elsewhere)
     server.faults[ID] = [page(warning)]
     server.manner = "small"
-    with pytest.raises(FetchError, match=r"it leads to .*, which anybody on the way could change: refused"):
+    with pytest.raises(FetchError, match=r"it leads to .*, which is not HTTPS and could be tampered with: refused"):
         fetch(part)
 
 

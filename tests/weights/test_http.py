@@ -1,4 +1,4 @@
-"""Downloading over HTTP: whatever breaks on the way, the right file comes of it, or one clear error."""
+"""Downloading over HTTP: whatever fails, the result is the right file or one clear error."""
 
 import contextlib
 import hashlib
@@ -47,6 +47,8 @@ from web_server import (
 from dpt_zoo.errors import FetchError, OutputError
 from dpt_zoo.weights import http
 from dpt_zoo.weights.http import Download, download, opener_of, version_file
+
+pytestmark = pytest.mark.network
 
 FILE = b"PK" + random.Random(0).randbytes(300_000)
 OTHER = b"PK" + random.Random(1).randbytes(len(FILE) - 2)
@@ -98,7 +100,7 @@ def ranges(server: WebServer) -> list[str | None]:
     return [exchange.range for exchange in server.log]
 
 
-# What goes wrong with the first requests (`...`: with all), and the ranges that are then asked for. All end well.
+# Faults of the first requests (`...`: of all), and the ranges that are requested. All downloads succeed.
 MENDED: dict[str, tuple[Faults, list[str | None]]] = {
     "cut before the first byte": ([cut(0)], [None, None]),
     "cut after one byte": ([cut(1)], [None, "bytes=1-"]),
@@ -197,7 +199,7 @@ def test_mended(server: WebServer, part: Path, monkeypatch: pytest.MonkeyPatch, 
     assert ranges(server) == asked
 
 
-# What goes wrong, what is said of it, and after how many requests.
+# The fault, the error, and the number of requests.
 REFUSED: dict[str, tuple[Faults, str, int]] = {
     "401": ([status(401)], "it answered 401 Unauthorized", 1),
     "403": ([status(403)], "it answered 403 Forbidden", 1),
@@ -213,17 +215,17 @@ REFUSED: dict[str, tuple[Faults, str, int]] = {
     "429 for ever": ([status(429), ...], r"it answered 429 Too Many Requests \(5 attempts\)", 5),
     "come back in a day": (
         [status(429, {"Retry-After": "86400"})],
-        r"it answered 429 Too Many Requests: it asks to come back in \d+ s",
+        r"it answered 429 Too Many Requests: retry after \d+ s",
         1,
     ),
     "come back tomorrow": (
         [status(503, {"Retry-After": in_a(days=1)})],
-        r"it answered 503 Service Unavailable: it asks to come back in \d+ s",
+        r"it answered 503 Service Unavailable: retry after \d+ s",
         1,
     ),
     "come back in 1e400 seconds": (
         [status(503, {"Retry-After": "1" + "0" * 400})],
-        r"it answered 503 Service Unavailable: it asks to come back in \d+ s",
+        r"it answered 503 Service Unavailable: retry after \d+ s",
         1,
     ),
     "cut before the first byte, always": (
@@ -253,21 +255,21 @@ REFUSED: dict[str, tuple[Faults, str, int]] = {
         5,
     ),
     "gzip that is none, always": ([headers({"Content-Encoding": "gzip"}), ...], r"the connection failed .*", 5),
-    "an encoding nobody knows": ([encoded("unheard-of")], "it sends the file encoded as unheard-of, which .*", 1),
+    "an encoding nobody knows": ([encoded("unheard-of")], "it sends the file in the unknown encoding unheard-of", 1),
     "a length beyond all bounds": (
         [headers({"Content-Length": str(2**50)})],
-        "it wants to send 1,125,899,906,842,624 bytes, more than any checkpoint has",
+        "it wants to send 1,125,899,906,842,624 bytes, which is too large for weights",
         1,
     ),
     "206 of more than was asked for": (
         [cut(9), lambda answer: answer.set_body(FILE)],
-        "it sends more than the 300,002 bytes that were to come",
+        "it sends more than the expected 300,002 bytes",
         2,
     ),
-    "a body without end": ([endless], "it sends more than the 4,000,000 bytes that were to come", 1),
+    "a body without end": ([endless], "it sends more than the expected 4,000,000 bytes", 1),
     "a compressed body without end": (
         [both(becomes(b"PK" + bytes(5_000_000)), encoded("gzip"))],
-        "it sends more than the 4,000,000 bytes that were to come",
+        "it sends more than the expected 4,000,000 bytes",
         1,
     ),
     "a web page": ([page(HTML)], "it sent a web page, not the file", 1),
@@ -280,7 +282,7 @@ REFUSED: dict[str, tuple[Faults, str, int]] = {
     "a redirect to itself": ([redirect("/file"), ...], "more than 10 redirects, the last to .*/file", 10),
     "a redirect to plain HTTP elsewhere": (
         [redirect("http://example.org/file")],
-        "it leads to http://example.org/file, which anybody on the way could change: refused",
+        "it leads to http://example.org/file, which is not HTTPS and could be tampered with: refused",
         1,
     ),
     "a redirect to plain HTTP elsewhere, hidden by a backslash": (
@@ -294,11 +296,11 @@ REFUSED: dict[str, tuple[Faults, str, int]] = {
         1,
     ),
     "a redirect to a file": ([redirect("file:///etc/passwd")], "it leads to file:///etc/passwd, which .*", 1),
-    "a redirect to no address": ([redirect("https://[")], "it leads to no address: .*", 1),
+    "a redirect to no address": ([redirect("https://[")], "it redirects to an invalid URL: .*", 1),
     "a redirect to a name too long": ([redirect(f"https://{'a' * 70}.org/"), ...], ".*label.* too long.*", 5),
     "a redirect to a port there is not": ([redirect("http://127.0.0.1:99999/")], ".*99999.*", 1),
     "a redirect to nowhere": ([status(302)], "it answered 302 Found", 1),
-    "a redirect in no known letters": ([redirect("/\xff\xfe")], "it leads to no address: .*", 1),
+    "a redirect in no known letters": ([redirect("/\xff\xfe")], "it redirects to an invalid URL: .*", 1),
     "a redirect to a name there is not": (
         [redirect("https://nobody.invalid/file")],
         r"its name cannot be resolved: is this machine online\?",
@@ -319,7 +321,7 @@ def test_refused(server: WebServer, part: Path, monkeypatch: pytest.MonkeyPatch,
     assert len(server.log) == requests
 
 
-# What a slow server does, and whether the file comes of it.
+# Faults of slow servers, and whether the download succeeds.
 SLOW: dict[str, tuple[Faults, bool]] = {
     "silent before any answer": ([stay_silent], True),
     "silent before any answer, always": ([stay_silent, ...], False),
@@ -341,11 +343,11 @@ def test_slow(server: WebServer, part: Path, monkeypatch: pytest.MonkeyPatch, fa
     if mended:
         assert_is_file(part, fetch(server, part))
     else:
-        with pytest.raises(FetchError, match=r"(nothing came for|it sends less than) .* \(3 attempts\)"):
+        with pytest.raises(FetchError, match=r"(it sent nothing for|it sends less than) .* \(3 attempts\)"):
             fetch(server, part)
 
 
-# What a server asks for as Retry-After, and the seconds that are waited.
+# Values of Retry-After, and the minimum and maximum wait in seconds.
 ASKED: dict[str, tuple[str, float, float]] = {
     "seconds": ("7", 7, 7),
     "a date": ("in 90 seconds", 80, 90),
@@ -430,7 +432,7 @@ class TestTLS:
     @pytest.mark.usefixtures("trust")
     def test_no_redirect_to_plain_http(self, server: WebServer, part: Path) -> None:
         server.faults["/file"] = [redirect("http://example.org/file")]
-        with pytest.raises(FetchError, match=r"it leads to http://example\.org/file, which anybody"):
+        with pytest.raises(FetchError, match=r"it leads to http://example\.org/file, which is not HTTPS"):
             fetch(server, part)
 
     def test_not_trusted(self, server: WebServer, part: Path, waits: list[float]) -> None:
@@ -551,7 +553,7 @@ def test_a_length_that_is_not_known_is_reported_as_such(server: WebServer, part:
 
 
 def test_too_little_space_is_told_before_anything_is_written(server: WebServer, part: Path) -> None:
-    with pytest.raises(OutputError, match=r"has [\d,]+ bytes free, [\d,]+ are needed: make room"):
+    with pytest.raises(OutputError, match=r"has [\d,]+ bytes free, [\d,]+ are needed: free some"):
         download("here", opener_of(f"{server.url}/file"), part, reserve=1 << 60)
     assert not part.exists()
 

@@ -1,4 +1,4 @@
-"""Fetching from the Hugging Face Hub by its real client: the right file, or one clear line."""
+"""Fetching from the Hugging Face Hub by its real client: the right file, or an error of one line."""
 
 import errno
 import functools
@@ -21,6 +21,8 @@ from huggingface_hub import constants
 from dpt_zoo.errors import DPTZooError, FetchError, OutputError
 from dpt_zoo.manifest.locations import HubFile
 from dpt_zoo.weights.huggingface import fetch_from_hub
+
+pytestmark = pytest.mark.network
 
 CONTENT = bytes(range(256)) * 4096
 SIZE = len(CONTENT)
@@ -52,9 +54,9 @@ class TestFetching:
         assert reports == [(min(done, SIZE), SIZE) for done in range(1 << 16, SIZE + 1, 1 << 16)]
 
     def test_a_small_file_in_a_folder(self, hub: HubServer, staging: Path) -> None:
-        hub.add("org/zoo", {"recipes/tiny.py": b"size = 'tiny'\n"})
-        path = fetch_from_hub(HubFile("org/zoo", "recipes/tiny.py"), staging)
-        assert path == staging / "recipes" / "tiny.py"
+        hub.add("org/zoo", {"configs/tiny.py": b"size = 'tiny'\n"})
+        path = fetch_from_hub(HubFile("org/zoo", "configs/tiny.py"), staging)
+        assert path == staging / "configs" / "tiny.py"
         assert path.read_bytes() == b"size = 'tiny'\n"
 
     def test_a_revision(self, hub: HubServer, staging: Path) -> None:
@@ -87,8 +89,8 @@ class TestFetching:
             hub.add(f"org/zoo{index}", {"model.safetensors": CONTENT + bytes([index])})
 
         def fetch(index: int) -> bytes:
-            source = HubFile(f"org/zoo{index}", "model.safetensors")
-            return fetch_from_hub(source, staging / str(index)).read_bytes()
+            location = HubFile(f"org/zoo{index}", "model.safetensors")
+            return fetch_from_hub(location, staging / str(index)).read_bytes()
 
         with ThreadPoolExecutor(8) as threads:
             assert list(threads.map(fetch, range(8))) == [CONTENT + bytes([index]) for index in range(8)]
@@ -138,7 +140,7 @@ class TestInterruptions:
 class TestRefusals:
     @pytest.mark.parametrize("token", ["", READER], ids=["stranger", "user"])
     @pytest.mark.parametrize(
-        ("source", "text"),
+        ("location", "text"),
         [
             (HubFile("org/none", "model.safetensors"), "no repository org/none, or it is private: .* `hf auth login`"),
             (HubFile("other/secret", "model.safetensors"), "no repository other/secret, or it is private"),
@@ -149,12 +151,12 @@ class TestRefusals:
         ],
     )
     def test_what_is_not_to_be_had(
-        self, hub: HubServer, staging: Path, monkeypatch: pytest.MonkeyPatch, source: HubFile, text: str, token: str
+        self, hub: HubServer, staging: Path, monkeypatch: pytest.MonkeyPatch, location: HubFile, text: str, token: str
     ) -> None:
         hub.add("other/secret", {"model.safetensors": CONTENT}, private=True)
         hub.add("other/gated", {"model.safetensors": CONTENT}, gated=True)
         monkeypatch.setenv("HF_TOKEN", token)
-        assert_refused(source, staging, FetchError, text)
+        assert_refused(location, staging, FetchError, text)
 
     def test_a_token_that_is_none(self, hub: HubServer, staging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_TOKEN", "hf_expired")
@@ -190,13 +192,13 @@ class TestRefusals:
             threading.Thread(target=site.serve_forever, args=(0.01,), daemon=True).start()
             template = f"http://127.0.0.1:{site.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
             monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-            assert_refused(MODEL, staging, FetchError, "is no Hub: check HF_ENDPOINT")
+            assert_refused(MODEL, staging, FetchError, "is not a Hugging Face Hub: check HF_ENDPOINT")
             site.shutdown()
 
     @pytest.mark.parametrize(
         ("damaged", "text"),
         [
-            (CONTENT[:-1] + b"?", "what came from the Hub is damaged: its SHA-256 is [0-9a-f]{64}, not [0-9a-f]{64}"),
+            (CONTENT[:-1] + b"?", "the file from the Hub is damaged: its SHA-256 is [0-9a-f]{64}, not [0-9a-f]{64}"),
             (CONTENT[:-1], "file should be of size 1048576 but has size 1048575"),
             (CONTENT + b"?", "file should be of size 1048576 but has size 1048577"),
         ],
@@ -250,10 +252,10 @@ class Site(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-def assert_refused(source: HubFile, staging: Path, kind: type[DPTZooError], text: str) -> None:
+def assert_refused(location: HubFile, staging: Path, kind: type[DPTZooError], text: str) -> None:
     """Fetching ends in one line that says so, and leaves nothing."""
     with pytest.raises(kind, match=text) as raised:
-        fetch_from_hub(source, staging)
+        fetch_from_hub(location, staging)
     assert "\n" not in str(raised.value)
     if staging.is_dir():
         assert_nothing_is_left(staging)

@@ -1,4 +1,4 @@
-"""Reading weights files: every form of them, and nothing that is not one. Hostile ones: test_hostile_files.py."""
+"""Reading weights files of all forms, and refusing other files. For hostile files, see test_hostile_files.py."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 import dpt_zoo
 from dpt_zoo.errors import WeightsError
 from dpt_zoo.weights.digests import structure_sha256, tensors_sha256
-from dpt_zoo.weights.reading import read_state_dict, read_weights, verify_crc
+from dpt_zoo.weights.reading import read_weights, verify_crc
 
 STATE = OrderedDict(weight=torch.arange(6.0).view(2, 3), count=torch.tensor([3]))
 
@@ -157,7 +157,7 @@ def assert_is_state(found: dict[str, torch.Tensor]) -> None:
         (b"\n <html>", "it is an HTML page"),
         (b"PK\x03\x04 and then nothing of a zip file", "the file is damaged"),
         (b"\x10\x00\x00\x00\x00\x00\x00\x00{not a header..}", "the file is damaged"),
-        (b"\xff" * 100, "it is of no form known here"),
+        (b"\xff" * 100, "it is of an unknown form"),
         (pickle.dumps([1, 2]), "refused"),
         (pickle.dumps([1, 2], 2), "the file is damaged"),
     ],
@@ -166,7 +166,7 @@ def test_what_is_no_weights_file(tmp_path: Path, content: bytes, complaint: str)
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=complaint) as raised:
-        read_state_dict(path)
+        read_weights(path)
     assert str(raised.value).startswith(str(path))
     assert "\n" not in str(raised.value)
 
@@ -178,25 +178,25 @@ def test_a_file_cut_short(tmp_path: Path, zipped: bool, share: float) -> None:
     torch.save({"state_dict": STATE}, path, _use_new_zipfile_serialization=zipped)
     os.truncate(path, int(share * path.stat().st_size))
     with pytest.raises(WeightsError, match="weights"):
-        read_state_dict(path)
+        read_weights(path)
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {"weight": 3}}, {"epoch": 3}, {}, [torch.zeros(1)]])
 def test_a_checkpoint_without_a_state_dict(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match="holds no state dict"):
-        read_state_dict(tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match="it has no state dict"):
+        read_weights(tmp_path / "weights.pth")
 
 
 def test_missing_file(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(WeightsError, match="no such file"):
-            read_state_dict(path)
+            read_weights(path)
 
 
 def test_a_file_that_cannot_be_read() -> None:
     with pytest.raises(WeightsError, match=r"^/proc/self/mem: it cannot be read .*Input/output error"):
-        read_state_dict(Path("/proc/self/mem"))
+        read_weights(Path("/proc/self/mem"))
 
 
 def test_a_flipped_bit_is_found_by_the_checksums_of_a_zip_archive(tmp_path: Path) -> None:
@@ -206,8 +206,8 @@ def test_a_flipped_bit_is_found_by_the_checksums_of_a_zip_archive(tmp_path: Path
     content = bytearray(path.read_bytes())
     content[content.index(np.float32(0.5).tobytes() * 1000) + 500] ^= 1
     path.write_bytes(content)
-    assert read_state_dict(path).keys() == {"weight"}
-    with pytest.raises(WeightsError, match=r"damaged .*/data/0 is not as it was written"):
+    assert read_weights(path).tensors.keys() == {"weight"}
+    with pytest.raises(WeightsError, match=r"damaged .*the checksum of .*/data/0 is wrong"):
         verify_crc(path)
 
 

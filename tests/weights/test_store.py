@@ -1,4 +1,4 @@
-"""A name becomes trusted weights on disk: the right ones or none, whatever network, disk, sender or neighbour do."""
+"""Weights in the cache are the right ones or none, whatever the network, disk, server or other processes do."""
 
 import dataclasses
 import hashlib
@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,9 @@ from dpt_zoo.manifest.records import PublishedDetector, WeightsRecord, get_detec
 from dpt_zoo.weights import http
 from dpt_zoo.weights.cache import CacheEntry
 from dpt_zoo.weights.digests import structure_sha256, tensors_sha256
-from dpt_zoo.weights.store import adopt, obtain, read_trusted
+from dpt_zoo.weights.store import adopt, obtain, read_trusted_weights
+
+pytestmark = pytest.mark.network
 
 NAME = "mrcnn_dpt_t_1x"
 State = dict[str, Tensor]
@@ -92,16 +95,20 @@ def entry(empty_cache: Path) -> CacheEntry:
     return CacheEntry(empty_cache, NAME)
 
 
-def record_of(*sources: Location, **changes: Any) -> PublishedDetector:
-    """The record of a model that is small enough for tests."""
+def record_of(*locations: Location, **changes: Any) -> PublishedDetector:
+    """Return the record of a model that is small enough for tests."""
     structure = structure_sha256(STATE)
     return dataclasses.replace(
-        read_manifest().checkpoints[NAME], locations=sources, num_params=40_008, structure_sha256=structure, **changes
+        read_manifest().published_detectors[NAME],
+        locations=locations,
+        num_params=40_008,
+        structure_sha256=structure,
+        **changes,
     )
 
 
 def obtain_again(record: WeightsRecord, entry: CacheEntry) -> Path:
-    """Obtain weights that are to be fetched again, and held against those of the first download."""
+    """Obtain weights again after their removal, with the first download still remembered."""
     entry.weights.unlink()
     return obtain(record)
 
@@ -113,13 +120,13 @@ def assert_weights(path: Path, expected: State = STATE) -> None:
 
 
 def assert_tidy(entry: CacheEntry, *more: Path) -> None:
-    """Check that the cache holds the weights, what is remembered of them, and nothing else."""
+    """Check that the cache has the weights, their provenance and nothing else."""
     files = {path for path in entry.folder.rglob("*") if not path.is_dir()}
     assert files - {entry.lock} == {entry.weights, entry.provenance_file, *more}
 
 
 class TestFetching:
-    """From a source into the cache."""
+    """From a location into the cache."""
 
     def test_fetches_once(self, server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
         for _ in range(3):
@@ -130,12 +137,12 @@ class TestFetching:
 
     def test_what_is_remembered(self, server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
         obtain(record)
-        facts = entry.read_provenance()
-        assert facts
-        assert facts.source == f"{server.url}/weights.pth"
-        assert facts.sha256 == hashlib.sha256(FILE).hexdigest()
-        assert facts.num_bytes == len(FILE)
-        assert facts.tensors_sha256 == tensors_sha256(STATE)
+        provenance = entry.read_provenance()
+        assert provenance
+        assert provenance.location == f"{server.url}/weights.pth"
+        assert provenance.sha256 == hashlib.sha256(FILE).hexdigest()
+        assert provenance.num_bytes == len(FILE)
+        assert provenance.tensors_sha256 == tensors_sha256(STATE)
 
     @pytest.mark.parametrize("form", ["safetensors", "plain"])
     def test_other_forms(self, server: WebServer, record: PublishedDetector, entry: CacheEntry, form: str) -> None:
@@ -171,19 +178,19 @@ class TestFetching:
     def test_an_address(self, server: WebServer, entry: CacheEntry) -> None:
         for query in ("", "", "?version=2"):
             server.files[f"/weights.pth{query}"] = server.files["/weights.pth"]
-            path, state = read_trusted(f"{server.url}/weights.pth{query}")
+            path, weights = read_trusted_weights(f"{server.url}/weights.pth{query}")
             assert path.parent == entry.folder
-            assert state.keys() == STATE.keys()
+            assert weights.tensors.keys() == STATE.keys()
         assert [each.path for each in server.log] == ["/weights.pth", "/weights.pth?version=2"]
 
     def test_an_address_with_a_long_name(self, server: WebServer) -> None:
         address = f"/{'long/' * 9}{'x' * 300}.pth?token=a/b&{'y' * 300}"
         server.files[address] = server.files["/weights.pth"]
-        assert_weights(read_trusted(server.url + address)[0])
+        assert_weights(read_trusted_weights(server.url + address)[0])
 
     @pytest.mark.parametrize("path", ["two words/größer/モデル", "made/on/the/way", "a'b\"c$(d)"])
     def test_any_folder(self, record: PublishedDetector, tmp_path: Path, path: str) -> None:
-        assert_weights(obtain(record, folder=tmp_path / path))
+        assert_weights(obtain(record, cache_dir=tmp_path / path))
 
     def test_interrupted(self, server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
         def interrupt(done: int, total: int | None) -> None:
@@ -219,30 +226,39 @@ def spoiled(number: float) -> bytes:
 MIDDLE = FILE.index(STATE["backbone.weight"].numpy().tobytes()) + 50_000
 HTML = "<html><title>Sign in</title>"
 
-# What HTTP cannot tell from the right file, and what is said of it.
+# Answers that HTTP cannot distinguish from the right file, and the errors.
 NOT_THE_WEIGHTS: dict[str, tuple[Faults, str]] = {
     "a length that is too short": ([headers({"Content-Length": str(len(FILE) - 1)})], "the file is damaged"),
     "a length of nothing": ([headers({"Content-Length": "0"})], "it is empty"),
     "an empty body": ([with_content(b"")], "it is empty"),
     "no length, cut at once": ([both(unframed, cut(0))], "it is empty"),
-    "no length, cut after a byte": ([both(unframed, cut(1))], "it is of no form known here"),
+    "no length, cut after a byte": ([both(unframed, cut(1))], "it is of an unknown form"),
     "no length, cut in the middle": ([both(unframed, cut(MIDDLE))], "the file is damaged"),
     "no length, cut before the last byte": ([both(unframed, cut(-1))], "the file is damaged"),
     "gzip, cut by the sender": ([encoded("gzip", 0.9)], "the file is damaged"),
     "two versions under one ETag": (
         [both(headers({"ETag": '"1"'}), cut(MIDDLE)), becomes(OTHER_FILE, etag='"1"')],
-        "is not as it was written",
+        "the checksum of .* is wrong",
     ),
-    "a web page after a byte order mark": ([page(f"\ufeff{HTML}")], "it is of no form known here"),
-    "zeros": ([with_content(bytes(len(FILE)))], "this is no weights file"),
-    "a bit of the weights turned": ([with_content(flip(FILE, MIDDLE))], "is not as it was written"),
+    "a web page after a byte order mark": ([page(f"\ufeff{HTML}")], "it is of an unknown form"),
+    "zeros": ([with_content(bytes(len(FILE)))], "this is not a weights file"),
+    "a bit of the weights turned": ([with_content(flip(FILE, MIDDLE))], "the checksum of .* is wrong"),
     "a bit of the pickle turned": ([with_content(flip(FILE, FILE.index(b"backbone")))], "the file is damaged"),
     "NaN": ([with_content(spoiled(float("nan")))], "head.bias holds numbers that are not finite"),
     "infinity": ([with_content(spoiled(float("inf")))], "head.bias holds numbers that are not finite"),
-    "a tensor too few": ([with_content(authors_file({"head.bias": STATE["head.bias"]}))], "they are others"),
-    "a tensor too many": ([with_content(authors_file({**STATE, "more": STATE["head.bias"]}))], "they are others"),
-    "another type": ([with_content(authors_file({**STATE, "head.count": torch.tensor(0.0)}))], "they are others"),
-    "another shape": ([with_content(authors_file({**STATE, "head.bias": torch.zeros(8)}))], "they are others"),
+    "a tensor too few": ([with_content(authors_file({"head.bias": STATE["head.bias"]}))], "those of an unknown model"),
+    "a tensor too many": (
+        [with_content(authors_file({**STATE, "more": STATE["head.bias"]}))],
+        "those of an unknown model",
+    ),
+    "another type": (
+        [with_content(authors_file({**STATE, "head.count": torch.tensor(0.0)}))],
+        "those of an unknown model",
+    ),
+    "another shape": (
+        [with_content(authors_file({**STATE, "head.bias": torch.zeros(8)}))],
+        "those of an unknown model",
+    ),
     "safetensors, cut": ([with_content(save(STATE)[:-1])], "the file is damaged"),
 }
 
@@ -261,13 +277,13 @@ def test_what_are_not_the_weights(server: WebServer, record: PublishedDetector, 
     assert not entry.weights.exists()
     assert not entry.provenance_file.exists()
 
-    server.files["/weights.pth"].content = FILE  # and then it comes right
+    server.files["/weights.pth"].content = FILE  # the server recovers
     assert_weights(obtain(record))
     assert_tidy(entry, entry.quarantine)
 
 
-class TestSources:
-    """Which places are asked, and in which order."""
+class TestLocations:
+    """The order of the locations."""
 
     @pytest.mark.parametrize(
         "faults",
@@ -356,7 +372,7 @@ class TestSources:
 
     def test_a_mirror_is_for_the_zoos_own(self, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DPT_ZOO_MIRROR", f"{server.url}/zoo")
-        read_trusted(f"{server.url}/weights.pth")
+        read_trusted_weights(f"{server.url}/weights.pth")
         assert [each.path for each in server.log] == ["/weights.pth"]
 
     @pytest.mark.parametrize("variable", ["DPT_ZOO_OFFLINE", "HF_HUB_OFFLINE"])
@@ -369,11 +385,11 @@ class TestSources:
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setenv(variable, value)
         drive = get_detector_info(NAME).locations[0]
-        sources = (drive, HubFile("org/zoo", "weights.safetensors"), WebFile(f"{server.url}/weights.pth"))
+        locations = (drive, HubFile("org/zoo", "weights.safetensors"), WebFile(f"{server.url}/weights.pth"))
         with pytest.raises(FetchError) as raised:
-            obtain(record_of(*sources))
-        for source in sources:
-            assert f"{source.url}: not asked, {variable} is set" in str(raised.value)
+            obtain(record_of(*locations))
+        for location in locations:
+            assert f"{location.url}: not asked, {variable} is set" in str(raised.value)
         assert not server.log
 
     @pytest.mark.parametrize("value", ["", "0", "no"])
@@ -396,7 +412,7 @@ DIGEST, OTHER_DIGEST = tensors_sha256(STATE), tensors_sha256(OTHER)
 
 
 class TestTrust:
-    """What is accepted: what the manifest pins, else what came first."""
+    """Accepted are the hashes in the manifest, or else those of the first download."""
 
     @pytest.mark.parametrize(
         "pins",
@@ -428,7 +444,7 @@ class TestTrust:
         obtain(record)
         remembered = entry.read_provenance()
         server.faults["/weights.pth"] = [with_content(OTHER_FILE)]
-        with pytest.raises(FetchError, match=r"the first download here, on \d{4}-\d\d-\d\d, had") as raised:
+        with pytest.raises(FetchError, match=r"the first download, \d{4}-\d\d-\d\d, had") as raised:
             obtain_again(record, entry)
         for digest in (SHA256, DIGEST, OTHER_SHA256, OTHER_DIGEST):
             assert digest in str(raised.value)
@@ -441,11 +457,11 @@ class TestTrust:
     ) -> None:
         server.faults["/weights.pth"] = [with_content(save(STATE))]
         obtain(record)
-        facts = entry.read_provenance()
-        assert facts and (facts.sha256, facts.num_bytes) == (None, None)
+        provenance = entry.read_provenance()
+        assert provenance and (provenance.sha256, provenance.num_bytes) == (None, None)
         obtain_again(record, entry)  # the authors' own file now
-        facts = entry.read_provenance()
-        assert facts and (facts.sha256, facts.num_bytes) == (SHA256, len(FILE))
+        provenance = entry.read_provenance()
+        assert provenance and (provenance.sha256, provenance.num_bytes) == (SHA256, len(FILE))
 
     def test_a_pin_binds_what_is_cached_already(
         self, server: WebServer, record: PublishedDetector, entry: CacheEntry
@@ -456,8 +472,8 @@ class TestTrust:
         for _ in range(2):
             assert_weights(obtain(pinned))
         assert_weights(entry.quarantine, OTHER)
-        facts = entry.read_provenance()
-        assert facts and (facts.sha256, facts.tensors_sha256) == (SHA256, DIGEST)
+        provenance = entry.read_provenance()
+        assert provenance and (provenance.sha256, provenance.tensors_sha256) == (SHA256, DIGEST)
         assert len(server.log) == 2
 
     def test_a_pin_holds_for_what_was_copied(
@@ -490,12 +506,12 @@ class TestTrust:
         monkeypatch.setattr(manifest, "data_path", tmp_path.joinpath)
         monkeypatch.setattr("dpt_zoo.weights.store.read_manifest", manifest.read_manifest.__wrapped__)
         server.faults["/weights.pth"] = [with_content(authors_file(theirs))]
-        with pytest.raises(FetchError, match="by name, type and shape they are those of dpt_small"):
+        with pytest.raises(FetchError, match="names, types and shapes are those of dpt_small"):
             obtain(record)
 
 
 class TestAdopt:
-    """Files that a person fetched."""
+    """Files that were downloaded by hand."""
 
     @pytest.mark.parametrize("content", [FILE, save(STATE)], ids=["pth", "safetensors"])
     def test_adopt(self, tmp_path: Path, entry: CacheEntry, content: bytes) -> None:
@@ -509,7 +525,7 @@ class TestAdopt:
         ("content", "complaint"),
         [
             (FILE[:-9], "the file is damaged"),
-            (flip(FILE, MIDDLE), "is not as it was written"),
+            (flip(FILE, MIDDLE), "the checksum of .* is wrong"),
             (HTML.encode(), "it is an HTML page"),
             (authors_file({"head.bias": torch.zeros(7)}), "these are not mrcnn_dpt_t_1x's tensors"),
             (OTHER_FILE, "this is another file than expected"),
@@ -540,14 +556,14 @@ class TestAdopt:
 
 
 def put_back_the_time(path: Path, change: Callable[[Path], Any]) -> None:
-    """Change a file and have it look as old as before."""
+    """Change a file and restore its modification time."""
     before = path.stat()
     change(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def replace_by(make: Callable[[Path], Any]) -> Callable[[Path], Any]:
-    """Have something else in the file's place."""
+    """Replace the file."""
 
     def change(path: Path) -> None:
         path.unlink()
@@ -557,7 +573,7 @@ def replace_by(make: Callable[[Path], Any]) -> Callable[[Path], Any]:
 
 
 def link_to(content: bytes | None) -> Callable[[Path], Any]:
-    """Have a link in the file's place, to another file or to nothing."""
+    """Replace the file by a link to another file or to nothing."""
 
     def make(path: Path) -> None:
         elsewhere = path.with_name("elsewhere")
@@ -572,7 +588,7 @@ def turn_a_bit(path: Path) -> None:
     path.write_bytes(flip(path.read_bytes(), path.stat().st_size // 2))
 
 
-# What happens to the cached file.
+# Damages of the cached file.
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
     "truncated, its time put back": lambda path: put_back_the_time(path, lambda path: os.truncate(path, 5)),
@@ -612,12 +628,12 @@ def test_damage_that_does_not_show_is_found_by_a_thorough_look(
 ) -> None:
     obtain(record)
     turn_a_bit(entry.weights)
-    facts = entry.read_provenance()
-    assert facts
-    entry.write_provenance(dataclasses.replace(facts, stamp=entry.stamp()))
+    provenance = entry.read_provenance()
+    assert provenance
+    entry.write_provenance(dataclasses.replace(provenance, stamp=entry.stamp()))
     obtain(record)
     assert len(server.log) == 1
-    assert_weights(obtain(record, thorough=True))
+    assert_weights(obtain(record, verify=True))
     assert len(server.log) == 2
 
 
@@ -640,39 +656,81 @@ def test_a_file_of_another_time_is_checked_and_used(
     assert len(server.log) == 1
 
 
-# What happens to the file of facts.
+EARLIER = json.dumps(
+    {
+        "source": "https://example.org/weights.pth",
+        "recorded": "2024-01-01",
+        "sha256": SHA256,
+        "num_bytes": len(FILE),
+        "tensors_sha256": DIGEST,
+        "stamp": [1, 2, 3],
+    }
+)
+
+# Damages of the provenance file.
 FORGOTTEN: dict[str, Callable[[Path], Any]] = {
     "lost": Path.unlink,
     "emptied": lambda path: os.truncate(path, 0),
     "cut": lambda path: os.truncate(path, 50),
     "no text": lambda path: path.write_bytes(b"\xff\xfe\x00"),
     "a list": lambda path: path.write_text("[1, 2]"),
-    "of another form": lambda path: path.write_text('{"source": "x"}'),
+    "incomplete": lambda path: path.write_text('{"format": 2, "location": "x"}'),
+    "of an earlier version": lambda path: path.write_text(EARLIER),
     "a stamp that is none": lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "stamp": 7})),
     "a page": lambda path: path.write_text(HTML),
 }
 
 
+UNREADABLE = "damaged, or written by another version of DPT Zoo: the weights were checked again without it"
+
+
 @pytest.mark.parametrize("damage", FORGOTTEN)
-def test_forgotten_facts_are_found_out_again(
-    server: WebServer, record: PublishedDetector, entry: CacheEntry, damage: str
+def test_unreadable_provenance_is_measured_again(
+    server: WebServer, record: PublishedDetector, entry: CacheEntry, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     obtain(record)
     FORGOTTEN[damage](entry.provenance_file)
-    assert_weights(obtain(record))
-    facts = entry.read_provenance()
-    assert facts and facts.tensors_sha256 == DIGEST
+    for _ in range(2):
+        assert_weights(obtain(record))
+    warnings = [each.message for each in caplog.records]
+    if damage == "lost":
+        assert not warnings
+    else:
+        assert warnings == [f"{entry.provenance_file}: {UNREADABLE}"]
+    provenance = entry.read_provenance()
+    assert provenance and provenance.tensors_sha256 == DIGEST
     assert entry.is_unchanged()
     assert len(server.log) == 1
 
 
+def test_provenance_of_an_earlier_version_without_weights(
+    record: PublishedDetector, entry: CacheEntry, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry.folder.mkdir()
+    entry.provenance_file.write_text(EARLIER)
+    assert_weights(obtain(record))
+    assert [each.message for each in caplog.records] == [f"{entry.provenance_file}: {UNREADABLE}"]
+    provenance = entry.read_provenance()
+    assert provenance and provenance.location == record.locations[0].url
+
+
+def test_damaged_weights_beside_provenance_of_an_earlier_version(
+    server: WebServer, record: PublishedDetector, entry: CacheEntry
+) -> None:
+    obtain(record)
+    entry.provenance_file.write_text(EARLIER)
+    entry.weights.write_bytes(save({"neck": torch.zeros(1)}))
+    assert_weights(obtain(record))
+    assert len(server.log) == 2
+
+
 class TestDisk:
-    """What the cache's disk does not allow."""
+    """Disks that are full or read-only."""
 
     def test_too_little_space_is_told_before_the_download(
         self, server: WebServer, record: PublishedDetector, entry: CacheEntry
     ) -> None:
-        with pytest.raises(OutputError, match=r"has [\d,]+ bytes free, [\d,]+ are needed: make room"):
+        with pytest.raises(OutputError, match=r"has [\d,]+ bytes free, [\d,]+ are needed: free some"):
             obtain(dataclasses.replace(record, num_params=1 << 60))
         assert not entry.part.exists()
 
@@ -682,16 +740,16 @@ class TestDisk:
     ) -> None:
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(
-            OutputError, match=r"the cache cannot be written \(.*\): make room or choose another folder"
+            OutputError, match=r"the cache cannot be written \(.*\): free some space, or choose another folder"
         ):
-            obtain(record, folder=Path(folder.format(tmp_path=tmp_path)))
+            obtain(record, cache_dir=Path(folder.format(tmp_path=tmp_path)))
         assert not server.log
 
     def test_a_full_disk(self, server: WebServer, record: PublishedDetector, entry: CacheEntry) -> None:
         limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
         error = Run(record, entry.folder, limit).outcome()
         assert isinstance(error, OutputError)
-        assert str(error).startswith(f"{entry.folder}: the cache cannot be written (File too large): make room or ")
+        assert str(error).startswith(f"{entry.folder}: the cache cannot be written (File too large): free some ")
         assert entry.part.read_bytes() == FILE[:100_000]
         assert_weights(obtain(record))
         assert server.log[-1].range == "bytes=100000-"
@@ -755,7 +813,7 @@ def make_folder(path: Path) -> Path:
 
 
 class TestNeighbours:
-    """Several processes and threads that want the same."""
+    """Several processes and threads that need the same weights."""
 
     @pytest.mark.parametrize("number", [2, 8])
     def test_processes_at_once(
@@ -817,7 +875,7 @@ class TestNeighbours:
 
 
 BUFFERED = 1 << 14
-"""Bytes that have come and may not be in the file yet."""
+"""Received bytes that may not be in the file yet."""
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
@@ -844,6 +902,7 @@ class TestKilled:
         assert [each.range for each in server.log[1:]] == [f"bytes={came}-" if came else None]
         assert_tidy(entry)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("source", "cached"),
         [("the web", "nothing"), ("the web", "a damaged file"), ("this machine", "nothing")],
@@ -854,12 +913,13 @@ class TestKilled:
         if source == "this machine":
             (tmp_path / "local.pth").write_bytes(FILE)
             record = record_of(LocalFile(tmp_path / "local.pth"))
-        right = obtain(record, folder=tmp_path / "undisturbed").read_bytes()
+        first = CacheEntry(tmp_path / "undisturbed", NAME)
+        right = obtain(record, cache_dir=first.folder).read_bytes()
         damaged = flip(right, len(right) // 2) if cached == "a damaged file" else None
         for step in itertools.count(1):
             entry = CacheEntry(tmp_path / f"killed at step {step}", NAME)
             if damaged:
-                obtain(record, folder=entry.folder)
+                shutil.copytree(first.folder, entry.folder)
                 entry.weights.write_bytes(damaged)
             outcome = Run(record, entry.folder, dying_at_step(step, entry.folder)).outcome()
             if outcome == entry.weights:
@@ -872,10 +932,10 @@ class TestKilled:
 
             server.log.clear()
             is_here = source == "this machine" or weights == right or content_of(entry.part) == FILE
-            assert obtain(record, folder=entry.folder).read_bytes() == right
+            assert obtain(record, cache_dir=entry.folder).read_bytes() == right
             assert len(server.log) == (0 if is_here else 1)
-            facts = entry.read_provenance()
-            assert facts and facts.sha256 == SHA256
+            provenance = entry.read_provenance()
+            assert provenance and provenance.sha256 == SHA256
             if weights != right:
                 assert_tidy(entry, *([entry.quarantine] if damaged else []))
         assert step > 20

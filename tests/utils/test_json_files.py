@@ -1,0 +1,75 @@
+"""JSON lists and JSON lines, written item by item."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpt_zoo.errors import OutputError
+from dpt_zoo.utils.json_files import JsonLinesWriter, read_json_lines, write_json_list
+
+
+@pytest.mark.parametrize("items", [[], [1], [{"a": [1.5]}, None, "é"]])
+def test_lists(items: list[Any]) -> None:
+    file = io.BytesIO()
+    write_json_list(file, iter(items))
+    assert json.loads(file.getvalue()) == items
+
+
+def test_lines_there_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    with JsonLinesWriter(path) as writer:
+        for content in ({"a": 1}, [2], "é"):
+            writer.append(content)
+    lines = list(read_json_lines(path))
+    assert [line.content for line in lines] == [{"a": 1}, [2], "é"]
+    assert [path.read_bytes()[line.start : line.end].decode() for line in lines] == path.read_text().splitlines(True)
+
+
+def test_an_incomplete_last_line_is_left_out_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b"1\n2\n3")
+    *_, last = read_json_lines(path)
+    assert last == (2, 2, 4)
+    with JsonLinesWriter(path, size=last.end) as writer:
+        writer.append(4)
+    assert path.read_bytes() == b"1\n2\n4\n"
+
+
+def test_a_complete_line_that_is_not_json(tmp_path: Path) -> None:
+    (tmp_path / "lines.jsonl").write_bytes(b"1\n{\n")
+    with pytest.raises(ValueError, match="Expecting"):
+        list(read_json_lines(tmp_path / "lines.jsonl"))
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written: No such file"):
+        JsonLinesWriter(tmp_path / "none" / "lines.jsonl")
+
+
+def test_a_full_disk_leaves_the_lines_before(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    with JsonLinesWriter(path) as writer:
+        writer.append(1)
+        real = writer._file
+        writer._file = Short(real)  # type: ignore[assignment]
+        with pytest.raises(OutputError, match="No space left on device: make room, then resume"):
+            writer.append([2] * 100)
+        writer._file = real
+        writer.append(3)
+    assert path.read_bytes() == b"1\n3\n"
+
+
+class Short:
+    """A file on a disk that becomes full within the next line."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: bytes) -> int:
+        return int(self._file.write(data[:3]))
