@@ -26,10 +26,9 @@ from running import Run
 from web_server import WebServer
 
 import dpt_zoo
-from dpt_zoo.batch.image_writer import Saver
+from dpt_zoo.batch.image_writer import ImageWriter
 from dpt_zoo.batch.journal import Journal, RunSettings
-from dpt_zoo.batch.runner import Run as DetectionRun
-from dpt_zoo.batch.runner import Video
+from dpt_zoo.batch.runner import DetectionRun, VideoInput
 from dpt_zoo.cli.detect import FORMATS
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.inference import Detector
@@ -87,7 +86,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 class TestOneImage:
     def test_what_is_told_and_written(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:
-        status, told, err = run("detect", scenes[0], *MASK_RCNN, "--out", tmp_path / "out")
+        status, told, err = run("detect", scenes[0], *MASK_RCNN, "--work-dir", tmp_path / "out")
         first, summary, where = told.splitlines()
         found = Detector("mrcnn_dpt_nano_digits")(scenes[0])
         assert (status, err) == (0, "")
@@ -102,8 +101,8 @@ class TestOneImage:
             assert np.array_equal(np.asarray(picture), np.asarray(found.plot()))
 
     def test_what_can_be_asked_for(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:
-        options = ("--classes", "1", "2", "--score-threshold", "0.6", "--no-images", "--save-crops", "--save-masks")
-        status, _, err = run("detect", scenes[0], scenes[1], *MASK_RCNN, "--out", tmp_path / "out", *options)
+        options = ("--classes", "1", "2", "--score-threshold", "0.6", "--no-pictures", "--save-crops", "--save-masks")
+        status, _, err = run("detect", scenes[0], scenes[1], *MASK_RCNN, "--work-dir", tmp_path / "out", *options)
         objects = [thing for line in lines_of(tmp_path / "out") for thing in line["objects"]]
         assert (status, err) == (0, "")
         assert {thing["name"] for thing in objects} == {"1", "2"} and min(thing["score"] for thing in objects) >= 0.6
@@ -117,8 +116,8 @@ class TestOneImage:
         model = dpt_zoo.create_model("mrcnn_dpt_nano_digits", pretrained=False, num_classes=2)
         meta = {"dataset_meta": {"classes": ("cat", "../café")}}  # as MMEngine writes it
         torch.save({"state_dict": model.state_dict(), "meta": meta}, tmp_path / "mine.pth")
-        options = ("--weights", tmp_path / "mine.pth", "--score-threshold", 0, "--save-crops", "--size", 192, 192)
-        status, told, err = run("detect", PHOTO, *MASK_RCNN, *options, "--out", tmp_path / "out")
+        options = ("--weights", tmp_path / "mine.pth", "--score-threshold", 0, "--save-crops", "--scale", 192, 192)
+        status, told, err = run("detect", PHOTO, *MASK_RCNN, *options, "--work-dir", tmp_path / "out")
         assert (status, err) == (0, "") and "../café" in told
         assert {path.name for path in (tmp_path / "out" / "crops").iterdir()} <= {"cat", "__café"}
 
@@ -127,15 +126,15 @@ class TestOneImage:
         [
             (["--model", "mrcnn"], "there is no model 'mrcnn'"),
             ([*MASK_RCNN, "--weights", "none.pth"], "none.pth: there is no such file"),
-            ([*MASK_RCNN, "--score-threshold", "2"], "score_threshold must be from 0 to 1"),
+            ([*MASK_RCNN, "--score-threshold", "2"], "score_threshold must be"),
             ([*MASK_RCNN, "--device", "gpu"], "device 'gpu' cannot be used"),
-            ([*MASK_RCNN, "--classes", "dog"], "--classes: mrcnn_dpt_nano_digits knows no 'dog', only 0, 1, 2, 3"),
-            ([*RETINANET, "--save-masks"], "--save-masks: retinanet_dpt_nano_digits finds boxes only"),
-            ([*MASK_RCNN, "--out", "/dev/null/folder"], "no folder can be made there"),
+            ([*MASK_RCNN, "--classes", "dog"], "--classes: mrcnn_dpt_nano_digits has no class 'dog', only 0, 1, 2, 3"),
+            ([*RETINANET, "--save-masks"], "--save-masks: retinanet_dpt_nano_digits has no masks"),
+            ([*MASK_RCNN, "--work-dir", "/dev/null/folder"], "--work-dir /dev/null/folder cannot be made: "),
         ],
     )
     def test_one_clear_line(self, run: Run, tmp_path: Path, options: list[str], complaint: str) -> None:
-        status, told, err = run("detect", PHOTO, "--out", tmp_path / "out", *options)
+        status, told, err = run("detect", PHOTO, "--work-dir", tmp_path / "out", *options)
         assert (status, told) == (2, "")
         assert err.startswith("dpt-zoo: ") and complaint in err and err.count("\n") == 1
 
@@ -174,7 +173,7 @@ class TestSources:
     ) -> None:
         path = tmp_path / os.fsdecode(name)
         shutil.copy(scenes[0], path)
-        status, told, err = run("detect", path, *MASK_RCNN, "--out", tmp_path / "out", "--format", *FORMATS)
+        status, told, err = run("detect", path, *MASK_RCNN, "--work-dir", tmp_path / "out", "--format", *FORMATS)
         assert (status, err) == (0, "") and told.startswith(f"{tmp_path}/{told_as}.png: ")
         assert {each.stem for each in (tmp_path / "out" / "pictures").iterdir()} == {stem}
         assert {len(names) for names in read_names(tmp_path / "out").values()} == {1}
@@ -189,10 +188,12 @@ class TestSources:
         names = ["empty.png", "grey.png", "text.mp4", "cut\x1b[31m.png", "none.png", "dot.gif"]
         sources = [*(tmp_path / name for name in names), "camera:77"]
         with WebServer({}) as server:
-            status, told, err = run("detect", *sources, f"{server.url}/a.jpg", *MASK_RCNN, "--out", tmp_path / "out")
+            status, told, err = run(
+                "detect", *sources, f"{server.url}/a.jpg", *MASK_RCNN, "--work-dir", tmp_path / "out"
+            )
         assert status == 2
         count, *failures = err.splitlines()
-        assert count == "dpt-zoo: 6 sources failed:"
+        assert count == "dpt-zoo: 6 inputs failed:"
         reasons = [
             *("empty.png: the file is empty", "cut\\x1b[31m.png: ", "none.png: there is no such file"),
             *("/a.jpg: the server answers 404", "text.mp4: ", "camera 77 gives no picture"),
@@ -203,25 +204,25 @@ class TestSources:
         assert "2 images, " in told
 
     def test_many_are_not_told_one_by_one(self, run: Run, many: Path, tmp_path: Path) -> None:
-        status, told, err = run("detect", many, *MASK_RCNN, "--out", tmp_path / "out", "--no-images")
+        status, told, err = run("detect", many, *MASK_RCNN, "--work-dir", tmp_path / "out", "--no-pictures")
         assert status == 2 and "05.png" in err
         assert told.startswith("29 images, ") and told.count("\n") == 2
 
     @pytest.mark.parametrize("source", ["empty", "none/*.png"])
     def test_nothing_there(self, run: Run, tmp_path: Path, source: str) -> None:
         (tmp_path / "empty").mkdir()
-        status, told, err = run("detect", tmp_path / source, *MASK_RCNN, "--out", tmp_path / "out")
+        status, told, err = run("detect", tmp_path / source, *MASK_RCNN, "--work-dir", tmp_path / "out")
         assert (status, told, err.count("\n")) == (2, "", 1)
 
 
 class TestFolders:
     def test_an_earlier_run_is_left_alone(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:
-        command = ("detect", scenes[0], *MASK_RCNN, "--out", tmp_path / "out")
+        command = ("detect", scenes[0], *MASK_RCNN, "--work-dir", tmp_path / "out")
         run(*command)
         before = files_of(tmp_path / "out")
         status, told, err = run(*command)
         assert (status, told) == (2, "")
-        ways_out = "add --resume to go on with it, or name another --out"
+        ways_out = "add --resume to continue it, or use another --work-dir"
         assert err == f"dpt-zoo: {tmp_path / 'out'} holds an earlier run: {ways_out}\n"
         assert files_of(tmp_path / "out") == before
 
@@ -229,27 +230,27 @@ class TestFolders:
         self, run: Run, scenes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        told = [run("detect", scene, *MASK_RCNN, "--no-images")[1] for scene in scenes[:3]]
+        told = [run("detect", scene, *MASK_RCNN, "--no-pictures")[1] for scene in scenes[:3]]
         assert [each.splitlines()[-1].partition(":")[0] for each in told] == [
             "detections",
             "detections-2",
             "detections-3",
         ]
-        run("detect", scenes[3], *MASK_RCNN, "--no-images", "--resume")
+        run("detect", scenes[3], *MASK_RCNN, "--no-pictures", "--resume")
         assert [len(lines_of(tmp_path / name)) for name in ("detections", "detections-2", "detections-3")] == [1, 1, 2]
 
     @pytest.mark.parametrize("name", ["labels/1.txt", "masks/1.png", "data.yaml"])
     def test_what_is_somebodys_own_is_left_alone(self, run: Run, scenes: list[Path], tmp_path: Path, name: str) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
-        status, _, err = run("detect", scenes[0], *MASK_RCNN, "--out", tmp_path)
-        assert status == 2 and "is there, and of no run of this command: name another --out" in err
+        status, _, err = run("detect", scenes[0], *MASK_RCNN, "--work-dir", tmp_path)
+        assert status == 2 and "exists, but is not from a run: use another --work-dir" in err
         assert (tmp_path / name).read_text() == "mine" and not (tmp_path / "run.json").exists()
 
 
 class TestResuming:
     def test_what_was_bad_is_tried_again(self, run: Run, many: Path, scenes: list[Path], tmp_path: Path) -> None:
-        command = ("detect", many, *MASK_RCNN, "--out", tmp_path / "out", "--resume")
+        command = ("detect", many, *MASK_RCNN, "--work-dir", tmp_path / "out", "--resume")
         assert run(*command)[0] == 2
         shutil.copy(scenes[5], many / "1" / "05.png")
         status, told, _ = run(*command)
@@ -257,17 +258,17 @@ class TestResuming:
         assert len({line["name"] for line in lines_of(tmp_path / "out")}) == 30
 
     def test_other_formats_can_be_had_later(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:
-        command = ("detect", *scenes, *MASK_RCNN, "--out", tmp_path / "out", "--no-images")
+        command = ("detect", *scenes, *MASK_RCNN, "--work-dir", tmp_path / "out", "--no-pictures")
         run(*command)
         status, told, err = run(*command, "--resume", "--format", *FORMATS)
         assert (status, err) == (0, "") and told.startswith("0 images, 0 objects in ")
         assert {len(names) for names in read_names(tmp_path / "out").values()} == {6}
 
     def test_another_threshold_is_another_run(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:
-        command = ("detect", scenes[0], *MASK_RCNN, "--out", tmp_path / "out")
+        command = ("detect", scenes[0], *MASK_RCNN, "--work-dir", tmp_path / "out")
         run(*command)
         status, _, err = run(*command, "--resume", "--score-threshold", 0.5)
-        assert status == 2 and "with score threshold 0.3, not score threshold 0.5" in err and err.count("\n") == 1
+        assert status == 2 and "with score_threshold 0.3 instead of 0.5" in err and err.count("\n") == 1
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
     def test_an_interrupted_run_gives_the_same(
@@ -288,29 +289,32 @@ class TestResuming:
         interrupted, whole = tmp_path / "interrupted", tmp_path / "whole"
         for num_lines in (7, 32):
             done = stop(
-                [*command, "--out", str(interrupted), "--resume"], number, interrupted / "detections.jsonl", num_lines
+                [*command, "--work-dir", str(interrupted), "--resume"],
+                number,
+                interrupted / "detections.jsonl",
+                num_lines,
             )
             if number == signal.SIGINT:
                 assert done.returncode == 130
-                assert done.stderr.endswith(f"done: to go on, add --out {interrupted} --resume\n")
+                assert done.stderr.endswith(f"done: to continue, add --work-dir {interrupted} --resume\n")
                 told = [line.startswith(f"{many}/") for line in done.stdout.splitlines()]  # when only a few were left
                 assert all(told) and done.stderr.count("\n") == 1
                 assert not [name for name in files_of(interrupted) if "partial" in name]
-        assert run(*command, "--out", interrupted, "--resume")[0] == 2
-        assert run(*command, "--out", whole)[0] == 2
+        assert run(*command, "--work-dir", interrupted, "--resume")[0] == 2
+        assert run(*command, "--work-dir", whole)[0] == 2
         ours = {name: content for name, content in files_of(interrupted).items() if "partial" not in name}
         expected = files_of(whole)
         assert set(ours) == set(expected) and len(lines_of(whole)) == 29 + 12
         assert {name for name in ours if ours[name] != expected[name]} <= {"pictures/clip.mp4"}  # x264's threads
 
     def test_a_full_disk(self, run: Run, many: Path, tmp_path: Path) -> None:
-        command = ["detect", str(many), *MASK_RCNN, "--out", str(tmp_path / "out"), "--no-images"]
+        command = ["detect", str(many), *MASK_RCNN, "--work-dir", str(tmp_path / "out"), "--no-pictures"]
         limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, 20_000))
         done = subprocess.run(
             [sys.executable, "-m", "dpt_zoo", *command], preexec_fn=limit, capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.endswith("make room, and go on with --resume\n") and done.stderr.count("\n") == 1
+        assert done.stderr.endswith("make room, then resume\n") and done.stderr.count("\n") == 1
         assert 0 < len(lines_of(tmp_path / "out")) < 29
         assert run(*command, "--resume")[0] == 2
         assert len(lines_of(tmp_path / "out")) == 29
@@ -318,7 +322,7 @@ class TestResuming:
 
 class TestVideo:
     def test_frames(self, run: Run, clip: Path, tmp_path: Path) -> None:
-        options = ("--out", tmp_path / "out", "--save-crops", "--save-masks", "--format", *FORMATS)
+        options = ("--work-dir", tmp_path / "out", "--save-crops", "--save-masks", "--format", *FORMATS)
         status, told, err = run("detect", clip, *MASK_RCNN, *options)
         assert (status, err) == (0, "") and told.startswith("12 images, ")
         outputs = told.splitlines()[1].partition(": ")[2].split(", ")
@@ -328,7 +332,7 @@ class TestVideo:
             (f"clip.mp4/{index:06d}", index, index / 2) for index in range(12)
         ]
         assert [line["last"] for line in lines] == [False] * 11 + [True]
-        assert {line["source"] for line in lines} == {str(clip)} and all(line["objects"] for line in lines)
+        assert {line["path"] for line in lines} == {str(clip)} and all(line["objects"] for line in lines)
         assert len(list((tmp_path / "out" / "masks" / "clip.mp4").iterdir())) == 12
         assert {len(names) for names in read_names(tmp_path / "out").values()} == {12}
         with av.open(str(tmp_path / "out" / "pictures" / "clip.mp4")) as video, av.open(str(clip)) as before:
@@ -345,7 +349,7 @@ class TestVideo:
     def test_a_damaged_one_gives_what_is_before_the_damage(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:
         clip = make_video(tmp_path / "clip.mkv", 40, scenes)
         clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-        status, _, err = run("detect", clip, scenes[0], *RETINANET, "--out", tmp_path / "out")
+        status, _, err = run("detect", clip, scenes[0], *RETINANET, "--work-dir", tmp_path / "out")
         lines = lines_of(tmp_path / "out")
         assert (status, err.count("\n")) == (2, 2) and "clip.mkv" in err.splitlines()[1]
         assert lines[0]["name"] == scenes[0].name
@@ -369,11 +373,11 @@ class TestVideo:
                 signal.raise_signal(signal.SIGINT)
 
         with Journal(tmp_path / "out", settings) as journal:
-            run = DetectionRun(detector, journal, Saver(tmp_path / "out"))
-            run.detect_video(Video("camera-0", "camera:0", 0), report)
+            run = DetectionRun(detector, journal, ImageWriter(tmp_path / "out"))
+            run.detect_video(VideoInput("camera-0", "camera:0", 0), report)
         lines = lines_of(tmp_path / "out")
         assert run.failures == [] and 5 <= len(lines) < 15 and lines[-1]["last"]
-        assert lines[0]["name"] == "camera-0/000000" and lines[0]["source"] == "camera:0"
+        assert lines[0]["name"] == "camera-0/000000" and lines[0]["path"] == "camera:0"
         with av.open(str(tmp_path / "out" / "pictures" / "camera-0.mp4")) as video:
             assert sum(1 for _ in video.decode(video=0)) == len(lines)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -385,7 +389,7 @@ def test_memory_does_not_grow(scenes: list[Path], tmp_path: Path) -> None:
         scene.resize((512, 512)).save(tmp_path / "0.jpg")  # 50 of them are 39 MB
     for number in range(100):
         os.link(tmp_path / "0.jpg", tmp_path / "in" / f"{number}.jpg")
-    detector = Detector("mrcnn_dpt_nano_digits", size=(96, 96))
+    detector = Detector("mrcnn_dpt_nano_digits", scale=(96, 96))
     settings = RunSettings("mrcnn_dpt_nano_digits", "", detector.classes, detector.classes, 0.3)
     resident: list[int] = []
 
@@ -394,8 +398,8 @@ def test_memory_does_not_grow(scenes: list[Path], tmp_path: Path) -> None:
         resident.append(pages * resource.getpagesize())
 
     with Journal(tmp_path, settings) as journal:
-        run = DetectionRun(detector, journal, Saver(tmp_path, masks=True))
-        run.detect_images(list(find_inputs(tmp_path / "in")), report, tell=lambda found: None)
+        run = DetectionRun(detector, journal, ImageWriter(tmp_path, masks=True))
+        run.detect_images(list(find_inputs(tmp_path / "in")), report, on_result=lambda detections: None)
     assert run.num_images == 100
     assert max(resident[50:]) - max(resident[:50]) < 8 << 20
 
