@@ -127,8 +127,7 @@ def _coco_image(id: int, result: ImageResult) -> dict[str, Any]:
 def _coco_annotations(image_id: int, result: ImageResult) -> Iterator[dict[str, Any]]:
     for annotation in result.detections.to_coco(image_id):
         _, _, width, height = annotation["bbox"]
-        mask = annotation.get("segmentation")
-        area = width * height if mask is None else float(coco_mask.area(mask))
+        area = float(coco_mask.area(annotation["segmentation"])) if "segmentation" in annotation else width * height
         yield {**annotation, "area": area, "iscrowd": 0}
 
 

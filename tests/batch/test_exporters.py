@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import supervision as sv
-from detection_runs import SETTINGS, result_of, detections_in, frames_of, write
+from detection_runs import SETTINGS, detections_in, frames_of, result_of, write
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO

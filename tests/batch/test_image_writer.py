@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from detection_runs import SETTINGS, result_of, detections_in, frames_of, write
+from detection_runs import SETTINGS, detections_in, frames_of, result_of, write
 from PIL import Image
 
 from dpt_zoo.batch.image_writer import ImageWriter

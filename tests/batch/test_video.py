@@ -30,7 +30,7 @@ def picture(index: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
     A white square moves by 2 pixels per frame. No two turned or mirrored versions of the image are alike.
     """
     image = np.random.default_rng(index).integers(20, 36, (*size, 3), np.uint8)
-    image[:, : size[1] // 4] = (40, 40, 200)
+    image[:, : size[1] // 2] = (40, 40, 200)
     image[: size[0] // 4] = (200, 40, 40)
     image[-(size[0] // 4) :] = (40, 160, 40)
     left = 2 * index % max(size[1] - 8, 1)
@@ -115,13 +115,13 @@ def distance(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 def assert_shows(image: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
     """Check that an encoded image is the expected one, and neither turned nor mirrored.
 
-    Encoding changes a value by 3 to 6 on average, which depends on the codec's version and threads. Mirrored images
-    differ by 30 or more.
+    Encoding changes a value by 3 to 6 on average, which depends on the codec's version and threads. A mirrored image
+    differs by 30 or more.
     """
     assert distance(image, expected) < 15
     if min(expected.shape[:2]) > 2:
         for mirrored in (expected[::-1], expected[:, ::-1], expected[::-1, ::-1]):
-            assert distance(image, mirrored) > 25
+            assert distance(image, mirrored) > distance(image, expected) + 10
 
 
 # Reading
@@ -309,9 +309,10 @@ def test_reading_ahead_stops_with_the_caller(tmp_path: Path) -> None:
     assert not reading_threads()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(tmp_path: Path) -> None:
-    """1,000 frames of 320x240 would be 230 MB."""
-    path = make_video(tmp_path / "video.mp4", size=(240, 320), times=range(1000), options={"preset": "ultrafast"})
+    """Copy 400 frames of 320x240; the last 300 would need 69 MB if they were kept."""
+    path = make_video(tmp_path / "video.mp4", size=(240, 320), times=range(400), options={"preset": "ultrafast"})
     code = """
 import resource, sys
 from pathlib import Path
@@ -320,20 +321,20 @@ from dpt_zoo.batch.video import open_video, write_video
 with open_video(sys.argv[1]) as video, write_video(Path(sys.argv[2]), video) as write:
     for frame in video:
         write(frame, frame.image)
-        if frame.index in (200, 999):
+        if frame.index in (100, 399):
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
     ran = subprocess.run(
         [sys.executable, "-c", code, path, tmp_path / "copy.mp4"], capture_output=True, text=True, check=True
     )
     early, late = map(int, ran.stdout.split())
-    assert late - early < 20
+    assert late - early < 30
 
 
 # Writing
 
 
-@pytest.mark.parametrize("size", [(48, 64), (47, 65), (48, 65), (47, 64), (2, 2), (1, 1), (1080, 1920)])
+@pytest.mark.parametrize("size", [(48, 64), (47, 65), (48, 65), (47, 64), (2, 2), (1, 1), (540, 960)])
 def test_sizes_are_kept(tmp_path: Path, size: tuple[int, int]) -> None:
     path = make_video(tmp_path / "video.mkv", "ffv1", size=size, pixels="bgr0", times=range(3))
     copy = copy_video(path, tmp_path / "copy.mp4")
