@@ -1,1 +1,1 @@
-"""Detect objects in many images and videos: one run, written to a folder."""
+"""Detection in many images and videos, with the results written to one folder."""

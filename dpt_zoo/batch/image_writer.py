@@ -1,4 +1,4 @@
-"""The pictures that a run writes of each image: the drawn one, the objects cut out, their masks."""
+"""Image files of a detection run: drawn images, object crops and masks."""
 
 import re
 from dataclasses import dataclass
@@ -12,20 +12,19 @@ from ..utils.files import make_folder
 from ..utils.images import write_picture
 from .journal import ImageResult
 
-_LONGEST_JPEG = 65_500
-"""Pixels of a side."""
+_LONGEST_JPEG = 65_500  # pixels of a side
 
 
 @dataclass(frozen=True)
-class Saver:
-    """Writes pictures of images and of what is in them, below a folder.
+class ImageWriter:
+    """Writes the image files of a detection run.
 
     Attributes:
-        folder: the run's.
+        folder: the run's folder.
         pictures: write `pictures/STEM.jpg`, or .png for a PNG: the image with its objects drawn.
         crops: write `crops/CLASS/STEM-N.jpg`: the Nth object, from 1, cut out.
-        masks: write `masks/STEM.png`: a 16-bit image that has at each pixel the number of the object that it belongs
-            to, from 1, or 0; where objects overlap, that of the higher score.
+        masks: write `masks/STEM.png`: a 16-bit image with the number of each pixel's object, from 1, or 0 for the
+            background. Where objects overlap, the number is that of the object with the higher score.
     """
 
     folder: Path
@@ -33,20 +32,24 @@ class Saver:
     crops: bool = False
     masks: bool = False
 
-    def save(self, entry: ImageResult) -> None:
-        """Write what is asked for of an image. Of a video's frame no picture is written: that is the video's.
+    def write(self, result: ImageResult) -> None:
+        """Write an image's files. A video's frame gets no picture of its own: it is part of the drawn video.
 
         Raises:
-            OutputError: a file cannot be written.
+            OutputError: A file cannot be written.
         """
-        if self.pictures and entry.frame is None:
-            is_png = entry.name.lower().endswith(".png") or max(entry.found.image_size) > _LONGEST_JPEG
-            self._write(f"pictures/{entry.stem}{'.png' if is_png else '.jpg'}", entry.found.plot())
+        detections = result.detections
+        if self.pictures and result.frame is None:
+            is_png = result.name.lower().endswith(".png") or max(detections.image_size) > _LONGEST_JPEG
+            self._write(f"pictures/{result.stem}{'.png' if is_png else '.jpg'}", detections.plot())
         if self.crops:
-            for number, (name, crop) in enumerate(zip(entry.found.names, entry.found.crop(), strict=True), 1):
-                self._write(f"crops/{_folder_name(name)}/{entry.stem}-{number}.jpg", crop)
+            for number, (name, crop) in enumerate(zip(detections.names, detections.crop(), strict=True), 1):
+                self._write(f"crops/{_folder_name(name)}/{result.stem}-{number}.jpg", crop)
         if self.masks:
-            self._write(f"masks/{entry.stem}.png", _numbered_masks(entry))
+            numbers = np.zeros(detections.image_size, np.uint16)
+            for number, rle in reversed(list(enumerate(detections.rles or (), 1))):
+                numbers[coco_mask.decode(rle).astype(bool)] = number
+            self._write(f"masks/{result.stem}.png", Image.fromarray(numbers))
 
     def _write(self, name: str, picture: Image.Image) -> None:
         path = self.folder / name
@@ -55,13 +58,5 @@ class Saver:
 
 
 def _folder_name(class_name: str) -> str:
-    """A class's name as that of a folder, on any system; names come with weights, and may be anything."""
+    """Return a folder name for a class that any system accepts; class names come with the weights."""
     return re.sub(r'[\x00-\x1f\\/:*?"<>|]|^\.+|[. ]+$', "_", class_name)[:50] or "_"
-
-
-def _numbered_masks(entry: ImageResult) -> Image.Image:
-    numbers = np.zeros(entry.found.image_size, np.uint16)
-    rles = entry.found.rles or ()
-    for number in range(len(rles), 0, -1):
-        numbers[coco_mask.decode(rles[number - 1]).astype(bool)] = number
-    return Image.fromarray(numbers)

@@ -1,11 +1,11 @@
-"""A run over many images and videos: what is found goes to a folder while the network is at the next ones."""
+"""A detection run over many images and videos: results are written while the network processes the next images."""
 
-import contextlib
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,130 +19,129 @@ from ..inference.detector import Detector
 from ..inference.inputs import ImageInput
 from ..utils.files import make_folder
 from ..utils.progress import ProgressCallback
-from .image_writer import Saver
+from .image_writer import ImageWriter
 from .journal import ImageResult, Journal
-from .video import Frame, VideoReader, VideoWriter
+from .video import Frame, FrameWriter, VideoReader, open_video, write_video
 
-_WRITERS = 2
-"""Threads that draw, encode and write pictures."""
-_MOST_WAITING = 4
-"""Images that may wait for their pictures to be written."""
+_WRITERS = 2  # threads that draw, encode and write pictures
+_MOST_WAITING = 4  # images whose pictures are not yet written
 
 
 @dataclass(frozen=True)
-class Video:
+class VideoInput:
     """A video file or a camera.
 
     Attributes:
-        name: a relative POSIX path for what is written of it.
-        origin: what messages call it.
-        source: the file, or the camera's number.
+        name: a relative POSIX path for the files written for it.
+        origin: the path, or "camera:0", as the results have it.
+        input: the video file's path, or the camera's number.
     """
 
     name: str
     origin: str
-    source: Path | int
+    input: Path | int
 
 
-class Run:
-    """Detects objects in images and videos, and writes what it finds.
+class DetectionRun:
+    """Detects objects in images and videos, and writes the results.
 
     Args:
-        detector: it finds the objects.
-        journal: takes a line for each image; of the objects, it has those whose classes its settings keep.
-        saver: writes the pictures.
+        detector: the detector.
+        journal: receives each image's detections of the classes that its settings keep.
+        image_writer: writes the pictures.
 
     Attributes:
-        num_images: images and frames that were done.
-        num_objects: objects in them.
-        failures: what was wrong with the other images.
+        num_images: the number of images and frames that are done.
+        num_objects: the number of objects in them.
+        failures: the errors of the other images.
     """
 
-    def __init__(self, detector: Detector, journal: Journal, saver: Saver) -> None:
+    def __init__(self, detector: Detector, journal: Journal, image_writer: ImageWriter) -> None:
         self.num_images = 0
         self.num_objects = 0
         self.failures: list[DPTZooError] = []
         self._detector = detector
         self._journal = journal
-        self._saver = saver
-        self._kept = [label for label, name in enumerate(detector.classes) if name in journal.settings.kept]
+        self._image_writer = image_writer
+        self._kept = [label for label, name in enumerate(detector.classes) if name in journal.settings.kept_classes]
 
     def detect_images(
-        self, images: Sequence[ImageInput], progress: ProgressCallback, tell: Callable[[Detections], None]
+        self, images: Sequence[ImageInput], progress: ProgressCallback, on_result: Callable[[Detections], None]
     ) -> None:
-        """Detect objects in images. What is wrong with one is noted, and the others are done.
+        """Detect objects in images. An image's error is added to `failures`, and the run continues.
 
         Args:
             images: the images.
-            progress: told how many were looked at.
-            tell: given what was found in each, once it is written.
+            progress: called with the numbers of processed and of all images.
+            on_result: called with each image's detections once they are written.
 
         Raises:
-            OutputError: something cannot be written; what was written before stands.
+            OutputError: A result cannot be written. The results before it are unchanged.
         """
 
-        def finish(entry: ImageResult) -> None:
-            self._record(entry)
-            tell(entry.found)
+        def finish(result: ImageResult) -> None:
+            self._record(result)
+            on_result(result.detections)
 
         with _in_background(_WRITERS, finish) as submit:
-            for number, (source, found) in enumerate(self._detector.detect_each(images), 1):
-                if isinstance(found, ImageError):
-                    self.failures.append(found)
+            for number, (image, detections) in enumerate(self._detector.detect_each(images), 1):
+                if isinstance(detections, ImageError):
+                    self.failures.append(detections)
                 else:
-                    entry = ImageResult(source.name, self._journal.new_stem(source.name), self._choose(found))
-                    submit(entry, self._saver.save)
+                    result = ImageResult(image.name, self._journal.new_stem(image.name), self._filter(detections))
+                    submit(result, self._image_writer.write)
                 progress(number, len(images))
 
-    def detect_video(self, video: Video, progress: ProgressCallback) -> None:
+    def detect_video(self, video: VideoInput, progress: ProgressCallback) -> None:
         """Detect objects in a video's frames, or in a camera's until Ctrl-C.
 
-        What is wrong with it is noted; if it is damaged further on, what was found before that counts.
+        The video's error is added to `failures`. If it is damaged, the results before the damage count.
 
         Args:
             video: the video.
-            progress: told how many frames were looked at.
+            progress: called with the number of processed frames and, if known, of all.
 
         Raises:
-            OutputError: something cannot be written; the video counts as not begun.
+            OutputError: A result cannot be written. The video has to be processed again as a whole.
         """
         try:
-            with VideoReader(video.source) as reader:
+            with open_video(video.input) as reader:
                 self._detect_frames(video, reader, progress)
         except (ImageError, InputError) as error:
             self.failures.append(error)
 
-    def _detect_frames(self, video: Video, reader: VideoReader, progress: ProgressCallback) -> None:
-        frames = deque[Frame]()  # those that the detector is at
-        held: ImageResult | None = None  # the last frame's line is written when the video is whole
+    def _detect_frames(self, video: VideoInput, reader: VideoReader, progress: ProgressCallback) -> None:
+        frames = deque[Frame]()  # those in the detector
+        last: ImageResult | None = None  # its line is written when it is known whether another frame follows
 
-        def save(entry: ImageResult, frame: Frame) -> None:
-            if writer:
-                writer.write(frame, np.asarray(entry.found.plot()))
-            self._saver.save(entry)
+        def write(result: ImageResult, frame: Frame) -> None:
+            if write_frame:
+                write_frame(frame, np.asarray(result.detections.plot()))
+            self._image_writer.write(result)
 
-        def finish(entry: ImageResult) -> None:
-            nonlocal held
-            if held:
-                self._record(held)
-            held = entry
+        def finish(result: ImageResult) -> None:
+            nonlocal last
+            if last:
+                self._record(last)
+            last = result
 
-        with self._open_writer(video, reader) as writer, _in_background(1, finish) as submit:
-            for number, (source, found) in enumerate(self._detector.detect_each(self._read(video, reader, frames)), 1):
+        inputs = self._read(video, reader, frames)
+        with self._open_writer(video, reader) as write_frame, _in_background(1, finish) as submit:
+            for number, (image, detections) in enumerate(self._detector.detect_each(inputs), 1):
                 frame = frames.popleft()
-                if isinstance(found, ImageError):
-                    raise found
-                entry = ImageResult(source.name, source.name, self._choose(found), frame.index, frame.time)
-                submit(entry, partial(save, frame=frame))
+                if isinstance(detections, ImageError):
+                    raise detections
+                result = ImageResult(image.name, image.name, self._filter(detections), frame.index, frame.time)
+                submit(result, partial(write, frame=frame))
                 progress(number, reader.num_frames)
-        if held:
-            self._record(replace(held, is_last=True))
+        if last:
+            self._record(replace(last, is_last=True))
 
-    def _read(self, video: Video, reader: VideoReader, frames: deque[Frame]) -> Iterator[ImageInput]:
-        """A video's frames as images; they are also put into `frames`."""
-        is_camera = isinstance(video.source, int)
+    def _read(self, video: VideoInput, reader: VideoReader, frames: deque[Frame]) -> Iterator[ImageInput]:
+        """Yield a video's frames as inputs, and append them to `frames`."""
+        is_camera = isinstance(video.input, int)
         frame = None
-        with _ended_by_ctrl_c() if is_camera else contextlib.nullcontext(threading.Event()) as is_ended:
+        with _ended_by_ctrl_c() if is_camera else nullcontext(threading.Event()) as is_ended:
             try:
                 for frame in reader:
                     frames.append(frame)
@@ -154,44 +153,41 @@ class Run:
                     raise
                 self.failures.append(error)
 
-    def _open_writer(self, video: Video, reader: VideoReader) -> contextlib.AbstractContextManager[VideoWriter | None]:
-        """The drawn video `pictures/NAME.mp4`, if pictures are written."""
-        if not self._saver.pictures:
-            return contextlib.nullcontext()
+    def _open_writer(self, video: VideoInput, reader: VideoReader) -> AbstractContextManager[FrameWriter | None]:
+        """Open the drawn video `pictures/NAME.mp4`, if pictures are written."""
+        if not self._image_writer.pictures:
+            return nullcontext()
         name = video.name if video.name.lower().endswith(".mp4") else f"{video.name}.mp4"
-        path = self._saver.folder / "pictures" / name
+        path = self._image_writer.folder / "pictures" / name
         make_folder(path.parent)
-        return VideoWriter(path, reader)
+        return write_video(path, reader)
 
-    def _choose(self, found: Detections) -> Detections:
-        """The objects of the classes that are kept."""
-        return found[np.isin(found.labels, self._kept)]
+    def _filter(self, detections: Detections) -> Detections:
+        """Return the objects of the classes to keep."""
+        return detections[np.isin(detections.labels, self._kept)]
 
-    def _record(self, entry: ImageResult) -> None:
-        self._journal.append(entry)
+    def _record(self, result: ImageResult) -> None:
+        self._journal.append(result)
         self.num_images += 1
-        self.num_objects += len(entry.found)
+        self.num_objects += len(result.detections)
 
 
-_Submit = Callable[[ImageResult, Callable[[ImageResult], None]], None]
+@contextmanager
+def _in_background(num_threads: int, finish: Callable[[ImageResult], None]) -> Iterator[Callable[..., None]]:
+    """Provide a function that takes a result and the function that writes it in a thread, with any error raised here.
 
-
-@contextlib.contextmanager
-def _in_background(num_threads: int, finish: Callable[[ImageResult], None]) -> Iterator[_Submit]:
-    """Give a function that takes entries, and what saves each in a thread; `finish` is then called here, in order.
-
-    When the block ends, however it does, those that were taken are finished. What fails in a thread is raised here.
+    `finish` is called with each written result, in order and in this thread; with all when the block ends in any way.
     """
     waiting = deque[tuple[ImageResult, Future[None]]]()
 
     def finish_all_but(limit: int) -> None:
         while waiting and (len(waiting) > limit or waiting[0][1].done()):
-            entry, saved = waiting.popleft()
-            saved.result()
-            finish(entry)
+            result, written = waiting.popleft()
+            written.result()
+            finish(result)
 
-    def submit(entry: ImageResult, save: Callable[[ImageResult], None]) -> None:
-        waiting.append((entry, pool.submit(save, entry)))
+    def submit(result: ImageResult, write: Callable[[ImageResult], None]) -> None:
+        waiting.append((result, pool.submit(write, result)))
         finish_all_but(_MOST_WAITING)
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="dpt-zoo-writer") as pool:
@@ -201,9 +197,9 @@ def _in_background(num_threads: int, finish: Callable[[ImageResult], None]) -> I
             finish_all_but(0)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _ended_by_ctrl_c() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets; the next one interrupts as ever."""
+    """Provide an event that the first Ctrl-C sets; the next Ctrl-C raises `KeyboardInterrupt` as usual."""
     event = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -42,7 +42,7 @@ class Detector:
         amp: compute in half precision where that is safe: on a GPU, or on a processor that multiplies bfloat16
             faster than float32.
         compile: compile the backbone with `torch.compile`; the first images take longer.
-        size: the longest and the shortest side that images are resized to fit, pixels; by default the recipe's own,
+        scale: the longest and the shortest side that images are resized to fit, pixels; by default the recipe's own,
             which is (1333, 800) for the authors' models.
         batch_size: images given to the network at once, of those that are of one size once resized. What is found does
             not depend on it.
@@ -61,15 +61,15 @@ class Detector:
         device: str | torch.device = "auto",
         amp: bool = False,
         compile: bool = False,
-        size: tuple[int, int] | None = None,
+        scale: tuple[int, int] | None = None,
         batch_size: int = 1,
     ) -> None:
         if not 0 <= score_threshold <= 1:
             raise InputError(f"score_threshold must be from 0 to 1, not {score_threshold}")
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        if size is not None and (len(size) != 2 or min(size) < 1):
-            raise InputError(f"size must be two lengths in pixels, such as (1333, 800), not {size}")
+        if scale is not None and (len(scale) != 2 or min(scale) < 1):
+            raise InputError(f"scale must be two lengths in pixels, such as (1333, 800), not {scale}")
         made: Any = create_model(model, weights=weights, device=device) if isinstance(model, str) else model
         self.model = made
         self.classes: tuple[str, ...] = tuple(made.dataset_meta["classes"])
@@ -82,7 +82,7 @@ class Detector:
             )
         if compile:
             made.backbone.compile()
-        self._resize, self._pack = _build_pipeline(made.cfg, size)
+        self._resize, self._pack = _build_pipeline(made.cfg, scale)
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # bytes and arrays are iterable, too

@@ -1,4 +1,4 @@
-"""What a run found, written for other tools, and read by them."""
+"""The results of a detection run in the formats of other tools, read by these tools."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import supervision as sv
-from detection_runs import SETTINGS, entry_of, found_in, frames_of, write
+from detection_runs import SETTINGS, detections_in, frames_of, result_of, write
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
@@ -27,8 +27,8 @@ from dpt_zoo.inference import Detections
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     """Of an image with two objects, one with none, and a frame with two."""
-    nothing = found_in("/data/b/2.webp")[:0]
-    return write(tmp_path, [entry_of("1.jpg"), ImageResult("b/2.webp", "b/2", nothing), *frames_of("clip.mp4", 1)])
+    nothing = detections_in("/data/b/2.webp")[:0]
+    return write(tmp_path, [result_of("1.jpg"), ImageResult("b/2.webp", "b/2", nothing), *frames_of("clip.mp4", 1)])
 
 
 @pytest.fixture
@@ -72,14 +72,14 @@ def test_coco(journal: Journal, images: Path, tmp_path: Path) -> None:
 
 
 def test_coco_is_data_to_train_on(images: Path, tmp_path: Path) -> None:
-    journal = write(tmp_path, [entry_of("1.jpg")])
+    journal = write(tmp_path, [result_of("1.jpg")])
     export(journal, tmp_path, "coco")
     check = check_coco(tmp_path / "coco.json", images)
     assert check.num_objects == check.num_masks == 2 and not check.issues
 
 
 def test_cocos_images_keep_their_ids(tmp_path: Path) -> None:
-    journal = write(tmp_path, [entry_of("000000000139.jpg"), entry_of("b/000000000285.jpg")])
+    journal = write(tmp_path, [result_of("000000000139.jpg"), result_of("b/000000000285.jpg")])
     export(journal, tmp_path, "coco")
     assert sorted(COCO(tmp_path / "coco.json").imgs) == [139, 285]
 
@@ -94,7 +94,7 @@ def test_csv(journal: Journal, tmp_path: Path) -> None:
 
 
 def test_csv_of_a_model_without_masks_and_of_odd_names(tmp_path: Path) -> None:
-    journal = write(tmp_path, [ImageResult('say "a",\nb\udce9.jpg', "a", replace(found_in("x")[0], rles=None))])
+    journal = write(tmp_path, [ImageResult('say "a",\nb\udce9.jpg', "a", replace(detections_in("x")[0], rles=None))])
     export(journal, tmp_path, "csv")
     rows = pd.read_csv(tmp_path / "detections.csv")
     assert rows["image"].tolist() == ['say "a",\nb\\udce9.jpg'] and rows["area"].isna().all()
@@ -133,7 +133,7 @@ def test_voc(journal: Journal, images: Path, tmp_path: Path) -> None:
 
 
 def test_voc_has_whole_pixels_and_no_forbidden_characters(tmp_path: Path) -> None:
-    one = replace(found_in("x")[0], boxes=np.array([[20.25, 15.25, 50.25, 35.25]], np.float32))
+    one = replace(detections_in("x")[0], boxes=np.array([[20.25, 15.25, 50.25, 35.25]], np.float32))
     with Journal(tmp_path, replace(SETTINGS, classes=("", "\x01&<"))) as journal:
         journal.append(ImageResult("\x02\udce9.jpg", "a", one))
     export(journal, tmp_path, "voc")
@@ -156,7 +156,7 @@ def test_label_studio(journal: Journal, tmp_path: Path) -> None:
     assert [box["value"][side] for side in ("x", "y", "width", "height")] == pytest.approx([100 / 3, 37.5, 50, 50])
     assert box["value"]["rectanglelabels"] == ["a/../dog"]
     dog, cat = (decode_label_studio_rle(result["value"]["rle"]) for result in prediction["result"][1::2])
-    masks = found_in("x").masks
+    masks = detections_in("x").masks
     assert masks is not None
     for decoded, expected in ((dog, masks[0]), (cat, masks[1])):
         assert np.array_equal(decoded.reshape(40, 60, 4), 255 * np.repeat(expected[..., None], 4, axis=2))
@@ -172,7 +172,7 @@ def test_label_studio(journal: Journal, tmp_path: Path) -> None:
 def test_label_studio_finds_files_of_this_machine(tmp_path: Path) -> None:
     path = tmp_path / "a b.jpg"
     path.touch()
-    export(write(tmp_path, [ImageResult("a b.jpg", "a b", found_in(str(path)))]), tmp_path, "labelstudio")
+    export(write(tmp_path, [ImageResult("a b.jpg", "a b", detections_in(str(path)))]), tmp_path, "labelstudio")
     (task,) = json.loads((tmp_path / "labelstudio.json").read_text())
     assert task["data"]["image"] == f"/data/local-files/?d={str(tmp_path).lstrip('/')}/a%20b.jpg"
 

@@ -1,77 +1,94 @@
-"""What a run leaves in its folder: the journal, and pictures of each image."""
+"""The journal of a detection run, and the pictures that it writes of each image."""
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from detection_runs import SETTINGS, entry_of, found_in, frames_of, write
+from detection_runs import SETTINGS, detections_in, frames_of, result_of, write
 from PIL import Image
 
-from dpt_zoo.batch.image_writer import Saver
+from dpt_zoo.batch.image_writer import ImageWriter
 from dpt_zoo.batch.journal import ImageResult, Journal
 from dpt_zoo.errors import InputError, OutputError
 
 
 class TestJournal:
     def test_it_gives_back_what_it_was_given(self, tmp_path: Path) -> None:
-        given = [entry_of("a.jpg"), *frames_of("clip.mp4", 2), entry_of("caf\udce9.jpg")]
+        given = [result_of("a.jpg"), *frames_of("clip.mp4", 2), result_of("caf\udce9.jpg")]
         journal = write(tmp_path, given)
         for before, after in zip(given, journal, strict=True):
             assert after.to_json() == before.to_json()
-            assert after.found.masks is not None and after.found.names == ["a/../dog", "cat"]
+            assert after.detections.masks is not None and after.detections.names == ["a/../dog", "cat"]
         lines = pd.read_json(tmp_path / "detections.jsonl", lines=True)
         assert lines["name"].tolist()[:2] == ["a.jpg", "clip.mp4/000000"]
         assert json.loads((tmp_path / "run.json").read_text())["score_threshold"] == 0.3
 
     def test_resuming_knows_what_is_done(self, tmp_path: Path) -> None:
-        write(tmp_path, [entry_of("a.jpg"), *frames_of("clip.mp4", 2)])
-        journal = write(tmp_path, [entry_of("b.jpg")], resume=True)
+        write(tmp_path, [result_of("a.jpg"), *frames_of("clip.mp4", 2)])
+        journal = write(tmp_path, [result_of("b.jpg")], resume=True)
         assert journal.has("a.jpg", "/data/a.jpg") and journal.has("clip.mp4", "/data/clip.mp4")
         assert not journal.has("a.jpg", "/other/a.jpg") and not journal.has("b.jpg", "/data/b.jpg")
-        assert [entry.name for entry in journal] == ["a.jpg", "clip.mp4/000000", "clip.mp4/000001", "b.jpg"]
+        assert [result.name for result in journal] == ["a.jpg", "clip.mp4/000000", "clip.mp4/000001", "b.jpg"]
 
     @pytest.mark.parametrize("rest", [b'{"name": "b', b"{"], ids=["begun", "hardly begun"])
     def test_a_half_written_line_does_not_count(self, tmp_path: Path, rest: bytes) -> None:
-        write(tmp_path, [entry_of("a.jpg")])
+        write(tmp_path, [result_of("a.jpg")])
         with (tmp_path / "detections.jsonl").open("ab") as file:
             file.write(rest)
-        journal = write(tmp_path, [entry_of("b.jpg")], resume=True)
-        assert [entry.name for entry in journal] == ["a.jpg", "b.jpg"]
+        journal = write(tmp_path, [result_of("b.jpg")], resume=True)
+        assert [result.name for result in journal] == ["a.jpg", "b.jpg"]
 
     def test_a_video_counts_when_it_is_whole(self, tmp_path: Path) -> None:
-        write(tmp_path, [entry_of("a.jpg"), *frames_of("clip.mp4", 3)[:2]])
+        write(tmp_path, [result_of("a.jpg"), *frames_of("clip.mp4", 3)[:2]])
         journal = write(tmp_path, frames_of("clip.mp4", 3), resume=True)
         assert not journal.has("clip.mp4", "/data/clip.mp4")
-        assert [entry.frame for entry in journal] == [None, 0, 1, 2]
+        assert [result.frame for result in journal] == [None, 0, 1, 2]
 
     def test_resuming_nothing_begins(self, tmp_path: Path) -> None:
-        assert len(list(write(tmp_path, [entry_of("a.jpg")], resume=True))) == 1
+        assert len(list(write(tmp_path, [result_of("a.jpg")], resume=True))) == 1
 
     @pytest.mark.parametrize(
         ("change", "complaint"),
         [
-            ({"model": "retinanet"}, "of mrcnn, not retinanet"),
-            ({"weights": "1" * 64}, "with other weights"),
-            ({"score_threshold": 0.5}, "with score threshold 0.3, not score threshold 0.5"),
-            ({"kept": ("cat",)}, "with kept cat a/../dog, not kept cat"),
-            ({"size": (640, 480)}, "with size None, not size 640 480"),
+            ({"model": "retinanet"}, "model mrcnn instead of retinanet"),
+            ({"weights": "1" * 64}, "other weights"),
+            ({"score_threshold": 0.5}, "score_threshold 0.3 instead of 0.5"),
+            ({"kept_classes": ("cat",)}, "kept_classes ['cat', 'a/../dog'] instead of ['cat']"),
+            ({"scale": (640, 480), "amp": True}, "scale None instead of [640, 480], amp False instead of True"),
         ],
     )
-    def test_another_run_is_not_gone_on_with(self, tmp_path: Path, change: dict[str, object], complaint: str) -> None:
-        write(tmp_path, [entry_of("a.jpg")])
-        with pytest.raises(InputError, match=f"holds a run {complaint}: resume it with the same settings, or name"):
+    def test_a_run_with_other_settings_is_not_resumed(
+        self, tmp_path: Path, change: dict[str, object], complaint: str
+    ) -> None:
+        write(tmp_path, [result_of("a.jpg")])
+        complete = f"{tmp_path} holds a run with {complaint}: use the same settings, or another folder"
+        with pytest.raises(InputError, match=f"^{re.escape(complete)}$"):
             Journal(tmp_path, replace(SETTINGS, **change), resume=True)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("name", ["run.json", "detections.jsonl"])
-    def test_what_is_no_run_is_not_gone_on_with(self, tmp_path: Path, name: str) -> None:
-        write(tmp_path, [entry_of("a.jpg")])
+    def test_a_damaged_run_is_not_resumed(self, tmp_path: Path, name: str) -> None:
+        write(tmp_path, [result_of("a.jpg")])
         (tmp_path / name).write_text("[1]\n")
-        with pytest.raises(InputError, match=rf"{name}.*: name another folder"):
+        with pytest.raises(InputError, match=rf"{name}.*: use another folder"):
             Journal(tmp_path, SETTINGS, resume=True)
+
+    @pytest.mark.parametrize(
+        ("name", "new", "old"),
+        [("run.json", "kept_classes", "kept"), ("run.json", "scale", "size"), ("detections.jsonl", "path", "source")],
+    )
+    def test_a_run_of_an_earlier_version_is_refused(self, tmp_path: Path, name: str, new: str, old: str) -> None:
+        write(tmp_path, [result_of("a.jpg")])
+        path = tmp_path / name
+        path.write_text(path.read_text().replace(f'"{new}"', f'"{old}"'))
+        before = path.read_bytes()
+        with pytest.raises(InputError, match=rf"{name}.*: use another folder") as raised:
+            Journal(tmp_path, SETTINGS, resume=True)
+        assert "\n" not in str(raised.value) and path.read_bytes() == before
 
     def test_stems_are_unambiguous(self, tmp_path: Path) -> None:
         names = ["a.jpg", "a.webp", "A.JPG", "b/a.jpg", "a.jpg", "../../c.png", ".hidden", f"{'é' * 300}.png"]
@@ -81,12 +98,12 @@ class TestJournal:
         assert 100 < len(os.fsencode(stems[-1])) < 200
 
 
-class TestSaver:
+class TestImageWriter:
     @pytest.mark.parametrize(
         ("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "JPEG"), ("a.png", "PNG"), ("a", "JPEG")]
     )
     def test_pictures(self, tmp_path: Path, name: str, kind: str) -> None:
-        Saver(tmp_path).save(ImageResult(name, "b/a", found_in(name, image=True)))
+        ImageWriter(tmp_path).write(ImageResult(name, "b/a", detections_in(name, image=True)))
         (path,) = (tmp_path / "pictures" / "b").iterdir()
         assert path.name == ("a.png" if kind == "PNG" else "a.jpg")
         with Image.open(path) as picture:
@@ -95,20 +112,24 @@ class TestSaver:
         assert [each.name for each in tmp_path.iterdir()] == ["pictures"]
 
     def test_a_picture_that_jpeg_cannot_hold_is_a_png(self, tmp_path: Path) -> None:
-        nothing = found_in("a.jpg")[:0]
+        nothing = detections_in("a.jpg")[:0]
         long = replace(nothing, rles=None, image_size=(1, 66_000), image=np.zeros((1, 66_000, 3), np.uint8))
-        Saver(tmp_path).save(ImageResult("a.jpg", "a", long))
+        ImageWriter(tmp_path).write(ImageResult("a.jpg", "a", long))
         assert (tmp_path / "pictures" / "a.png").is_file()
 
     def test_crops(self, tmp_path: Path) -> None:
-        Saver(tmp_path, pictures=False, crops=True).save(ImageResult("b/a.png", "b/a", found_in("a", image=True)))
+        ImageWriter(tmp_path, pictures=False, crops=True).write(
+            ImageResult("b/a.png", "b/a", detections_in("a", image=True))
+        )
         crops = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*.jpg")}
         assert set(crops) == {"crops/cat/b/a-2.jpg", "crops/a_.._dog/b/a-1.jpg"}
         with Image.open(crops["crops/cat/b/a-2.jpg"]) as crop:
             assert crop.size == (20, 10)
 
     def test_masks(self, tmp_path: Path) -> None:
-        Saver(tmp_path, pictures=False, masks=True).save(ImageResult("a.png", "a", found_in("a", image=True)))
+        ImageWriter(tmp_path, pictures=False, masks=True).write(
+            ImageResult("a.png", "a", detections_in("a", image=True))
+        )
         with Image.open(tmp_path / "masks" / "a.png") as picture:
             numbers = np.asarray(picture)
         assert numbers.dtype == np.uint16 and numbers.shape == (40, 60)
@@ -116,8 +137,10 @@ class TestSaver:
         assert numbers[17, 22] == 1 and numbers[12, 22] == 2 and numbers[0, 0] == 0
 
     def test_a_frame_has_no_picture_of_its_own(self, tmp_path: Path) -> None:
-        frame = ImageResult("clip.mp4/000000", "clip.mp4/000000", found_in("clip.mp4", image=True), frame=0, time=0.0)
-        Saver(tmp_path, masks=True).save(frame)
+        frame = ImageResult(
+            "clip.mp4/000000", "clip.mp4/000000", detections_in("clip.mp4", image=True), frame=0, time=0.0
+        )
+        ImageWriter(tmp_path, masks=True).write(frame)
         assert [each.relative_to(tmp_path).as_posix() for each in tmp_path.rglob("*.*g")] == [
             "masks/clip.mp4/000000.png"
         ]
@@ -125,4 +148,4 @@ class TestSaver:
     def test_what_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "pictures").touch()
         with pytest.raises(OutputError, match="pictures cannot be made: File exists"):
-            Saver(tmp_path).save(ImageResult("a.png", "a", found_in("a", image=True)))
+            ImageWriter(tmp_path).write(ImageResult("a.png", "a", detections_in("a", image=True)))

@@ -140,7 +140,7 @@ import sys; sys.path.insert(0, {str(installed)!r})
 import dpt_zoo
 from dpt_zoo.cli import main
 print(dpt_zoo.get_model_info("mrcnn_dpt_t_1x").config_path, dpt_zoo.__file__)
-main(["detect", {str(PHOTO)!r}, "--model", "mrcnn_dpt_t_1x", "--weights", {str(rule_file)!r}, "--out", "out"])
+main(["detect", {str(PHOTO)!r}, "--model", "mrcnn_dpt_t_1x", "--weights", {str(rule_file)!r}, "--work-dir", "out"])
 """
         config, package = run_python(bare_python, code, tmp_path).splitlines()[0].split()
         assert Path(config).is_file() and Path(config).is_relative_to(installed / "dpt_zoo" / "_data")
@@ -155,7 +155,7 @@ main(["detect", {str(PHOTO)!r}, "--model", "mrcnn_dpt_t_1x", "--weights", {str(r
 import sys; sys.path.insert(0, {str(installed)!r})
 from dpt_zoo.cli import main
 for name in {list(read_manifest().demos)!r}:
-    main(["detect", {str(PHOTO)!r}, "--model", name, "--out", name])
+    main(["detect", {str(PHOTO)!r}, "--model", name, "--work-dir", name])
 """
         run_python(bare_python, code, tmp_path)
         for name in list(read_manifest().demos):

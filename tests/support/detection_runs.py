@@ -1,4 +1,4 @@
-"""What a run over many images writes, made by hand."""
+"""Results of a detection run, made by hand."""
 
 import json
 from dataclasses import replace
@@ -13,11 +13,11 @@ from dpt_zoo.inference import Detections
 from dpt_zoo.inference.detections import encode_mask
 
 SETTINGS = RunSettings(
-    model="mrcnn", weights="0" * 64, classes=("cat", "a/../dog"), kept=("cat", "a/../dog"), score_threshold=0.3
+    model="mrcnn", weights="0" * 64, classes=("cat", "a/../dog"), kept_classes=("cat", "a/../dog"), score_threshold=0.3
 )
 
 
-def found_in(source: str, *, image: bool = False) -> Detections:
+def detections_in(path: str, *, image: bool = False) -> Detections:
     """A cat and before it a dog, in an image of 60x40 pixels."""
     cat, dog = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
     cat[10:20, 5:25] = True
@@ -30,29 +30,29 @@ def found_in(source: str, *, image: bool = False) -> Detections:
         image_size=(40, 60),
         rles=[encode_mask(dog), encode_mask(cat)],
         image=np.full((40, 60, 3), 100, np.uint8) if image else None,
-        path=source,
+        path=path,
     )
 
 
-def entry_of(name: str, stem: str | None = None) -> ImageResult:
-    return ImageResult(name, stem or name.partition(".")[0], found_in(f"/data/{name}"))
+def result_of(name: str, stem: str | None = None) -> ImageResult:
+    return ImageResult(name, stem or name.partition(".")[0], detections_in(f"/data/{name}"))
 
 
 def frames_of(name: str, number: int) -> list[ImageResult]:
     frames = [f"{name}/{index:06d}" for index in range(number)]
-    entries = [ImageResult(each, each, found_in(f"/data/{name}"), i, i / 25) for i, each in enumerate(frames)]
-    return [*entries[:-1], replace(entries[-1], is_last=True)]
+    results = [ImageResult(each, each, detections_in(f"/data/{name}"), i, i / 25) for i, each in enumerate(frames)]
+    return [*results[:-1], replace(results[-1], is_last=True)]
 
 
-def write(folder: Path, entries: list[ImageResult], *, resume: bool = False) -> Journal:
+def write(folder: Path, results: list[ImageResult], *, resume: bool = False) -> Journal:
     with Journal(folder, SETTINGS, resume=resume) as journal:
-        for entry in entries:
-            journal.append(entry)
+        for result in results:
+            journal.append(result)
     return journal
 
 
 def read_names(folder: Path) -> dict[str, list[str]]:
-    """The images' names in what a run wrote, in each format."""
+    """Return the images' names in a run's files of each format."""
 
     def load(name: str) -> Any:
         return json.loads((folder / name).read_text())
