@@ -44,13 +44,15 @@ def measure_figures(way: str, folder: str, metric: str) -> tuple[float, float, l
 
 
 def _our_figures(annotations: Path, found: Path, kind: Any) -> list[float]:
-    from dpt_zoo.evaluation.metrics import GroundTruth
+    from dpt_zoo.evaluation.metrics import NAMES, CocoMetrics
 
     def records() -> Iterator[dict[str, Any]]:  # read when they are asked for, as an evaluation does
         yield from json.loads(found.read_text())
 
-    figures = GroundTruth(annotations).compare(records(), kind).metrics
-    return [-1 if value is None else value / 100 for value in figures.values()]
+    metrics = CocoMetrics(json.loads(annotations.read_bytes()), [kind])
+    metrics.add(records())
+    values = metrics.compute()[kind].metrics
+    return [-1 if (value := values[name]) is None else value / 100 for name in NAMES]
 
 
 def _their_figures(annotations: Path, found: Path, kind: str) -> list[float]:
