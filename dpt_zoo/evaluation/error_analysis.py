@@ -26,13 +26,6 @@ class Pair(NamedTuple):
     annotation: CocoDict | None
     prediction: CocoDict | None
 
-    @property
-    def is_correct(self) -> bool:
-        """Whether the object was detected with the right class."""
-        return bool(
-            self.annotation and self.prediction and self.annotation["category_id"] == self.prediction["category_id"]
-        )
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -55,23 +48,27 @@ class Comparison:
         Predictions are assigned to objects as in COCO's evaluation: in the order of their scores, each to the free
         object of its class whose box overlaps most. Those left over are then assigned to objects of other classes.
         """
-        objects = [each for each in self.annotations if not each.get("iscrowd")]
-        crowds = [each for each in self.annotations if each.get("iscrowd")]
-        overlaps = _overlaps(self.predictions, objects)
+        overlaps = _overlaps(self.predictions, self.annotations)
+        classes, others = (
+            np.array([each["category_id"] for each in dicts], np.int64)
+            for dicts in (self.predictions, self.annotations)
+        )
+        same_class = overlaps * (classes[:, None] == others)
+        is_crowd = np.array([bool(each.get("iscrowd")) for each in self.annotations], bool)
+        in_crowd = (same_class[:, is_crowd] >= MIN_IOU).any(axis=1)
         owners: dict[int, int] = {}
-        _assign(owners, overlaps * _is_same_class(self.predictions, objects))
-        crowd_overlaps = _overlaps(self.predictions, crowds) * _is_same_class(self.predictions, crowds)
-        in_crowd = np.any(crowd_overlaps >= MIN_IOU, axis=1)
-        _assign(owners, overlaps * ~in_crowd[:, None])
-        pairs = [Pair(objects[owner], self.predictions[index]) for index, owner in owners.items()]
-        pairs += [Pair(each, None) for index, each in enumerate(objects) if index not in owners.values()]
-        others = [each for index, each in enumerate(self.predictions) if index not in owners and not in_crowd[index]]
-        return pairs + [Pair(None, each) for each in others]
+        _assign(owners, same_class * ~is_crowd)
+        _assign(owners, overlaps * ~is_crowd * ~in_crowd[:, None])
+        pairs = [Pair(self.annotations[owner], self.predictions[index]) for index, owner in owners.items()]
+        missed = set(np.flatnonzero(~is_crowd).tolist()) - set(owners.values())
+        extra = set(np.flatnonzero(~in_crowd).tolist()) - owners.keys()
+        pairs += [Pair(self.annotations[index], None) for index in sorted(missed)]
+        return pairs + [Pair(None, self.predictions[index]) for index in sorted(extra)]
 
     @functools.cached_property
     def errors(self) -> list[Pair]:
-        """The pairs that are not correct."""
-        return [pair for pair in self.pairs if not pair.is_correct]
+        """The pairs except objects that were detected with their class."""
+        return [pair for pair in self.pairs if len({each and each["category_id"] for each in pair}) > 1]
 
 
 class ErrorAnalysis:
@@ -146,9 +143,3 @@ def _overlaps(predictions: Sequence[CocoDict], annotations: Sequence[CocoDict]) 
         return np.zeros((len(predictions), len(annotations)))
     boxes = (np.array([each["bbox"] for each in dicts], np.float64) for dicts in (predictions, annotations))
     return coco_mask.iou(*boxes, [int(each.get("iscrowd", 0)) for each in annotations])
-
-
-def _is_same_class(predictions: Sequence[CocoDict], annotations: Sequence[CocoDict]) -> NDArray[np.bool_]:
-    """Return whether each prediction has the class of each annotation: `(predictions, annotations)`."""
-    one, other = (np.array([each["category_id"] for each in dicts], np.int64) for dicts in (predictions, annotations))
-    return one[:, None] == other

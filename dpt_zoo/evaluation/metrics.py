@@ -101,12 +101,11 @@ class CocoMetrics:
             evaluation.params.imgIds = self._image_ids
             evaluation.evaluate()
             evaluation.accumulate()
-            evaluation.summarize()
         precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
         classes = [self._ground_truth.cats[id]["name"] for id in evaluation.params.catIds]
         return Score(
-            metrics=_to_metrics(evaluation.stats[: len(NAMES)]),
-            per_class={name: _class_metrics(precision[:, :, k], recall[:, k]) for k, name in enumerate(classes)},
+            metrics=_to_metrics(precision, recall),
+            per_class={name: _to_metrics(precision[:, :, k], recall[:, k]) for k, name in enumerate(classes)},
             precision=precision[..., 0, -1],
         )
 
@@ -119,22 +118,19 @@ class CocoMetrics:
         return index
 
 
-def _class_metrics(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Metrics:
-    """Return the twelve metrics of one class.
+def _to_metrics(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Metrics:
+    """Return the twelve metrics, as means over classes.
 
     Args:
-        precision: `(thresholds, recalls, sizes, limits)`; the sizes are all, small, medium and large, the limits 1, 10
-            and 100 predictions an image.
+        precision: `(thresholds, recalls, classes, sizes, limits)`; the sizes are all, small, medium and large, the
+            limits 1, 10 and 100 predictions an image. -1 where there is nothing to measure.
         recall: the same without `recalls`.
     """
     most = precision[..., -1]
-    averages = [most[..., 0], most[0, :, 0], most[5, :, 0], *(most[..., size] for size in (1, 2, 3))]
-    averages += [recall[:, 0, limit] for limit in range(3)] + [recall[:, size, -1] for size in (1, 2, 3)]
-    return _to_metrics([each[each > -1].mean() if (each > -1).any() else -1.0 for each in averages])
-
-
-def _to_metrics(fractions: Iterable[float]) -> Metrics:
-    return {name: None if value < 0 else 100 * float(value) for name, value in zip(NAMES, fractions, strict=True)}
+    values = [most[..., 0], most[0, ..., 0], most[5, ..., 0], *(most[..., size] for size in (1, 2, 3))]
+    values += [recall[..., 0, limit] for limit in range(3)] + [recall[..., size, -1] for size in (1, 2, 3)]
+    known = [each[each > -1] for each in values]
+    return {name: 100 * float(each.mean()) if each.size else None for name, each in zip(NAMES, known, strict=True)}
 
 
 @contextlib.contextmanager

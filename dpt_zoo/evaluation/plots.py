@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,6 @@ from ..manifest.records import TASK_TITLES
 from ..utils.files import open_atomic
 from ..utils.text import printable
 from .metrics import Task
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Names, thresholds, colours, styles and widths. They differ for colour-blind readers (Okabe and Ito's colours) and
 # where the curves coincide.
@@ -40,10 +36,11 @@ def plot_precision_recall(path: Path, precision: Mapping[Task, NDArray[np.float6
     Raises:
         OutputError: The file cannot be written.
     """
-    figure = _new_figure(6 * len(precision), 5)
-    for axes, (task, values) in zip(
-        figure.subplots(1, len(precision), squeeze=False)[0], precision.items(), strict=True
-    ):
+    from matplotlib.figure import Figure  # not pyplot, which is shared with other plots of the process
+
+    figure = Figure((6 * len(precision), 5), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(precision), squeeze=False)[0]
+    for axes, (task, values) in zip(panels, precision.items(), strict=True):
         _plot_curves(axes, values[..., (values > -1).all(axis=(0, 1))])
         axes.set_title(f"{TASK_TITLES[task]} precision by recall")
     _save(figure, path)
@@ -61,12 +58,13 @@ def plot_confusion(path: Path, classes: Sequence[str], confusion: NDArray[np.int
         OutputError: The file cannot be written.
     """
     from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
 
     is_small = len(classes) <= _MAX_NUMBERED
     totals = confusion.sum(axis=1)
     percent = 100 * confusion / np.where(totals == 0, np.nan, totals)[:, None]
     side = min(max(7, (0.55 if is_small else 0.19) * len(confusion)), 22)
-    figure = _new_figure(side + 1.5, side)
+    figure = Figure((side + 1.5, side), dpi=110, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, 0, 100))  # shows a few percent, too
     axes.set_facecolor("#dddddd")  # of rows without objects
@@ -81,7 +79,7 @@ def plot_confusion(path: Path, classes: Sequence[str], confusion: NDArray[np.int
     _save(figure, path)
 
 
-def _plot_curves(axes: "Axes", precision: NDArray[np.float64]) -> None:
+def _plot_curves(axes: Any, precision: NDArray[np.float64]) -> None:
     """Plot mean precision over classes of `(10, 101, num_classes)`."""
     axes.set(xlim=(0, 101), ylim=(0, 101), xlabel="recall, %", ylabel="precision, %")
     axes.grid(color="#dddddd")
@@ -95,7 +93,7 @@ def _plot_curves(axes: "Axes", precision: NDArray[np.float64]) -> None:
     axes.legend(loc="lower left")
 
 
-def _name_cells(axes: "Axes", classes: Sequence[str], totals: NDArray[np.int64], font_size: int) -> None:
+def _name_cells(axes: Any, classes: Sequence[str], totals: NDArray[np.int64], font_size: int) -> None:
     """Name rows and columns, of many classes only some, and separate missed objects and predictions without one."""
     names = [name if len(name) <= _MAX_NAME_LENGTH else f"{name[: _MAX_NAME_LENGTH - 3]}..." for name in classes]
     columns = [*map(printable, names), "missed"]
@@ -109,17 +107,7 @@ def _name_cells(axes: "Axes", classes: Sequence[str], totals: NDArray[np.int64],
     axes.axvline(last - 0.5, color="black", linewidth=0.8)
 
 
-def _new_figure(width: float, height: float) -> "Figure":
-    """Return a figure of that many inches, independent of pyplot and so of the process's other plots."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: "Figure", path: Path) -> None:
+def _save(figure: Any, path: Path) -> None:
     with open_atomic(path) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the font lacks some scripts
         figure.savefig(file, format="png", bbox_inches="tight")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -44,20 +45,26 @@ def write_report(
         file.write(_page(evaluation, errors).encode())
 
 
-def _page(evaluation: Evaluation, errors: ErrorAnalysis) -> str:
+def render(template: Path, **context: Any) -> str:
+    """Return the Markdown that a Jinja2 template makes of its context."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(template.parent),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters |= {"percent": format_percent, "seconds": _seconds, "plural": plural, "escape": escape}
+    return environment.get_template(template.name).render(context)
+
+
+def _page(evaluation: Evaluation, errors: ErrorAnalysis) -> str:
     num_objects, num_correct = int(errors.confusion[:-1].sum()), int(errors.confusion.trace())
     num_missed = int(errors.confusion[:-1, -1].sum())
     num_wrong = num_objects - num_correct - num_missed
     means = {name: metrics["mAP"] for name, metrics in next(iter(evaluation.per_class.values())).items()}
-    return environment.get_template("report.md.j2").render(
+    return render(
+        Path(__file__).with_name("report.md.j2"),
         evaluation=evaluation,
         titles=TASK_TITLES,
         classes=sorted(means, key=lambda name: -1 if (mean := means[name]) is None else mean, reverse=True),

@@ -58,7 +58,7 @@ def draw_worst(path: Path, images: Path, errors: ErrorAnalysis) -> None:
     drawn = (_draw_comparison(comparison, images, errors.classes, _WORST_SIZE) for comparison in errors.worst)
     pictures = [picture for picture in drawn if picture]
     if pictures:
-        grid = _join([_join(pictures[at : at + _COLUMNS]) for at in range(0, len(pictures), _COLUMNS)], below=True)
+        grid = _join([_join(pictures[at : at + _COLUMNS], 1) for at in range(0, len(pictures), _COLUMNS)], 0)
     else:
         grid = _text_line("none of the worst images can be read" if errors.worst else "no errors", 400)
     with open_atomic(path) as file:
@@ -89,12 +89,12 @@ def _draw_comparison(comparison: Comparison, images: Path, classes: Mapping[int,
             name = annotation and classes[annotation["category_id"]]
             remarks[id(prediction)] = f"is {name}" if name else "no object"
     sides = [
-        _join([_text_line(title, size), _draw(pixels, objects, remarks, classes, size)], below=True)
+        _join([_text_line(title, size), _draw(pixels, objects, remarks, classes, size)], 0)
         for title, objects in (("ground truth", comparison.annotations), ("predictions", comparison.predictions))
     ]
-    panels = _join(sides, _GAP)
+    panels = _join([sides[0], Image.new("RGB", (_GAP, 1), "white"), sides[1]], 1)
     caption = _text_line(f"{printable(comparison.image['file_name'])}: {describe(comparison)}", panels.width)
-    return ImageOps.expand(_join([caption, panels], below=True), _MARGIN, "white")
+    return ImageOps.expand(_join([caption, panels], 0), _MARGIN, "white")
 
 
 def _draw(
@@ -169,15 +169,11 @@ def _text_line(text: str, width: int) -> Image.Image:
     return line
 
 
-def _join(pictures: Sequence[Image.Image], gap: int = 0, *, below: bool = False) -> Image.Image:
-    """Put pictures side by side, or below each other, on white."""
-    offsets = [sum(each.size[below] + gap for each in pictures[:count]) for count in range(len(pictures) + 1)]
-    size = (
-        (max(each.width for each in pictures), offsets[-1])
-        if below
-        else (offsets[-1] - gap, max(each.height for each in pictures))
-    )
-    joined = Image.new("RGB", size, "white")
-    for picture, offset in zip(pictures, offsets, strict=False):
-        joined.paste(picture, (0, offset) if below else (offset, 0))
-    return joined
+def _join(pictures: Sequence[Image.Image], axis: int) -> Image.Image:
+    """Put pictures below each other (axis 0) or side by side (axis 1), on white."""
+    arrays = [np.asarray(picture) for picture in pictures]
+    length = max(array.shape[1 - axis] for array in arrays)
+    for index, array in enumerate(arrays):
+        margins = [(0, length - array.shape[side] if side == 1 - axis else 0) for side in range(3)]
+        arrays[index] = np.pad(array, margins, constant_values=255)
+    return Image.fromarray(np.concatenate(arrays, axis))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..evaluation.metrics import NAMES, TASKS
+from ..evaluation.report import render
 from ..evaluation.result import Evaluation
 from ..manifest.records import (
     ARCHITECTURE_TITLES,
@@ -201,48 +202,23 @@ def metrics_tables(records: Sequence[Detector], show: Callable[[Detector, Column
 
 
 def _to_markdown(results: ResultsTable) -> str:
-    rows = list(results.rows.values())
-    title, verdict = "The published results, measured again", ", their difference, and ✓ if it is at most 0.1, else ✗"
-    if results.caveat:
-        title, verdict = "Not a reproduction of the published results", ""
+    records = [row.record for row in results.rows.values()]
+    with_verdict = results.caveat is None
+    tables = metrics_tables(records, lambda record, column: _show(results.rows[record.name], column, with_verdict))
+    return render(Path(__file__).with_name("results.md.j2"), results=results, tables=tables)
 
-    def show(record: Detector, column: Column) -> str:
-        row = results.rows[record.name]
-        if column not in row.cells:
-            return "-"
-        if row.evaluation is None:
-            return "failed" if row.error else "not yet"
-        cell = row.cells[column]
-        shown = f"{format_percent(cell.measured)} ({cell.published:.1f})"
-        if results.caveat:
-            return shown
-        difference = "" if cell.tenths is None else f" {cell.tenths / 10:+.1f}"
-        return f"{shown}{difference} {'✓' if cell.matches else '✗'}"
 
-    parts = [
-        f"# {title}",
-        results.summary,
-        metrics_tables([row.record for row in rows], show),
-        f"In percent: measured, in brackets published{verdict}.",
-    ]
-    if results.num_failed:
-        parts += ["## Failed", "\n".join(f"- `{row.record.name}`: {row.error}" for row in rows if row.error)]
-    runs = [
-        [
-            f"`{row.record.name}`",
-            f"{row.evaluation.num_images:,}",
-            f"{row.evaluation.seconds_per_image:.3f}",
-            str(row.evaluation.processes),
-            row.evaluation.device,
-            row.evaluation.versions["torch"],
-        ]
-        for row in rows
-        if row.evaluation
-    ]
-    if runs:
-        header = ["name", "images", "seconds per image", "processes", "device", "PyTorch"]
-        parts += ["## The runs", table(header, runs, "lrrrll"), "![AP by parameters and by time](results.png)"]
-    return "\n\n".join(parts) + "\n"
+def _show(row: Row, column: Column, with_verdict: bool) -> str:
+    if column not in row.cells:
+        return "-"
+    if row.evaluation is None:
+        return "failed" if row.error else "not yet"
+    cell = row.cells[column]
+    shown = f"{format_percent(cell.measured)} ({cell.published:.1f})"
+    if not with_verdict:
+        return shown
+    difference = "" if cell.tenths is None else f" {cell.tenths / 10:+.1f}"
+    return f"{shown}{difference} {'✓' if cell.matches else '✗'}"
 
 
 # --- JSON
@@ -261,15 +237,15 @@ def _to_json(results: ResultsTable) -> dict[str, Any]:
 def _row_to_json(row: Row, is_reproduction: bool) -> dict[str, Any]:
     cells: dict[str, dict[str, Any]] = {}
     for (task, name), cell in row.cells.items():
-        content: dict[str, Any] = dataclasses.asdict(cell)
+        verdict: dict[str, Any] = {}
         if is_reproduction and row.evaluation:
-            content |= {"difference": None if cell.tenths is None else cell.tenths / 10, "matches": cell.matches}
-        cells.setdefault(task, {})[name] = content
-    run = {}
+            verdict = {"difference": None if cell.tenths is None else cell.tenths / 10, "matches": cell.matches}
+        cells.setdefault(task, {})[name] = dataclasses.asdict(cell) | verdict
+    content = {"error": row.error, "cells": cells}
     if row.evaluation:
-        run = {**dataclasses.asdict(row.evaluation), "seconds_per_image": row.evaluation.seconds_per_image}
-        del run["metrics"], run["per_class"]
-    return {"error": row.error, "cells": cells, **run}
+        run = dataclasses.asdict(row.evaluation) | {"seconds_per_image": row.evaluation.seconds_per_image}
+        content |= {key: value for key, value in run.items() if key not in ("metrics", "per_class")}
+    return content
 
 
 # --- Plot
