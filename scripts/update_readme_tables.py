@@ -1,6 +1,6 @@
 """Write the manifest's tables of published metrics into a README: python scripts/update_readme_tables.py [README]
 
-Each table is between `<!-- table: published -->` or `<!-- table: demos -->` and `<!-- end of table -->`.
+Each is between `<!-- table: NAME -->` and `<!-- end of table -->`; the names are retinanet, mask_rcnn and demos.
 """
 
 import re
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from dpt_zoo.errors import DPTZooError, InputError  # noqa: E402
-from dpt_zoo.manifest.records import read_manifest  # noqa: E402
+from dpt_zoo.manifest.records import ARCHITECTURE_TITLES, read_manifest  # noqa: E402
 from dpt_zoo.reproduction.table import metrics_tables  # noqa: E402
 from dpt_zoo.utils.files import open_atomic  # noqa: E402
 from dpt_zoo.utils.text import format_percent  # noqa: E402
@@ -29,11 +29,13 @@ def update_tables(readme: Path) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"{readme} cannot be read ({error}): name a Markdown file") from error
     manifest = read_manifest()
+    published = manifest.checkpoints.values()
+    places = {name: [record for record in published if record.architecture == name] for name in ARCHITECTURE_TITLES}
     end = "<!-- end of table -->"
-    for name, records in (("published", manifest.checkpoints), ("demos", manifest.demos)):
+    for name, records in {**places, "demos": list(manifest.demos.values())}.items():
         begin = f"<!-- table: {name} -->"
         tables = metrics_tables(
-            list(records.values()),
+            records,
             lambda record, column: format_percent(record.metrics.get(column[0], {}).get(column[1])),
         )
         text, count = re.subn(f"{begin}((?!<!--).)*{end}", f"{begin}\n\n{tables}\n\n{end}", text, flags=re.DOTALL)

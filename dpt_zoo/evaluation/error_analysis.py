@@ -106,18 +106,15 @@ class ErrorAnalysis:
             row, column = (self._places[each["category_id"]] if each else len(self.classes) for each in pair)
             self.confusion[row, column] += 1
         if comparison.errors:
-            self.worst = sorted([*self.worst, comparison], key=_rank)[: self._num_worst]
+            self.worst.append(comparison)  # the name makes the order independent of that of the images
+            self.worst.sort(key=lambda each: (-len(each.errors), each.image["file_name"]))
+            del self.worst[self._num_worst :]
         return comparison
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as plain values, with the names of the worst images and their numbers of errors."""
         worst = [{"file_name": each.image["file_name"], "errors": len(each.errors)} for each in self.worst]
         return {"classes": list(self.classes.values()), "confusion": self.confusion.tolist(), "worst": worst}
-
-
-def _rank(comparison: Comparison) -> tuple[int, str]:
-    """Return a sort key: the worst first, whatever order the images come in."""
-    return -len(comparison.errors), comparison.image["file_name"]
 
 
 def _assign(owners: dict[int, int], overlaps: NDArray[np.float64]) -> None:

@@ -86,8 +86,7 @@ def evaluate(
         OutputError: A file cannot be written. Predictions in `work_dir` are kept.
     """
     options = EvaluationOptions(**locals())  # the arguments by name
-    cfg = _load_config(options)
-    tasks = _choose_tasks(cfg, options.tasks)
+    cfg, tasks = _load_config(options)
     with process_group(), _run_folder(options.work_dir) as folder:
         find_device(options.device)
         split = from_main_process(lambda: _check_data(cfg, tasks, folder, options))
@@ -100,8 +99,8 @@ def evaluate(
         return from_main_process(lambda: _measure(plan, ground_truth, tasks, options))
 
 
-def _load_config(options: EvaluationOptions) -> Config:
-    """Load the model's config, and apply the options that change it."""
+def _load_config(options: EvaluationOptions) -> tuple[Config, Sequence[Task]]:
+    """Load the model's config, apply the options that change it, and return it with the tasks to measure."""
     cfg = configs.load_config(options.model)
     if options.annotations is not None:
         paths = {"ann_file": str(options.annotations), "data_prefix": {"img": f"{options.images}/"}}
@@ -112,17 +111,12 @@ def _load_config(options: EvaluationOptions) -> Config:
         configs.set_workers(cfg, options.workers)
     if options.amp:
         configs.use_amp_in_tests(cfg)
-    return cfg
-
-
-def _choose_tasks(cfg: Config, tasks: Sequence[Task] | None) -> Sequence[Task]:
-    """Return the tasks to measure: by default those of the config."""
     metric = cfg.test_evaluator.metric
     known: list[Task] = [metric] if isinstance(metric, str) else list(metric)
-    for task in tasks or ():
+    for task in options.tasks or ():
         if task not in known:
             raise InputError(f"tasks: this model does not predict {task!r}, only {' and '.join(known)}")
-    return tasks or known
+    return cfg, options.tasks or known
 
 
 @contextlib.contextmanager

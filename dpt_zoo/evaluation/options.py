@@ -40,7 +40,9 @@ class EvaluationOptions:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         if self.tasks is not None:
-            object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks))
+            object.__setattr__(
+                self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(dict.fromkeys(self.tasks))
+            )
         for name, minimum in (("limit", 1), ("batch_size", 1), ("workers", 0)):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum)

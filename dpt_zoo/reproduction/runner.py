@@ -124,18 +124,14 @@ def _evaluate(name: str, options: ReproductionOptions) -> Evaluation | str:
     folder = options.work_dir / name
     make_folder(folder)
     (folder / ERROR).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "dpt_zoo.reproduction.worker", str(options.processes), _arguments(name, options)]
+    passed = ("limit", "batch_size", "workers", "amp", "skip_missing")
+    arguments = {"model": name, "data_root": str(options.data_root), "work_dir": str(folder), "resume": True}
+    arguments |= {option: getattr(options, option) for option in passed}
+    command = [sys.executable, "-m", "dpt_zoo.reproduction.worker", str(options.processes), json.dumps(arguments)]
     status = _run(command, _environment(options.processes))
     if status != 0:
         return _describe_failure(status, folder / ERROR).removeprefix(f"{name}: ")
     return Evaluation.read(folder) or f"{folder} has no {RESULT} of the known form"
-
-
-def _arguments(name: str, options: ReproductionOptions) -> str:
-    """Return the arguments of `dpt_zoo.evaluate` as JSON."""
-    own = {"model": name, "work_dir": str(options.work_dir / name), "resume": True, "data_root": str(options.data_root)}
-    passed = ("limit", "batch_size", "workers", "amp", "skip_missing")
-    return json.dumps({**own, **{option: getattr(options, option) for option in passed}})
 
 
 def _environment(processes: int) -> dict[str, str]:

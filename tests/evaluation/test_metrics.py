@@ -368,6 +368,7 @@ def test_the_whole_is_the_mean_of_the_classes(case: Case) -> None:
             assert whole == (pytest.approx(np.mean(parts)) if parts else None)
 
 
+@pytest.mark.slow
 @generated(max_examples=30)
 @given(case=cases())
 def test_third_opinions(case: Case) -> None:

@@ -83,7 +83,9 @@ def rows_of(markdown: str) -> dict[str, list[str]]:
 
 
 END = "<!-- end of table -->"
-PLACES = f"# A\n<!-- table: published -->\nold\n{END}\nb\n<!-- table: demos -->{END}\nc\n"
+PLACES = (
+    f"# A\n<!-- table: retinanet -->\nold\n{END}\n<!-- table: mask_rcnn -->\n{END}\nb\n<!-- table: demos -->{END}\nc\n"
+)
 
 
 def test_tables_are_written_where_they_belong(tmp_path: Path) -> None:
