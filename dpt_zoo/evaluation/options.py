@@ -53,6 +53,8 @@ class EvaluationOptions:
             raise InputError(f"evaluator must be {' or '.join(EVALUATORS)}, not {self.evaluator!r}")
         if (self.annotations is None) != (self.images is None) or (self.annotations and self.data_root):
             raise InputError("choose the data by data_root, or by annotations and images together")
+        if self.weights is None and str(self.model).endswith(".py"):
+            raise InputError(f"{self.model} is a config file: weights is required with it")
         if self.resume and self.work_dir is None:
             raise InputError("resume=True requires work_dir")
         if self.format_only and (self.output is None or self.show_dir is not None):

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..evaluation.result import RESULT, Evaluation
@@ -149,16 +151,21 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
     Ctrl-C interrupts the program and waits until it has ended; a second Ctrl-C kills it.
     """
-    # In a session of its own: otherwise, a terminal's Ctrl-C would reach the program twice.
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+    # In a session of its own: otherwise, a terminal's Ctrl-C would reach the program twice. Started by another thread:
+    # Ctrl-C interrupts the main one, which could lose a program that it had just started.
+    options: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "start_new_session": True}
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(subprocess.Popen, command, **options)
         try:
-            return process.wait()
+            return starting.result().wait()
         except BaseException:
+            process = starting.result()
             try:
                 process.send_signal(signal.SIGINT)
                 process.wait()
             finally:
                 process.kill()
+                process.wait()
             raise
 
 

@@ -349,6 +349,11 @@ class TestBadData:
             measure(data, skip_missing=True)
 
 
+def test_a_config_needs_weights() -> None:
+    with pytest.raises(InputError, match="weights is required"):
+        dpt_zoo.evaluate(CONFIG)
+
+
 def test_a_task_that_the_model_does_not_have() -> None:
     with pytest.raises(InputError, match="this model does not predict 'segm', only bbox"):
         dpt_zoo.evaluate("retinanet_dpt_nano_digits", tasks="segm")

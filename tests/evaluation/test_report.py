@@ -115,7 +115,7 @@ def test_pairs(case: str) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_right_is_right_for_coco(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """What has the right class is what pycocotools matches at IoU 0.5, and what it ignores is no mistake."""
+    """What has the right class is what pycocotools matches at IoU 0.5, and what it ignores is not an error."""
     rng = np.random.default_rng(seed)
     boxes = {id: rng.uniform(0, 60, int(rng.integers(0, 12))) for id in range(1, 11)}
     truth = content(
