@@ -1,4 +1,4 @@
-"""The published results, measured again, from a checkout: `dpt-zoo reproduce`.
+"""Run `dpt-zoo reproduce` from a checkout.
 
 python scripts/reproduce_results.py --data-root coco
 """

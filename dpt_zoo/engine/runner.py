@@ -34,7 +34,7 @@ SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def quiet_runner(cfg: Config) -> Iterator[Runner]:
+def quiet_runner(cfg: Config, device: str = "auto") -> Iterator[Runner]:
     """Make a Runner, and have it and pycocotools print nothing within the block but warnings; its log file has it all.
 
     Raises:

@@ -1,1 +1,1 @@
-"""How good a detector is: what it finds in images, and COCO's metrics of that."""
+"""Evaluation: the predictions of a detector, COCO's metrics, and reports."""

@@ -1,8 +1,8 @@
-"""What a detector gets wrong: what it misses, what it takes for something else, and what it finds where nothing is."""
+"""The errors of a detector: missed objects, wrong classes, and detections where no object is."""
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -11,140 +11,118 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-CocoRecord = dict[str, Any]
-"""One of COCO's: an image, an annotation, a category, or a result."""
+from .metrics import CocoDict
 
 MIN_SCORE = 0.3
-"""Of what counts as found."""
+"""The least score of a prediction that is analyzed."""
 
 MIN_IOU = 0.5
-"""Of two boxes that are the same object's."""
+"""The least IoU of a prediction's box with that of its object."""
 
 
 class Pair(NamedTuple):
-    """An object and what was found of it: `found` is None if it was missed, `truth` if there is no such object."""
+    """An object and its prediction: `prediction` is None if it was missed, `annotation` if there is no such object."""
 
-    truth: CocoRecord | None
-    found: CocoRecord | None
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the object was found, and as what it is."""
-        return bool(self.truth and self.found and self.truth["category_id"] == self.found["category_id"])
+    annotation: CocoDict | None
+    prediction: CocoDict | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is in an image beside what was found in it.
+    """The ground truth of an image beside the predictions for it.
 
     Attributes:
-        image: the image's record.
-        truth: its annotations.
-        found: the results of at least `MIN_SCORE`, the best first.
+        image: COCO's dict of the image.
+        annotations: COCO's dicts of its objects.
+        predictions: those of at least `MIN_SCORE`, the highest score first.
     """
 
-    image: CocoRecord
-    truth: list[CocoRecord]
-    found: list[CocoRecord]
+    image: CocoDict
+    annotations: list[CocoDict]
+    predictions: list[CocoDict]
 
     @functools.cached_property
     def pairs(self) -> list[Pair]:
-        """Each object and each result once, but for crowds and what was found in a crowd of its class.
+        """Each object and each prediction once, except crowds and predictions in a crowd of their class.
 
-        Results take objects as in COCO's evaluation: the best score first, each the free object of its class whose box
-        overlaps most. Those left over then take objects of other classes in the same way.
+        Predictions are assigned to objects as in COCO's evaluation: in the order of their scores, each to the free
+        object of its class whose box overlaps most. Those left over are then assigned to objects of other classes.
         """
-        objects = [record for record in self.truth if not record.get("iscrowd")]
-        crowds = [record for record in self.truth if record.get("iscrowd")]
-        overlaps = _overlaps(self.found, objects)
+        overlaps = _overlaps(self.predictions, self.annotations)
+        classes, others = (
+            np.array([each["category_id"] for each in dicts], np.int64)
+            for dicts in (self.predictions, self.annotations)
+        )
+        same_class = overlaps * (classes[:, None] == others)
+        is_crowd = np.array([bool(each.get("iscrowd")) for each in self.annotations], bool)
+        in_crowd = (same_class[:, is_crowd] >= MIN_IOU).any(axis=1)
         owners: dict[int, int] = {}
-        _take(owners, overlaps * _is_same_class(self.found, objects))
-        in_crowd = np.any(_overlaps(self.found, crowds) * _is_same_class(self.found, crowds) >= MIN_IOU, axis=1)
-        _take(owners, overlaps * ~in_crowd[:, None])
-        pairs = [Pair(objects[owner], self.found[index]) for index, owner in owners.items()]
-        pairs += [Pair(record, None) for index, record in enumerate(objects) if index not in owners.values()]
-        others = [record for index, record in enumerate(self.found) if index not in owners and not in_crowd[index]]
-        return pairs + [Pair(None, record) for record in others]
+        _assign(owners, same_class * ~is_crowd)
+        _assign(owners, overlaps * ~is_crowd * ~in_crowd[:, None])
+        pairs = [Pair(self.annotations[owner], self.predictions[index]) for index, owner in owners.items()]
+        missed = set(np.flatnonzero(~is_crowd).tolist()) - set(owners.values())
+        extra = set(np.flatnonzero(~in_crowd).tolist()) - owners.keys()
+        pairs += [Pair(self.annotations[index], None) for index in sorted(missed)]
+        return pairs + [Pair(None, self.predictions[index]) for index in sorted(extra)]
 
     @functools.cached_property
-    def mistakes(self) -> list[Pair]:
-        """The pairs that are wrong."""
-        return [pair for pair in self.pairs if not pair.is_right]
+    def errors(self) -> list[Pair]:
+        """The pairs except objects that were detected with their class."""
+        return [pair for pair in self.pairs if len({each and each["category_id"] for each in pair}) > 1]
 
 
-@dataclass(frozen=True)
-class Mistakes:
-    """What was right and what was wrong in all images.
+class ErrorAnalysis:
+    """Counts what is correct and what is wrong, image by image.
+
+    Args:
+        ground_truth: the content of a COCO annotation file.
+        num_worst: how many of the worst images to keep.
 
     Attributes:
-        classes: the names of the classes, by the categories' ids and in their order.
-        confusion: `(num_classes + 1, num_classes + 1)`, how many objects of a class (row) were found as a class
-            (column), in that order; the last column is what was missed, the last row what was found where nothing is.
-        worst: the images with the most mistakes, the worst first; fewer than asked for if the others have none.
+        classes: the class names by category id, in the order of the ids.
+        confusion: `(num_classes + 1, num_classes + 1)`, how many objects of a class (row) were detected as a class
+            (column), in that order. The last column counts missed objects, the last row detections without an object.
+        worst: the images with the most errors, the worst first; none without errors.
     """
 
-    classes: dict[int, str]
-    confusion: NDArray[np.int64]
-    worst: tuple[Comparison, ...]
+    def __init__(self, ground_truth: Mapping[str, Any], num_worst: int = 9) -> None:
+        categories = sorted(ground_truth["categories"], key=itemgetter("id"))
+        self.classes: dict[int, str] = {category["id"]: category["name"] for category in categories}
+        self.confusion = np.zeros((len(self.classes) + 1, len(self.classes) + 1), np.int64)
+        self.worst: list[Comparison] = []
+        self._num_worst = num_worst
+        self._places = {category_id: place for place, category_id in enumerate(self.classes)}
+        self._images = {image["id"]: image for image in ground_truth["images"]}
+        self._annotations: defaultdict[int, list[CocoDict]] = defaultdict(list)
+        for annotation in ground_truth["annotations"]:
+            self._annotations[annotation["image_id"]].append(annotation)
+
+    def add(self, image_id: int, predictions: Sequence[CocoDict]) -> Comparison:
+        """Count an image, and return its comparison."""
+        certain = [each for each in predictions if each["score"] >= MIN_SCORE]
+        certain.sort(key=itemgetter("score"), reverse=True)
+        comparison = Comparison(self._images[image_id], self._annotations[image_id], certain)
+        for pair in comparison.pairs:
+            row, column = (self._places[each["category_id"]] if each else len(self.classes) for each in pair)
+            self.confusion[row, column] += 1
+        if comparison.errors:
+            self.worst.append(comparison)  # the name makes the order independent of that of the images
+            self.worst.sort(key=lambda each: (-len(each.errors), each.image["file_name"]))
+            del self.worst[self._num_worst :]
+        return comparison
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values, of the worst images their names and how many mistakes there are."""
-        worst = [{"file_name": each.image["file_name"], "mistakes": len(each.mistakes)} for each in self.worst]
+        """Return the counts as plain values, with the names of the worst images and their numbers of errors."""
+        worst = [{"file_name": each.image["file_name"], "errors": len(each.errors)} for each in self.worst]
         return {"classes": list(self.classes.values()), "confusion": self.confusion.tolist(), "worst": worst}
 
 
-def find_mistakes(
-    truth: Mapping[str, Any], found: Iterable[tuple[int, Sequence[CocoRecord]]], num_worst: int = 9
-) -> Mistakes:
-    """Count what was right and wrong, in one pass over the images.
+def _assign(owners: dict[int, int], overlaps: NDArray[np.float64]) -> None:
+    """Assign objects to predictions without one: to each in turn the free one that it overlaps most, if enough.
 
     Args:
-        truth: the content of a COCO annotation file.
-        found: the images that count, by their ids, and the results of each.
-        num_worst: how many of the worst images to keep.
-    """
-    classes = class_names(truth)
-    places = {category_id: place for place, category_id in enumerate(classes)}
-    nothing = len(classes)
-    confusion = np.zeros((nothing + 1, nothing + 1), np.int64)
-    worst: list[Comparison] = []
-    for comparison in compare(truth, found):
-        for pair in comparison.pairs:
-            row, column = (places[record["category_id"]] if record else nothing for record in pair)
-            confusion[row, column] += 1
-        if comparison.mistakes:
-            worst = sorted([*worst, comparison], key=_badness)[:num_worst]
-    return Mistakes(classes, confusion, tuple(worst))
-
-
-def compare(truth: Mapping[str, Any], found: Iterable[tuple[int, Sequence[CocoRecord]]]) -> Iterator[Comparison]:
-    """Set what was found in each image beside what is in it; the arguments are those of `find_mistakes`."""
-    images = {image["id"]: image for image in truth["images"]}
-    annotations: defaultdict[int, list[CocoRecord]] = defaultdict(list)
-    for annotation in truth["annotations"]:
-        annotations[annotation["image_id"]].append(annotation)
-    for image_id, records in found:
-        sure = [record for record in records if record["score"] >= MIN_SCORE]
-        sure.sort(key=itemgetter("score"), reverse=True)
-        yield Comparison(images[image_id], annotations[image_id], sure)
-
-
-def class_names(truth: Mapping[str, Any]) -> dict[int, str]:
-    """The classes of an annotation file by their ids, and in the ids' order, as COCO's evaluation has them."""
-    return {category["id"]: category["name"] for category in sorted(truth["categories"], key=itemgetter("id"))}
-
-
-def _badness(comparison: Comparison) -> tuple[int, str]:
-    """To sort by, the worst first, whatever the order that the images come in."""
-    return -len(comparison.mistakes), comparison.image["file_name"]
-
-
-def _take(owners: dict[int, int], overlaps: NDArray[np.float64]) -> None:
-    """Give objects to results that have none: to each in turn the free one that it overlaps most, if enough.
-
-    Args:
-        owners: the index of each such result's object, by the result's.
-        overlaps: `(results, objects)`; 0 where they cannot go together.
+        owners: the index of the object by the index of the prediction; it is added to.
+        overlaps: `(predictions, objects)`; 0 where they do not match.
     """
     overlaps = overlaps.copy()
     overlaps[list(owners)] = 0
@@ -156,15 +134,9 @@ def _take(owners: dict[int, int], overlaps: NDArray[np.float64]) -> None:
             overlaps[:, best] = 0
 
 
-def _overlaps(found: Sequence[CocoRecord], truth: Sequence[CocoRecord]) -> NDArray[np.float64]:
-    """The IoU of each result's box with each annotation's; with a crowd's, the part of the result that is in it."""
-    if not found or not truth:
-        return np.zeros((len(found), len(truth)))
-    boxes = (np.array([record["bbox"] for record in records], np.float64) for records in (found, truth))
-    return coco_mask.iou(*boxes, [int(record.get("iscrowd", 0)) for record in truth])
-
-
-def _is_same_class(found: Sequence[CocoRecord], truth: Sequence[CocoRecord]) -> NDArray[np.bool_]:
-    """Whether each result has the class of each annotation: `(len(found), len(truth))`."""
-    classes, others = (np.array([record["category_id"] for record in each], np.int64) for each in (found, truth))
-    return classes[:, None] == others
+def _overlaps(predictions: Sequence[CocoDict], annotations: Sequence[CocoDict]) -> NDArray[np.float64]:
+    """Return the IoU of each box with each; with a crowd's, the fraction of the prediction that is inside."""
+    if not predictions or not annotations:
+        return np.zeros((len(predictions), len(annotations)))
+    boxes = (np.array([each["bbox"] for each in dicts], np.float64) for dicts in (predictions, annotations))
+    return coco_mask.iou(*boxes, [int(each.get("iscrowd", 0)) for each in annotations])

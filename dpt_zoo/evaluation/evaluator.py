@@ -1,17 +1,14 @@
 """COCO's metrics of a detector, in one call."""
 
 import contextlib
-import dataclasses
 import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import barrier, get_world_size
+from mmengine.dist import barrier, get_world_size, is_main_process
 from torch import Tensor
 
 from ..data.checks import CheckedSplit
@@ -21,25 +18,27 @@ from ..engine.distributed import process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError
 from ..models.factory import set_num_classes
-from ..utils.environment import device_name, versions
-from ..utils.files import make_folder, open_atomic
+from ..utils.devices import find_device
+from ..utils.environment import device_name, processor_name, versions
+from ..utils.files import make_folder
 from ..utils.progress import progress_bar
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted_weights
-from .error_analysis import find_mistakes
-from .metrics import EVALUATORS, Evaluator, GroundTruth, Score, Task
+from .error_analysis import ErrorAnalysis
+from .metrics import CocoDict, CocoMetrics, Evaluator, Task
+from .options import EvaluationOptions
 from .plan import UNREADABLE, Plan, make_plan
-from .predictions import Predictions, write_coco
+from .predictions import coco_results_files, read_predictions
 from .report import write_report
-from .result import RESULT, Evaluation
-from .visualize import show
+from .result import Evaluation
+from .visualize import save_comparison
 
 
 def evaluate(
-    recipe: str | Path,
-    weights: str | Path | None = None,
+    model: str | Path,
     *,
-    tasks: Sequence[Task] | None = None,
+    weights: str | Path | None = None,
+    tasks: Task | Sequence[Task] | None = None,
     data_root: str | Path | None = None,
     annotations: str | Path | None = None,
     images: str | Path | None = None,
@@ -51,140 +50,115 @@ def evaluate(
     evaluator: Evaluator = "faster-coco-eval",
     work_dir: str | Path | None = None,
     resume: bool = False,
-    out: str | Path | None = None,
+    output: str | Path | None = None,
     format_only: bool = False,
     show_dir: str | Path | None = None,
+    device: str = "auto",
 ) -> Evaluation:
-    """Measure a detector on the validation part of a data set, in this process or in all that torchrun started.
+    """Measure a detector on the validation split of a data set, in this process or in all that torchrun started.
 
     Args:
-        recipe: a config file, or the name of a zoo's detector.
-        weights: a zoo's name, a path, `https://...` or `hf://org/repo/file`; by default those of the named detector.
-        tasks: "bbox", "segm" or both; by default what the recipe measures.
-        data_root: a folder of COCO, YOLO or Pascal VOC data; by default, what the recipe names.
-        annotations, images: instead of it, a COCO annotation file and the folder of its images.
-        limit: measure on so many images only, the first in the annotation file; at least 1.
-        skip_missing: leave out images that are missing or unreadable instead of refusing the data.
-        batch_size: images at a time, at least 1.
-        workers: processes that load data, beside each that detects.
-        amp: compute in half precision where that is safe.
-        evaluator: the library that compares; the metrics are the same.
-        work_dir: where to write what was found, the metrics (`evaluation.json`) and a report with pictures.
-        resume: go on with what `work_dir` holds of the same evaluation.
-        out: write what was found as COCO results, to this name with ".bbox.json" and ".segm.json" at its end.
-        format_only: write them and measure nothing; the annotation file needs no objects.
-        show_dir: where to write the images with the truth and what was found drawn on them.
+        model: the name of a detector (see `list_models`) or the path of a config file.
+        weights: a detector's name, a path, `https://...` or `hf://org/repo/file`; by default those of the named model.
+        tasks: "bbox", "segm" or both; by default all that the model predicts.
+        data_root: a folder of COCO, YOLO or Pascal VOC data; by default the one that the config names.
+        annotations, images: instead of `data_root`, a COCO annotation file and the folder of its images.
+        limit: evaluate only this number of images, the first in the annotation file; at least 1.
+        skip_missing: skip images that are missing or unreadable instead of refusing the data.
+        batch_size: images in a batch, at least 1.
+        workers: processes that load data, for each that detects.
+        amp: compute in half precision where that is safe. Requires a GPU.
+        evaluator: the library that computes the metrics; both give the same numbers.
+        work_dir: the folder to write predictions, metrics (`evaluation.json`) and a report with pictures to.
+        resume: use the predictions in `work_dir`, which must be of the same evaluation, and add what is missing.
+        output: write COCO results to this path with ".bbox.json" and ".segm.json" added.
+        format_only: write COCO results and compute no metrics; the annotation file needs no objects.
+        show_dir: the folder to write each image to, with its ground truth and predictions drawn side by side.
+        device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", ...
+
+    Returns:
+        The metrics in percent, and what they were measured on and with.
 
     Raises:
-        UnknownModelError, InputError: an argument cannot be used.
-        DataError: the data cannot be used; the text lists what is wrong with them.
-        FetchError, WeightsError: the weights cannot be had, or are another model's.
-        OutputError: something cannot be written; what was found is kept in `work_dir`.
+        UnknownModelError, InputError: An argument cannot be used.
+        DataError: The data cannot be used. The text lists every issue.
+        FetchError, WeightsError: The weights cannot be loaded, or are another model's.
+        OutputError: A file cannot be written. Predictions in `work_dir` are kept.
     """
-    for name, value, least in (("limit", limit, 1), ("batch_size", batch_size, 1), ("workers", workers, 0)):
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise InputError(f"{name} must be a whole number from {least}, not {value!r}")
-    if evaluator not in EVALUATORS:
-        raise InputError(f"evaluator must be {' or '.join(EVALUATORS)}, not {evaluator!r}")
-    if resume and work_dir is None:
-        raise InputError("resume needs the work_dir that is to be gone on with")
-    if format_only and (out is None or show_dir is not None):
-        raise InputError("format_only writes COCO results and nothing else: it needs out, and no show_dir")
-    cfg = configs.load_config(recipe)
-    tasks = _choose_tasks(cfg, tasks)
-    _choose_data(cfg, data_root, annotations, images)
-    if batch_size is not None:
-        cfg.test_dataloader.batch_size = batch_size
-    if workers is not None:
-        configs.set_workers(cfg, workers)
-    if amp:
-        configs.use_amp_in_tests(cfg)
-    with process_group(), _folder(work_dir) as folder:
-        check = from_main_process(
-            lambda: _check(
-                cfg,
-                Path(data_root) if data_root else None,
-                folder / "annotations",
-                ignored=UNREADABLE if skip_missing else (),
-                with_objects=not format_only,
-                with_masks="segm" in tasks,
-            )
-        )
-        if show_dir and Path(show_dir).resolve() == check.images.resolve():
-            raise InputError(
-                f"show_dir: {show_dir} is the images' folder, and they would be overwritten: choose another"
-            )
-        path, found = read_trusted_weights(weights or recipe)
-        plan = from_main_process(lambda: make_plan(cfg, check, path, found, folder, limit=limit, resume=resume))
-        if plan.left:
-            _detect(cfg, plan, path, found.tensors)
+    options = EvaluationOptions(**locals())  # the arguments by name
+    cfg, tasks = _load_config(options)
+    with process_group(), _run_folder(options.work_dir) as folder:
+        find_device(options.device)
+        split = from_main_process(lambda: _check_data(cfg, tasks, folder, options))
+        ground_truth: CocoDict = json.loads(split.annotations.read_bytes()) if is_main_process() else {}
+        path, content = read_trusted_weights(options.weights or options.model)
+        plan = from_main_process(lambda: make_plan(options, cfg, split, ground_truth, path, content, folder))
+        if plan.remaining:
+            _detect(cfg, plan, content.tensors, options.device)
         barrier()
-        outputs = _Outputs(
-            results=Path(out) if out else None,
-            pictures=Path(show_dir) if show_dir else None,
-            report=folder if work_dir else None,
-        )
-        facts = {"limit": limit, "amp": amp, "weights": {"path": str(path), "sha256": plan.weights_sha256}}
-        return from_main_process(lambda: _conclude(plan, tasks, None if format_only else evaluator, outputs, facts))
+        return from_main_process(lambda: _measure(plan, ground_truth, tasks, options))
 
 
-@dataclass(frozen=True)
-class _Outputs:
-    """Where what is wanted is written: COCO results (the beginning of their names), pictures, a report."""
-
-    results: Path | None
-    pictures: Path | None
-    report: Path | None
-
-
-def _choose_tasks(cfg: Config, tasks: Sequence[Task] | None) -> list[Task]:
-    """What is measured: by default what the recipe does."""
-    told = cfg.test_evaluator.metric
-    known: list[Task] = list(told) if isinstance(told, list | tuple) else [told]
-    for task in tasks or ():
-        if task not in known:
-            raise InputError(f"tasks: this model has no {task!r}, it has {' and '.join(known)}")
-    return list(tasks or known)
-
-
-def _choose_data(
-    cfg: Config, data_root: str | Path | None, annotations: str | Path | None, images: str | Path | None
-) -> None:
-    """Put an annotation file and its images into the recipe."""
-    if (annotations is None) != (images is None) or (annotations is not None and data_root is not None):
-        raise InputError("name the data by data_root, or by annotations and images together")
-    if annotations is not None:
-        paths = {"ann_file": str(annotations), "data_prefix": {"img": f"{images}/"}}
+def _load_config(options: EvaluationOptions) -> tuple[Config, Sequence[Task]]:
+    """Load the model's config, apply the options that change it, and return it with the tasks to measure."""
+    cfg = configs.load_config(options.model)
+    if options.annotations is not None:
+        paths = {"ann_file": str(options.annotations), "data_prefix": {"img": f"{options.images}/"}}
         cfg.val_dataloader.dataset.update(data_root="", **paths)
+    if options.batch_size is not None:
+        cfg.test_dataloader.batch_size = options.batch_size
+    if options.workers is not None:
+        configs.set_workers(cfg, options.workers)
+    if options.amp:
+        configs.use_amp_in_tests(cfg)
+    metric = cfg.test_evaluator.metric
+    known: list[Task] = [metric] if isinstance(metric, str) else list(metric)
+    for task in options.tasks or ():
+        if task not in known:
+            raise InputError(f"tasks: this model does not predict {task!r}, only {' and '.join(known)}")
+    return cfg, options.tasks or known
 
 
 @contextlib.contextmanager
-def _folder(work_dir: str | Path | None) -> Iterator[Path]:
-    """The folder of the run, the same for all processes; without a `work_dir` it goes when the block ends."""
+def _run_folder(work_dir: Path | None) -> Iterator[Path]:
+    """Return the run's folder, the same in all processes: `work_dir`, or one that is removed when the block ends."""
     if work_dir is None:
-        with tempfile.TemporaryDirectory() as own:
-            yield Path(from_main_process(lambda: own))
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(from_main_process(lambda: temporary))
         return
-    folder = Path(work_dir).absolute()
-    make_folder(folder, "work_dir")
-    yield folder
+    make_folder(work_dir.absolute(), "work_dir")
+    yield work_dir.absolute()
 
 
-def _check(cfg: Config, data_root: Path | None, work_dir: Path, **options: Any) -> CheckedSplit:
-    """Find and check the data; the main process alone does."""
+def _check_data(cfg: Config, tasks: Sequence[Task], folder: Path, options: EvaluationOptions) -> CheckedSplit:
+    """Find and check the data."""
     with progress_bar("checking images") as progress:
-        return prepare_splits(cfg, data_root, work_dir, ("val",), progress=progress, **options)["val"]
+        split = prepare_splits(
+            cfg,
+            options.data_root,
+            folder / "annotations",
+            ("val",),
+            ignored=UNREADABLE if options.skip_missing else (),
+            with_objects=not options.format_only,
+            with_masks="segm" in tasks,
+            progress=progress,
+        )["val"]
+    if options.show_dir and options.show_dir.resolve() == split.images.resolve():
+        raise InputError(
+            f"show_dir: {options.show_dir} is the folder of the images, which would be overwritten: choose another"
+        )
+    return split
 
 
-def _detect(cfg: Config, plan: Plan, path: Path, state: Mapping[str, Tensor]) -> None:
-    """Look for objects in the images that are left, and write what is found."""
+def _detect(cfg: Config, plan: Plan, state: Mapping[str, Tensor], device: str) -> None:
+    """Detect objects in the remaining images, and write the predictions."""
     cfg.test_dataloader.sampler = {"type": "DefaultSampler", "shuffle": False, "round_up": False}
     cfg.test_dataloader.dataset.update(
         data_root="",
-        ann_file=str(plan.annotations),
+        ann_file=plan.annotations["path"],
         data_prefix={"img": f"{plan.images}/"},
         metainfo={"classes": plan.classes},
-        indices=plan.left,
+        indices=plan.remaining,
     )
     cfg.test_evaluator = {"type": "PredictionsWriter", "folder": str(plan.folder), "category_ids": plan.category_ids}
     configs.report_progress(cfg)
@@ -192,59 +166,53 @@ def _detect(cfg: Config, plan: Plan, path: Path, state: Mapping[str, Tensor]) ->
     cfg.model.backbone.init_cfg = None
     cfg.work_dir = str(plan.folder.parent / "log")
     cfg.merge_from_dict(runner_settings())
-    with quiet_runner(cfg) as runner:
-        load_weights(unwrapped(runner.model), state, path, "the recipe")
+    with quiet_runner(cfg, device) as runner:
+        load_weights(unwrapped(runner.model), state, Path(plan.weights["path"]), "the config")
         runner.test()
 
 
-def _conclude(
-    plan: Plan, tasks: Sequence[Task], evaluator: Evaluator | None, outputs: _Outputs, facts: Mapping[str, Any]
-) -> Evaluation:
-    """Compare what was found with what is there, unless there is no evaluator, and write what is wanted."""
-    results = Predictions(plan.folder)
-    missing = sum(image_id not in results for image_id in plan.image_ids)
-    if missing:
-        raise InputError(
-            f"{plan.folder}: of {missing:,} of {len(plan.image_ids):,} images nothing was written here: "
-            "all processes need to see the same work_dir"
-        )
-    if outputs.results:
-        for task in tasks:
-            path = outputs.results.with_name(f"{outputs.results.name}.{task}.json")
-            write_coco(path, results.of_images(plan.image_ids), task)
-    detecting = sum(results.seconds[image_id] for image_id in plan.image_ids) / get_world_size()
+def _measure(plan: Plan, ground_truth: CocoDict, tasks: Sequence[Task], options: EvaluationOptions) -> Evaluation:
+    """Compare the predictions with the ground truth in one pass, and write what the options ask for."""
     start = time.perf_counter()
-    scores = _compare(plan, results, tasks, evaluator) if evaluator else {}
+    metrics = errors = None
+    if not options.format_only:
+        metrics = CocoMetrics(ground_truth, tasks, plan.image_ids, options.evaluator)
+        if options.work_dir or options.show_dir:
+            errors = ErrorAnalysis(ground_truth)
+    num_images, detecting = 0, 0.0
+    with coco_results_files(options.output, tasks) as write_results:
+        for image_id, seconds, predictions in read_predictions(plan.folder, plan.image_ids):
+            num_images += 1
+            detecting += seconds / get_world_size()
+            write_results(predictions)
+            if metrics:
+                metrics.add(predictions)
+            if errors:
+                comparison = errors.add(image_id, predictions)
+                if options.show_dir:
+                    save_comparison(options.show_dir, plan.images, comparison, errors.classes)
+        if num_images < len(plan.image_ids):
+            raise InputError(
+                f"{plan.folder}: the predictions for {len(plan.image_ids) - num_images:,} of "
+                f"{len(plan.image_ids):,} images are missing: all processes need to see the same work_dir"
+            )
+    scores = metrics.compute() if metrics else {}
     evaluation = Evaluation(
         metrics={task: score.metrics for task, score in scores.items()},
         per_class={task: score.per_class for task, score in scores.items()},
-        num_images=len(plan.image_ids),
+        num_images=num_images,
+        limit=options.limit,
+        amp=options.amp,
         skipped=plan.skipped,
-        annotations={"path": str(plan.annotations), "sha256": plan.annotations_sha256},
+        weights=plan.weights,
+        annotations=plan.annotations,
         seconds={"detecting": detecting, "measuring": time.perf_counter() - start},
         processes=get_world_size(),
-        device=device_name(),
+        device=device_name() if find_device(options.device).type == "cuda" else processor_name(),
         versions=versions(),
-        **facts,
     )
-    if evaluator and (outputs.report or outputs.pictures):
-        truth = json.loads(plan.annotations.read_bytes())
-        if outputs.pictures:
-            show(outputs.pictures, plan.images, truth, results.of_images(plan.image_ids))
-        if outputs.report:
-            mistakes = find_mistakes(truth, results.of_images(plan.image_ids))
-            content = {**dataclasses.asdict(evaluation), "mistakes": mistakes.to_json()}
-            with open_atomic(outputs.report / RESULT) as file:
-                file.write(f"{json.dumps(content, indent=2)}\n".encode())
-            precision = {task: score.precision for task, score in scores.items()}
-            write_report(outputs.report, content, precision, mistakes, plan.images)
+    if errors and options.work_dir:
+        evaluation.write(options.work_dir, errors.to_json())
+        precision = {task: score.precision for task, score in scores.items()}
+        write_report(options.work_dir, evaluation, precision, errors, plan.images)
     return evaluation
-
-
-def _compare(plan: Plan, results: Predictions, tasks: Sequence[Task], evaluator: Evaluator) -> dict[Task, Score]:
-    truth = GroundTruth(plan.annotations, evaluator, plan.image_ids)
-    scores = {}
-    for task in tasks:
-        found = (record for _, records in results.of_images(plan.image_ids) for record in records)
-        scores[task] = truth.compare(found, task)
-    return scores

@@ -1,42 +1,47 @@
-"""COCO's metrics: how well what was found matches what is there."""
+"""COCO's metrics: how well predictions match the ground truth."""
 
 import contextlib
 import gc
 import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask
 
+CocoDict = dict[str, Any]
+"""One of COCO's dicts: an image, an annotation, a category or a prediction."""
+
 Task = Literal["bbox", "segm"]
-"""What is compared: boxes or masks, by COCO's names."""
+"""What is compared: boxes or masks, under COCO's names."""
 
 Evaluator = Literal["faster-coco-eval", "pycocotools"]
-"""The library that computes; both give the same."""
+"""The library that computes the metrics. Both give the same numbers."""
 
 TASKS: tuple[Task, ...] = get_args(Task)
 EVALUATORS: tuple[Evaluator, ...] = get_args(Evaluator)
 
+SHAPE_KEYS: dict[Task, str] = {"bbox": "bbox", "segm": "segmentation"}
+"""The key of a COCO dict that holds the shape which a task compares."""
+
 NAMES = ("mAP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""COCO's twelve metrics, in its order: average precision and recall over IoU thresholds from 0.5 to 0.95."""
+"""COCO's twelve metrics in its order: average precision and recall over IoU thresholds from 0.5 to 0.95."""
 
 Metrics = dict[str, float | None]
-"""By those names, in percent; None where the data have nothing to measure, as no small objects."""
+"""The twelve metrics by name, in percent; None where the data have nothing to measure, such as no small objects."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How good boxes, or masks, are.
+    """The quality of predicted boxes or masks.
 
     Attributes:
         metrics: COCO's twelve over all classes.
-        per_class: the same of each class, by its name, in the order of the categories' ids.
-        precision: `(10, 101, num_classes)` in [0, 1], of all sizes and at most 100 detections an image, by IoU
-            threshold (0.5, 0.55, ...), recall (0, 0.01, ...) and class; -1 for a class without objects.
+        per_class: the same for each class, by name, in the order of the category ids.
+        precision: `(10, 101, num_classes)` in [0, 1], for objects of all sizes and at most 100 predictions an image:
+            by IoU threshold (0.5, 0.55, ...), recall (0, 0.01, ...) and class; -1 for a class without objects.
     """
 
     metrics: Metrics
@@ -44,20 +49,22 @@ class Score:
     precision: NDArray[np.float64]
 
 
-class GroundTruth:
-    """What is in the images of a COCO annotation file, to compare with.
+class CocoMetrics:
+    """COCO's metrics of predictions that are added image by image.
 
     Args:
-        annotations: the JSON file.
-        evaluator: the library that reads it and computes.
-        image_ids: the images that count; by default all.
+        ground_truth: the content of a COCO annotation file. It is not changed.
+        tasks: what to compare.
+        image_ids: the images that count; all by default.
+        evaluator: the library that computes.
     """
 
     def __init__(
         self,
-        annotations: Path,
-        evaluator: Evaluator = "faster-coco-eval",
+        ground_truth: Mapping[str, Any],
+        tasks: Iterable[Task] = TASKS,
         image_ids: Collection[int] | None = None,
+        evaluator: Evaluator = "faster-coco-eval",
     ) -> None:
         if evaluator == "pycocotools":
             from pycocotools.coco import COCO
@@ -65,82 +72,75 @@ class GroundTruth:
         else:
             from faster_coco_eval import COCO
             from faster_coco_eval import COCOeval_faster as COCOeval
-        self._new_index, self._new_run = COCO, COCOeval
-        with _undisturbed():
-            self._coco = COCO(str(annotations))
-        self.image_ids = sorted(self._coco.imgs if image_ids is None else image_ids)
+        self._index_type, self._evaluation_type = COCO, COCOeval
+        # The libraries write into the annotations.
+        self._dataset = {**ground_truth, "annotations": [dict(each) for each in ground_truth["annotations"]]}
+        self._ground_truth = self._index(self._dataset)
+        self._tasks = tuple(tasks)
+        self._image_ids = sorted(self._ground_truth.imgs if image_ids is None else image_ids)
+        self._predictions: list[CocoDict] = []
 
-    def compare(self, found: Iterable[dict[str, Any]], task: Task) -> Score:
-        """Compare detections of these images with what is in them.
+    def add(self, predictions: Iterable[CocoDict]) -> None:
+        """Add predictions, in COCO's results format; the first of an image wins a tie of scores."""
+        keys = ("image_id", "category_id", "score", *(SHAPE_KEYS[task] for task in self._tasks))
+        with _quietly():
+            for number, prediction in enumerate(predictions, len(self._predictions) + 1):
+                self._predictions.append({"id": number, "area": 0, **{key: prediction[key] for key in keys}})
 
-        Args:
-            found: COCO's results records, in the order that ties of scores are broken in.
-            task: whether boxes or masks are compared; the size of what was found is its own task's area.
-        """
-        with _undisturbed():
-            run = self._new_run(self._coco, self._index(found, task), task)
-            run.params.imgIds = self.image_ids
-            run.evaluate()
-            run.accumulate()
-            run.summarize()
-        precision, recall = run.eval["precision"], run.eval["recall"]
-        classes = [self._coco.cats[id]["name"] for id in run.params.catIds]
+    def compute(self) -> dict[Task, Score]:
+        """Compare the predictions that were added with the ground truth."""
+        return {task: self._compute(task) for task in self._tasks}
+
+    def _compute(self, task: Task) -> Score:
+        for prediction in self._predictions:  # each task has its own idea of an object's size
+            shape = prediction[SHAPE_KEYS[task]]
+            prediction["area"] = int(mask.area(shape)) if task == "segm" else shape[2] * shape[3]
+        with _quietly():
+            predictions = self._index({**self._dataset, "annotations": self._predictions})
+            evaluation = self._evaluation_type(self._ground_truth, predictions, task)
+            evaluation.params.imgIds = self._image_ids
+            evaluation.evaluate()
+            evaluation.accumulate()
+        precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+        classes = [self._ground_truth.cats[id]["name"] for id in evaluation.params.catIds]
         return Score(
-            metrics=_figures(run.stats[: len(NAMES)]),
-            per_class={name: _class_figures(precision[:, :, k], recall[:, k]) for k, name in enumerate(classes)},
+            metrics=_to_metrics(precision, recall),
+            per_class={name: _to_metrics(precision[:, :, k], recall[:, k]) for k, name in enumerate(classes)},
             precision=precision[..., 0, -1],
         )
 
-    def _index(self, found: Iterable[dict[str, Any]], task: Task) -> Any:
-        """As the library's `loadRes`, but of an empty list too, and without making what is not compared."""
-        key = "segmentation" if task == "segm" else "bbox"
-        index = self._new_index()
-        records = [
-            {
-                "id": number,
-                "image_id": record["image_id"],
-                "category_id": record["category_id"],
-                "score": record["score"],
-                key: record[key],
-                "area": _area(record[key], task),
-            }
-            for number, record in enumerate(found, 1)
-        ]
-        index.dataset = {**self._coco.dataset, "annotations": records}
-        index.createIndex()
+    def _index(self, dataset: CocoDict) -> Any:
+        """Return a library's index. Its `loadRes` refuses an empty list and makes shapes that are not compared."""
+        with _quietly():
+            index = self._index_type()
+            index.dataset = dataset
+            index.createIndex()
         return index
 
 
-def _area(shape: Any, task: Task) -> float:
-    return int(mask.area(shape)) if task == "segm" else shape[2] * shape[3]
-
-
-def _class_figures(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Metrics:
-    """The twelve metrics of one class.
+def _to_metrics(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Metrics:
+    """Return the twelve metrics, as means over classes.
 
     Args:
-        precision: `(thresholds, recalls, sizes, numbers of detections)`; sizes are all, small, medium and large, the
-            numbers 1, 10 and 100.
+        precision: `(thresholds, recalls, classes, sizes, limits)`; the sizes are all, small, medium and large, the
+            limits 1, 10 and 100 predictions an image. -1 where there is nothing to measure.
         recall: the same without `recalls`.
     """
     most = precision[..., -1]
-    averages = [most[..., 0], most[0, :, 0], most[5, :, 0], *(most[..., size] for size in (1, 2, 3))]
-    averages += [recall[:, 0, number] for number in range(3)] + [recall[:, size, -1] for size in (1, 2, 3)]
-    return _figures([each[each > -1].mean() if (each > -1).any() else -1.0 for each in averages])
-
-
-def _figures(fractions: Iterable[float]) -> Metrics:
-    return {name: None if value < 0 else 100 * float(value) for name, value in zip(NAMES, fractions, strict=True)}
+    values = [most[..., 0], most[0, ..., 0], most[5, ..., 0], *(most[..., size] for size in (1, 2, 3))]
+    values += [recall[..., 0, limit] for limit in range(3)] + [recall[..., size, -1] for size in (1, 2, 3)]
+    known = [each[each > -1] for each in values]
+    return {name: 100 * float(each.mean()) if each.size else None for name, each in zip(NAMES, known, strict=True)}
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Print nothing, and look for no garbage: that goes over a million records that stay, again and again."""
-    collects = gc.isenabled()
+def _quietly() -> Iterator[None]:
+    """Print nothing and collect no garbage: the collector would scan a million dicts again and again."""
+    is_enabled = gc.isenabled()
     gc.disable()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        if collects:
+        if is_enabled:
             gc.enable()

@@ -1,4 +1,4 @@
-"""What an evaluation has to do: the images that count, the model's classes as the data's, what is done already."""
+"""The plan of an evaluation: which images to detect in, and how the model's classes match the data's."""
 
 import hashlib
 import json
@@ -15,104 +15,111 @@ from ..errors import DataError, InputError, OutputError
 from ..models.factory import read_classes, unnamed_classes
 from ..utils.files import hash_file, open_atomic
 from ..weights.reading import Weights
-from .predictions import Predictions
+from .metrics import CocoDict
+from .options import EvaluationOptions
+from .predictions import read_image_ids
 from .result import RESULT
 
 UNREADABLE = (IssueType.MISSING_IMAGE, IssueType.UNREADABLE_IMAGE)
-"""What can be wrong with an image that is skipped."""
+"""The issues of images that `skip_missing` skips."""
 
 _SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an evaluation has to do.
+    """What an evaluation does.
 
     Attributes:
-        annotations, images: the annotation file, and the folder of its images.
-        image_ids: the images that count, in the file's order.
-        skipped: those that cannot be read, and why.
+        images: the folder of the images.
+        image_ids: the images to evaluate, in the order of the annotation file.
+        skipped: the images that cannot be read, and why.
         classes: the names of the model's classes, by label.
-        category_ids: the data's category of each; None for one that the data do not have.
-        folder: of what is found, see `ResultsWriter`.
-        left: of the file's images, counted from 0, those that nothing was looked for in yet.
-        weights_sha256, annotations_sha256: of the files.
+        category_ids: the data's category of each class; None for a class that the data do not have.
+        folder: where the predictions are written, see `PredictionsWriter`.
+        remaining: the images without predictions, as indices into the images of the annotation file.
+        weights, annotations: the "path" and "sha256" of these files.
     """
 
-    annotations: Path
     images: Path
     image_ids: tuple[int, ...]
     skipped: tuple[str, ...]
     classes: tuple[str, ...]
     category_ids: tuple[int | None, ...]
     folder: Path
-    left: tuple[int, ...]
-    weights_sha256: str
-    annotations_sha256: str
+    remaining: tuple[int, ...]
+    weights: dict[str, str]
+    annotations: dict[str, str]
 
 
 def make_plan(
-    cfg: Config, check: CheckedSplit, path: Path, weights: Weights, work_dir: Path, *, limit: int | None, resume: bool
+    options: EvaluationOptions,
+    cfg: Config,
+    split: CheckedSplit,
+    ground_truth: CocoDict,
+    path: Path,
+    weights: Weights,
+    work_dir: Path,
 ) -> Plan:
-    """Decide what is to be done, and make the folder of what is found.
+    """Plan an evaluation, and make the folder of its predictions.
 
     Args:
-        cfg: the recipe.
-        check: of the data; images that it found unreadable are skipped.
-        path, weights: the weights' file, and what is in it.
-        work_dir: the run's folder; what it holds of an earlier run is removed, or with `resume` gone on with.
-        limit: how many images count at most.
+        options: the options of the evaluation.
+        cfg: the detector's config.
+        split: the checked data; images that cannot be read are skipped.
+        ground_truth: the content of the data's annotation file.
+        path, weights: the weights' file and its content.
+        work_dir: the run's folder. Predictions in it are removed, or used with `options.resume`.
 
     Raises:
-        DataError: no image can be read, or the model does not know the data's classes.
-        InputError: what is to be resumed is another evaluation.
-        OutputError: the folder cannot be written.
+        DataError: No image can be read, or the data have classes that the model does not know.
+        InputError: The folder has predictions of another evaluation.
+        OutputError: The folder cannot be written.
     """
-    content = json.loads(check.annotations.read_bytes())
-    skipped = {each.image_id: str(each) for each in check.issues if each.type in UNREADABLE}
-    numbers = {image["id"]: number for number, image in enumerate(content["images"]) if image["id"] not in skipped}
-    image_ids = tuple(numbers)[:limit]
+    skipped = {each.image_id: str(each) for each in split.issues if each.type in UNREADABLE}
+    indices = {image["id"]: index for index, image in enumerate(ground_truth["images"]) if image["id"] not in skipped}
+    image_ids = tuple(indices)[: options.limit]
     if not image_ids:
-        raise DataError(f"{check.annotations}: none of its images can be read")
-    categories = {category["name"]: category["id"] for category in content["categories"]}
-    classes = _match_classes(read_classes(cfg, weights), tuple(categories), check.annotations)
-    folder = work_dir / "detections"
-    recipe = (cfg.model, cfg.test_dataloader.dataset.pipeline, cfg.test_cfg)
+        raise DataError(f"{split.annotations}: none of its images can be read")
+    categories = {category["name"]: category["id"] for category in ground_truth["categories"]}
+    classes = _match_classes(read_classes(cfg, weights), tuple(categories), split.annotations)
+    config = (cfg.model, cfg.test_dataloader.dataset.pipeline, cfg.test_cfg)
     settings = {
         "weights": hash_file(path).hexdigest(),
-        "annotations": hash_file(check.annotations).hexdigest(),
-        "recipe": hashlib.sha256(str(recipe).encode()).hexdigest(),
+        "annotations": hash_file(split.annotations).hexdigest(),
+        "config": hashlib.sha256(str(config).encode()).hexdigest(),
     }
-    done = _begin(folder, settings, resume)
+    folder = work_dir / "predictions"
+    _make_folder(folder, settings, options.resume)
+    finished = read_image_ids(folder)
     return Plan(
-        annotations=check.annotations,
-        images=check.images,
+        images=split.images,
         image_ids=image_ids,
         skipped=tuple(skipped.values()),
         classes=classes,
         category_ids=tuple(categories.get(name) for name in classes),
         folder=folder,
-        left=tuple(numbers[image_id] for image_id in image_ids if image_id not in done),
-        weights_sha256=settings["weights"],
-        annotations_sha256=settings["annotations"],
+        remaining=tuple(indices[image_id] for image_id in image_ids if image_id not in finished),
+        weights={"path": str(path), "sha256": settings["weights"]},
+        annotations={"path": str(split.annotations), "sha256": settings["annotations"]},
     )
 
 
 def _match_classes(classes: tuple[str, ...], names: tuple[str, ...], annotations: Path) -> tuple[str, ...]:
-    """The model's classes, which have to be at least the data's; without names of their own, they take those."""
+    """Return the model's class names, which must include the data's; a model without class names gets the data's."""
     if classes == unnamed_classes(len(classes)) and len(names) == len(classes):
         return names
     unknown = [name for name in names if name not in classes]
     if unknown:
         raise DataError(
-            f"{annotations}: {len(unknown)} of its {len(names)} classes are none of the model's {len(classes)}: "
-            f"{list_names(unknown)}; the model knows {list_names(classes)}"
+            f"{annotations}: the model does not know {len(unknown)} of its {len(names)} classes: "
+            f"{list_names(unknown)}; the model's {len(classes)} classes are {list_names(classes)}"
         )
     return classes
 
 
-def _begin(folder: Path, settings: Mapping[str, str], resume: bool) -> Predictions:
-    """Make the folder of what is found, or go on with what it holds."""
+def _make_folder(folder: Path, settings: Mapping[str, str], resume: bool) -> None:
+    """Make the folder of the predictions, or check that the predictions in it can be resumed."""
     try:
         earlier = json.loads((folder / _SETTINGS).read_bytes()) if resume else None
     except (OSError, ValueError):
@@ -121,11 +128,11 @@ def _begin(folder: Path, settings: Mapping[str, str], resume: bool) -> Predictio
         changed = [name for name, value in settings.items() if earlier.get(name) != value]
         if changed:
             raise InputError(
-                f"{folder.parent} holds an evaluation with other {' and '.join(changed)}: choose another work_dir, or "
-                "begin anew without resume"
+                f"{folder.parent} has an evaluation with other {' and '.join(changed)}: choose another work_dir, or "
+                "start again without resume"
             )
     try:
-        (folder.parent / RESULT).unlink(missing_ok=True)  # of an earlier evaluation, which this one may not get to
+        (folder.parent / RESULT).unlink(missing_ok=True)  # an earlier evaluation's: this one may fail
         if earlier is None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
@@ -133,4 +140,3 @@ def _begin(folder: Path, settings: Mapping[str, str], resume: bool) -> Predictio
         raise OutputError(f"{folder} cannot be made: {error.strerror}: choose another work_dir") from error
     with open_atomic(folder / _SETTINGS) as file:
         file.write(json.dumps(settings).encode())
-    return Predictions(folder)

@@ -1,142 +1,135 @@
-"""What a detector finds in the images of a data set, on disk from the moment it is found."""
+"""The predictions of an evaluation, on disk as soon as they are made."""
 
-import json
+import contextlib
+import heapq
+import itertools
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
 from .. import mmlab  # noqa: F401  (before mmdet)
-from ..errors import OutputError
 from ..inference.detections import Detections, encode_mask
 from ..utils.files import open_atomic
-from .metrics import Task
+from ..utils.json_files import JsonLinesWriter, JsonListWriter, read_json_lines
+from .metrics import SHAPE_KEYS, CocoDict, Task
 
-Records = list[dict[str, Any]]
-"""COCO's results: "image_id", "category_id", "bbox" (xywh, pixels), "score", and of a mask "segmentation" (RLE)."""
+
+class ImagePredictions(NamedTuple):
+    """The predictions for one image.
+
+    Attributes:
+        image_id: the image's id in the annotation file.
+        seconds: the time that detection took.
+        predictions: COCO's results: "image_id", "category_id", "bbox" (xywh, pixels), "score" and, from a model with
+            masks, "segmentation" (RLE).
+    """
+
+    image_id: int
+    seconds: float
+    predictions: list[CocoDict]
 
 
 @METRICS.register_module()
 class PredictionsWriter(BaseMetric):  # type: ignore[misc]
-    """Writes what is found in each image as a line of JSON; each process has a file of its own.
+    """Writes the predictions for each image as a line of JSON. Each process has its own file.
 
-    It takes the place of MMDetection's `CocoMetric`, which keeps all until the end, and computes nothing itself.
+    It replaces MMDetection's `CocoMetric`, which keeps all predictions in memory, and computes nothing.
 
     Args:
-        folder: where the file is made.
-        category_ids: the data's category of each label; None for one that the data do not have, whose detections are
-            left out.
+        folder: where the file is created.
+        category_ids: the data's category of each label; detections of a label with None are left out.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
 
     def __init__(self, folder: str | Path, category_ids: Sequence[int | None]) -> None:
-        super().__init__(collect_device="gpu", prefix="found")  # "cpu" would make a folder
-        self._path = Path(folder) / f"{uuid.uuid4().hex}.jsonl"
+        super().__init__(collect_device="gpu", prefix="predictions")  # "cpu" would create a folder
+        self._file = JsonLinesWriter(Path(folder) / f"{uuid.uuid4().hex}.jsonl")
         self._category_ids = category_ids
         self._last_time = time.perf_counter()
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
-        """Write what was found in a batch of images."""
-        found = [(sample["img_id"], self._records(sample)) for sample in data_samples]
+        """Write the predictions for a batch of images."""
+        predictions = [self._to_coco(sample) for sample in data_samples]
         now = time.perf_counter()
-        seconds, self._last_time = (now - self._last_time) / len(found), now
-        lines = [json.dumps({"image_id": id, "seconds": seconds, "found": records}) for id, records in found]
-        try:
-            with self._path.open("a") as file:
-                file.write("".join(f"{line}\n" for line in lines))
-        except OSError as error:
-            raise OutputError(f"{self._path} cannot be written: {error.strerror}: make room, and resume") from error
+        seconds, self._last_time = (now - self._last_time) / len(data_samples), now
+        for sample, each in zip(data_samples, predictions, strict=True):
+            self._file.append(ImagePredictions(sample["img_id"], seconds, each)._asdict())
 
-    def _records(self, sample: dict[str, Any]) -> Records:
-        found = {name: tensor.cpu().numpy() for name, tensor in sample["pred_instances"].items()}
+    def _to_coco(self, sample: dict[str, Any]) -> list[CocoDict]:
+        arrays = {name: tensor.cpu().numpy() for name, tensor in sample["pred_instances"].items()}
         detections = Detections(
-            boxes=found["bboxes"],
-            scores=found["scores"],
-            labels=found["labels"],
+            boxes=arrays["bboxes"],
+            scores=arrays["scores"],
+            labels=arrays["labels"],
             classes=tuple(self.dataset_meta["classes"]),
             image_size=sample["ori_shape"],
-            rles=[encode_mask(mask) for mask in found["masks"]] if "masks" in found else None,
+            rles=[encode_mask(mask) for mask in arrays["masks"]] if "masks" in arrays else None,
         )
         return detections.to_coco(sample["img_id"], self._category_ids)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Nothing: that is done when all processes have written theirs."""
+        """Return nothing: the metrics are computed when all processes have written their files."""
         return {}
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Nothing, as `compute_metrics`."""
+        """Close the file."""
+        self._file.close()
         return {}
 
 
-class Predictions:
-    """What was found, read from a folder that `PredictionsWriter`s have written to.
+def read_predictions(folder: Path, image_ids: Iterable[int]) -> Iterator[ImagePredictions]:
+    """Yield the predictions that `PredictionsWriter`s have written, in the order of `image_ids`.
 
-    Of files that were being written when their process ended, the whole lines count. Memory holds one image's results,
-    and where each line begins.
+    The folder may hold files of several processes and runs, each of which is in that order already. Images that no
+    file has are left out. Memory holds one image of each file.
+    """
+    places = {image_id: place for place, image_id in enumerate(image_ids)}
+    files = [(line for line in _read_file(path) if line.image_id in places) for path in folder.glob("*.jsonl")]
+    lines = heapq.merge(*files, key=lambda line: places[line.image_id])
+    for _, same in itertools.groupby(lines, key=lambda line: line.image_id):
+        yield next(same)
+
+
+def read_image_ids(folder: Path) -> set[int]:
+    """Return the ids of the images that a folder has predictions for."""
+    return {line.image_id for path in folder.glob("*.jsonl") for line in _read_file(path)}
+
+
+def _read_file(path: Path) -> Iterator[ImagePredictions]:
+    """Yield the complete lines of a file, up to a damaged one: a process may have ended while it wrote."""
+    with contextlib.suppress(ValueError):
+        for line in read_json_lines(path):
+            yield ImagePredictions(**line.content)
+
+
+@contextlib.contextmanager
+def coco_results_files(prefix: Path | None, tasks: Iterable[Task]) -> Iterator[Callable[[Iterable[CocoDict]], None]]:
+    """Return a function that adds predictions to COCO results files, which are complete when the block ends.
 
     Args:
-        folder: it may hold the files of several runs, and of several processes.
-
-    Attributes:
-        seconds: how long finding them took in each image, by its id.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.seconds: dict[int, float] = {}
-        self._places: dict[int, tuple[Path, int]] = {}
-        for path in sorted(folder.glob("*.jsonl")):
-            with path.open("rb") as file:
-                start = 0
-                for line in file:
-                    content = _parse(line)
-                    if content and content["image_id"] not in self._places:
-                        self._places[content["image_id"]] = path, start
-                        self.seconds[content["image_id"]] = content["seconds"]
-                    start += len(line)
-
-    def __contains__(self, image_id: int) -> bool:
-        return image_id in self._places
-
-    def of_images(self, image_ids: Iterable[int]) -> Iterator[tuple[int, Records]]:
-        """The images, and what was found in each.
-
-        Raises:
-            KeyError: of one there are no results.
-        """
-        for image_id in image_ids:
-            path, start = self._places[image_id]
-            with path.open("rb") as file:
-                file.seek(start)
-                yield image_id, json.loads(file.readline())["found"]
-
-
-def write_coco(path: Path, found: Iterable[tuple[int, Records]], task: Task) -> None:
-    """Write results of one task as the JSON list that COCO's test server takes.
+        prefix: the start of the files' paths; ".bbox.json" and ".segm.json" are added. None writes no files.
+        tasks: what to write a file for.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: A file cannot be written.
     """
-    key = "segmentation" if task == "segm" else "bbox"
-    names = ("image_id", "category_id", key, "score")
-    separator = b"[\n"
-    with open_atomic(path) as file:
-        for _, records in found:
-            for record in records:
-                file.write(separator + json.dumps({name: record[name] for name in names}).encode())
-                separator = b",\n"
-        file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+    with contextlib.ExitStack() as stack:
+        writers: list[tuple[JsonListWriter, tuple[str, ...]]] = []
+        for task in tasks if prefix else ():
+            file = stack.enter_context(open_atomic(Path(f"{prefix}.{task}.json")))
+            keys = ("image_id", "category_id", SHAPE_KEYS[task], "score")
+            writers.append((stack.enter_context(JsonListWriter(file)), keys))
 
+        def add(predictions: Iterable[CocoDict]) -> None:
+            for writer, keys in writers:
+                for prediction in predictions:
+                    writer.append({key: prediction[key] for key in keys})
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """A line's content, if it is whole."""
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return None
-    return content if line.endswith(b"\n") and isinstance(content, dict) else None
+        yield add

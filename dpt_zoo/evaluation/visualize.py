@@ -1,8 +1,8 @@
-"""What is in an image beside what was found in it, drawn."""
+"""The ground truth of an image beside its predictions, drawn."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,117 +13,108 @@ from ..errors import ImageError
 from ..utils.files import make_folder, open_atomic
 from ..utils.images import load_image
 from ..utils.text import printable
-from .error_analysis import CocoRecord, Comparison, Mistakes, class_names, compare
+from .error_analysis import Comparison, ErrorAnalysis
+from .metrics import CocoDict
 
 if TYPE_CHECKING:
-    from ..inference.detections import Detections
+    from ..inference.detections import RLE, Detections
 
-_SHOWN_SIZE, _WORST_SIZE = 800, 440  # pixels of a drawn image's longer side
+_IMAGE_SIZE, _WORST_SIZE = 800, 440  # pixels of a drawn image's longer side
 _COLUMNS = 3  # of the worst images
-_GAP, _MARGIN = 8, 16  # pixels between truth and found, and around them
+_GAP, _MARGIN = 8, 16  # pixels between the two sides, and around them
 _FONT_SIZE = 18
 
 
-def show(
-    folder: Path, images: Path, truth: Mapping[str, Any], found: Iterable[tuple[int, Sequence[CocoRecord]]]
-) -> None:
-    """Write each image as a JPEG, once with what is in it and once with what was found, mistakes marked.
+def save_comparison(folder: Path, images: Path, comparison: Comparison, classes: Mapping[int, str]) -> None:
+    """Write an image as a JPEG: its ground truth on the left, its predictions on the right, errors marked.
 
-    The pictures have the images' names, below `folder` as they are below `images`, and ".jpg" added to names that do
-    not end so. Images that cannot be read are left out.
+    The file has the image's name, below `folder` as the image is below `images`, and ".jpg" is added unless the name
+    ends so. An image that cannot be read is skipped.
 
     Args:
-        folder: where to, not that of the images; it is made if it is not there.
+        folder: where to write, not the folder of the images; it is made if missing.
         images: the folder of the images.
-        truth, found: see `find_mistakes`.
+        comparison: the two sides.
+        classes: the class names by category id.
 
     Raises:
-        OutputError: a picture cannot be written.
+        OutputError: The file cannot be written.
     """
-    classes = class_names(truth)
-    for comparison in compare(truth, found):
-        name = comparison.image["file_name"]
-        path = folder / (name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg")
-        picture = _draw_pair(comparison, images, classes, _SHOWN_SIZE)
-        if picture is None:
-            continue
+    name = comparison.image["file_name"]
+    path = folder / (name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg")
+    picture = _draw_comparison(comparison, images, classes, _IMAGE_SIZE)
+    if picture is not None:
         make_folder(path.parent)
         with open_atomic(path) as file:
             picture.save(file, "JPEG", quality=90)
 
 
-def draw_worst(path: Path, images: Path, mistakes: Mistakes) -> None:
-    """Write one PNG with all of the worst images, as `show` draws them; those that cannot be read are left out.
+def draw_worst(path: Path, images: Path, errors: ErrorAnalysis) -> None:
+    """Write one PNG with the worst images, drawn as by `save_comparison`; those that cannot be read are skipped.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The file cannot be written.
     """
-    drawn = (_draw_pair(comparison, images, mistakes.classes, _WORST_SIZE) for comparison in mistakes.worst)
+    drawn = (_draw_comparison(comparison, images, errors.classes, _WORST_SIZE) for comparison in errors.worst)
     pictures = [picture for picture in drawn if picture]
     if pictures:
-        grid = _stack([_join(pictures[at : at + _COLUMNS]) for at in range(0, len(pictures), _COLUMNS)])
+        grid = _join([_join(pictures[at : at + _COLUMNS], 1) for at in range(0, len(pictures), _COLUMNS)], 0)
     else:
-        grid = _text_line("of the worst images none can be read" if mistakes.worst else "no mistakes", 400)
+        grid = _text_line("none of the worst images can be read" if errors.worst else "no errors", 400)
     with open_atomic(path) as file:
         grid.save(file, "PNG")
 
 
 def describe(comparison: Comparison) -> str:
-    """How many mistakes of which kind there are in an image."""
-    mistakes = comparison.mistakes
-    missed = sum(pair.found is None for pair in mistakes)
-    nothing_there = sum(pair.truth is None for pair in mistakes)
-    counts = {
-        "missed": missed,
-        "of a wrong class": len(mistakes) - missed - nothing_there,
-        "where nothing is": nothing_there,
-    }
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "no mistakes"
+    """Return the number of errors of each type in an image."""
+    missed = sum(pair.prediction is None for pair in comparison.errors)
+    extra = sum(pair.annotation is None for pair in comparison.errors)
+    wrong = len(comparison.errors) - missed - extra
+    counts = {"missed": missed, "with a wrong class": wrong, "without an object": extra}
+    return ", ".join(f"{count} {text}" for text, count in counts.items() if count) or "no errors"
 
 
-def _draw_pair(comparison: Comparison, images: Path, classes: Mapping[int, str], size: int) -> Image.Image | None:
-    """Draw truth and found beside each other, under a caption; None if the image cannot be read."""
+def _draw_comparison(comparison: Comparison, images: Path, classes: Mapping[int, str], size: int) -> Image.Image | None:
+    """Draw the two sides under a caption, each image `size` pixels long; return None if the image cannot be read."""
     try:
         pixels = load_image(images / comparison.image["file_name"])
     except ImageError:
         return None
-    missed = {id(pair.truth): _found_as(pair.found, classes) for pair in comparison.mistakes if pair.truth}
-    wrong = {id(pair.found): _really(pair.truth, classes) for pair in comparison.mistakes if pair.found}
-    halves = [
-        _stack([_text_line(title, size), _draw(pixels, records, remarks, classes, size)])
-        for title, records, remarks in (("truth", comparison.truth, missed), ("found", comparison.found, wrong))
+    remarks: dict[int, str] = {}
+    for annotation, prediction in comparison.errors:
+        if annotation:
+            name = prediction and classes[prediction["category_id"]]
+            remarks[id(annotation)] = f"detected as {name}" if name else "missed"
+        if prediction:
+            name = annotation and classes[annotation["category_id"]]
+            remarks[id(prediction)] = f"is {name}" if name else "no object"
+    sides = [
+        _join([_text_line(title, size), _draw(pixels, objects, remarks, classes, size)], 0)
+        for title, objects in (("ground truth", comparison.annotations), ("predictions", comparison.predictions))
     ]
-    panels = _join(halves, _GAP)
+    panels = _join([sides[0], Image.new("RGB", (_GAP, 1), "white"), sides[1]], 1)
     caption = _text_line(f"{printable(comparison.image['file_name'])}: {describe(comparison)}", panels.width)
-    return ImageOps.expand(_stack([caption, panels]), _MARGIN, "white")
-
-
-def _found_as(found: CocoRecord | None, classes: Mapping[int, str]) -> str:
-    return f"found as {classes[found['category_id']]}" if found else "missed"
-
-
-def _really(truth: CocoRecord | None, classes: Mapping[int, str]) -> str:
-    return f"is {classes[truth['category_id']]}" if truth else "nothing there"
+    return ImageOps.expand(_join([caption, panels], 0), _MARGIN, "white")
 
 
 def _draw(
     pixels: NDArray[np.uint8],
-    records: Sequence[CocoRecord],
+    objects: Sequence[CocoDict],
     remarks: Mapping[int, str],
     classes: Mapping[int, str],
     size: int,
 ) -> Image.Image:
-    """Draw objects on an image resized to `size`, with remarks on some, by the identity of their records."""
+    """Draw objects on an image resized to `size`, with remarks on some, by the identity of their dicts."""
     import supervision as sv
 
     from ..inference.drawing import draw
 
     scale = size / max(pixels.shape[:2])
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    objects = _detections(records, classes, pixels.shape[:2], (height, width))
-    enlarged = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
-    picture = draw(enlarged, objects, with_scores=any("score" in record for record in records))
-    remarked = [index for index, record in enumerate(records) if id(record) in remarks]
+    detections = _to_detections(pixels, objects, classes).resize((height, width))
+    assert detections.image is not None
+    picture = draw(detections.image, detections, with_scores=any("score" in each for each in objects))
+    remarked = [index for index, each in enumerate(objects) if id(each) in remarks]
     annotator = sv.RichLabelAnnotator(
         sv.Color.BLACK,
         text_color=sv.Color.WHITE,
@@ -132,49 +123,44 @@ def _draw(
         text_position=sv.Position.BOTTOM_LEFT,
         smart_position=True,
     )
-    boxes = sv.Detections(xyxy=objects.boxes[remarked], class_id=objects.labels[remarked])
-    return annotator.annotate(picture, boxes, [remarks[id(records[index])] for index in remarked])
+    boxes = sv.Detections(xyxy=detections.boxes[remarked], class_id=detections.labels[remarked])
+    return annotator.annotate(picture, boxes, [remarks[id(objects[index])] for index in remarked])
 
 
-def _detections(
-    records: Sequence[CocoRecord], classes: Mapping[int, str], size: tuple[int, int], new_size: tuple[int, int]
-) -> "Detections":
-    """Annotations or results of an image as `Detections` in the same image at another size (height, width).
+def _to_detections(pixels: NDArray[np.uint8], objects: Sequence[CocoDict], classes: Mapping[int, str]) -> "Detections":
+    """Return annotations or predictions as `Detections`: crowds get their own classes, annotations score 1."""
+    from ..inference.detections import Detections
 
-    Crowds are a class of their own, and what is there has score 1.
-    """
-    from ..inference.detections import Detections, encode_mask
-
+    height, width, _ = pixels.shape
     places = {category_id: place for place, category_id in enumerate(classes)}
-    labels = [places[record["category_id"]] + len(places) * bool(record.get("iscrowd")) for record in records]
-    boxes = np.array([record["bbox"] for record in records], np.float32).reshape(-1, 4)
+    labels = [places[each["category_id"]] + len(places) * bool(each.get("iscrowd")) for each in objects]
+    boxes = np.array([each["bbox"] for each in objects], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    has_masks = any(record.get("segmentation") for record in records)
+    has_masks = any(each.get("segmentation") for each in objects)
     return Detections(
-        boxes=boxes * np.divide(new_size[::-1] * 2, size[::-1] * 2, dtype=np.float32),
-        scores=np.array([record.get("score", 1) for record in records], np.float32),
+        boxes=boxes,
+        scores=np.array([each.get("score", 1) for each in objects], np.float32),
         labels=np.array(labels, np.int64),
         classes=(*classes.values(), *(f"{name} (crowd)" for name in classes.values())),
-        image_size=new_size,
-        rles=[encode_mask(_mask(record, size, new_size)) for record in records] if has_masks else None,
+        image_size=(height, width),
+        rles=[_to_rle(each.get("segmentation"), height, width) for each in objects] if has_masks else None,
+        image=pixels,
     )
 
 
-def _mask(record: CocoRecord, size: tuple[int, int], new_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """An object's mask, from polygons or RLE, resized; empty if it has none."""
-    segmentation = record.get("segmentation")
+def _to_rle(segmentation: "list[list[float]] | CocoDict | None", height: int, width: int) -> "RLE":
+    """Return polygons, run lengths or a compressed RLE as a compressed RLE; without any, an empty one."""
     if not segmentation:
-        return np.zeros(new_size, bool)
-    if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
-        segmentation = coco_mask.frPyObjects(segmentation, *size)
+        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
     if isinstance(segmentation, list):
-        segmentation = coco_mask.merge(segmentation)
-    mask = Image.fromarray(coco_mask.decode(segmentation))
-    return np.asarray(mask.resize(new_size[::-1], Image.Resampling.NEAREST)) > 0
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(segmentation, height, width)
+    return segmentation
 
 
 def _text_line(text: str, width: int) -> Image.Image:
-    """A line of text on white; of what is too long the end is shown."""
+    """Draw a line of text on white. Of a text that is too long, the end is shown."""
     font = ImageFont.load_default(_FONT_SIZE)
     while font.getlength(text) > width:
         text = f"...{text[4:]}"
@@ -183,23 +169,11 @@ def _text_line(text: str, width: int) -> Image.Image:
     return line
 
 
-def _join(pictures: Sequence[Image.Image], gap: int = 0) -> Image.Image:
-    """Pictures beside each other, on white."""
-    width = sum(picture.width + gap for picture in pictures) - gap
-    joined = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
-    left = 0
-    for picture in pictures:
-        joined.paste(picture, (left, 0))
-        left += picture.width + gap
-    return joined
-
-
-def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below each other, on white."""
-    height = sum(picture.height for picture in pictures)
-    stacked = Image.new("RGB", (max(picture.width for picture in pictures), height), "white")
-    top = 0
-    for picture in pictures:
-        stacked.paste(picture, (0, top))
-        top += picture.height
-    return stacked
+def _join(pictures: Sequence[Image.Image], axis: int) -> Image.Image:
+    """Put pictures below each other (axis 0) or side by side (axis 1), on white."""
+    arrays = [np.asarray(picture) for picture in pictures]
+    length = max(array.shape[1 - axis] for array in arrays)
+    for index, array in enumerate(arrays):
+        margins = [(0, length - array.shape[side] if side == 1 - axis else 0) for side in range(3)]
+        arrays[index] = np.pad(array, margins, constant_values=255)
+    return Image.fromarray(np.concatenate(arrays, axis))

@@ -1,1 +1,1 @@
-"""The published results measured again, and the table of them."""
+"""The published results measured again, each detector in a process of its own, and their table."""

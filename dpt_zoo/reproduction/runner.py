@@ -1,14 +1,13 @@
-"""The published results, measured again: each detector in a process of its own. Imports no torch."""
+"""Measures the published results again: each detector in a process of its own. Imports no torch."""
 
-import codecs
 import dataclasses
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from ..errors import InputError
 from ..evaluation.result import RESULT, Evaluation
 from ..manifest.records import get_detector_info, list_models
 from ..utils.files import hash_file, make_folder
-from .table import Record, ResultsTable, Row
+from ..utils.validation import check_integer
+from .table import ResultsTable, Row
 
-FIELDS = {field.name for field in dataclasses.fields(Evaluation)}
-"""What an `evaluation.json` has at least."""
+ERROR = "error.json"
+"""The file in a detector's folder that a failed process leaves: a JSON string, why it failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +28,13 @@ class ReproductionOptions:
     """How detectors are evaluated.
 
     Attributes:
-        data_root: the data set's folder.
-        work_dir: where the results are written; each detector has a folder in it.
-        processes: how many evaluate a detector together, each on a GPU of its own where there are GPUs.
-        limit, batch_size, workers, amp, skip_missing: as `dpt_zoo.evaluate` has them.
+        data_root: the folder of the data set.
+        work_dir: the folder to write to; each detector has a folder in it.
+        processes: the number of processes that evaluate a detector together, each on its own GPU if there are GPUs.
+        limit, batch_size, workers, amp, skip_missing: see `dpt_zoo.evaluate`.
 
     Raises:
-        InputError: a value cannot be used.
+        InputError: A value cannot be used.
     """
 
     data_root: Path
@@ -47,19 +47,21 @@ class ReproductionOptions:
     skip_missing: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("processes", 1), ("limit", 1), ("batch_size", 1), ("workers", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} must be a whole number from {least}, not {value}")
+        for name, minimum in (("processes", 1), ("limit", 1), ("batch_size", 1), ("workers", 0)):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), minimum)
         if not self.data_root.is_dir():
             raise InputError(f"data_root: there is no folder {self.data_root}")
 
 
 def select_names(patterns: Sequence[str]) -> list[str]:
-    """Names of detectors, each once; all twelve without `patterns`, which are shell-style and for these; demos by name.
+    """Return the names of detectors, each once.
+
+    Args:
+        patterns: shell-style patterns for the authors' detectors, and names of demos; without any, all twelve.
 
     Raises:
-        UnknownModelError: nothing has such a name; the text suggests the nearest.
+        UnknownModelError: Nothing has such a name. The text suggests the nearest.
     """
     names: list[str] = []
     for pattern in patterns or ["*"]:
@@ -68,92 +70,74 @@ def select_names(patterns: Sequence[str]) -> list[str]:
 
 
 def reproduce(
-    names: Sequence[str], settings: ReproductionOptions, tell: Callable[[str], None] = lambda line: None
+    names: Sequence[str], options: ReproductionOptions, report: Callable[[str], None] = lambda line: None
 ) -> ResultsTable:
-    """Evaluate detectors one after the other, and write what is known so far after each, see `ResultsTable.write`.
+    """Evaluate detectors one after the other, and write the table after each, see `ResultsTable.write`.
 
-    What was evaluated with the same settings before is taken from there. One that fails ends no other.
+    Evaluations with the same options that are in the folder already are used. If one detector fails, the others are
+    evaluated all the same.
 
     Args:
-        names: of detectors, see `select_names`.
-        settings: how they are evaluated.
-        tell: takes a line about each, before and after it is evaluated.
+        names: the detectors, see `select_names`.
+        options: how they are evaluated.
+        report: called with a line before and after each evaluation.
 
     Raises:
-        UnknownModelError: there is no such detector.
-        OutputError: the results cannot be written.
+        UnknownModelError: There is no such detector.
+        OutputError: The results cannot be written.
     """
-    make_folder(settings.work_dir, "work_dir")
-    rows = {name: Row(get_detector_info(name), _find_evaluation(name, settings)) for name in names}
-    results = ResultsTable(rows, dataclasses.asdict(settings))
-    results.write(settings.work_dir)
-    for number, name in enumerate(rows, 1):
-        if rows[name].evaluation is None:
-            tell(f"{name}: {number} of {len(rows)}")
-            rows[name] = _evaluate(rows[name].record, settings)
-            results.write(settings.work_dir)
-        tell(f"{name}: {rows[name].summary}")
+    make_folder(options.work_dir, "work_dir")
+    rows = {name: Row(get_detector_info(name), _find_evaluation(name, options)) for name in names}
+    results = ResultsTable(rows, dataclasses.asdict(options))
+    results.write(options.work_dir)
+    for number, (name, row) in enumerate(rows.items(), 1):
+        if row.evaluation is None:
+            report(f"{name}: {number} of {len(rows)}")
+            evaluation = _evaluate(name, options)
+            error = evaluation if isinstance(evaluation, str) else None
+            rows[name] = Row(row.record, None if isinstance(evaluation, str) else evaluation, error)
+            results.write(options.work_dir)
+        report(f"{name}: {rows[name].summary}")
     return results
 
 
-def _find_evaluation(name: str, settings: ReproductionOptions) -> dict[str, Any] | None:
-    """What an evaluation with the same settings, data and weights left; None if none did."""
-    evaluation = _read_evaluation(settings.work_dir / name)
+def _find_evaluation(name: str, options: ReproductionOptions) -> Evaluation | None:
+    """Return an earlier evaluation with the same options, data and weights, if there is one."""
+    evaluation = Evaluation.read(options.work_dir / name)
     is_same = (
         evaluation is not None
-        and evaluation["limit"] == settings.limit
-        and evaluation["amp"] == settings.amp
-        and not evaluation["skipped"]  # what was missing may be there now
-        and Path(evaluation["annotations"]["path"]).resolve().is_relative_to(settings.data_root.resolve())
-        and all(_is_unchanged(evaluation[file]) for file in ("annotations", "weights"))
+        and evaluation.limit == options.limit
+        and evaluation.amp == options.amp
+        and not evaluation.skipped  # the images may be there now
+        and Path(evaluation.annotations["path"]).resolve().is_relative_to(options.data_root.resolve())
+        and all(_is_unchanged(file) for file in (evaluation.annotations, evaluation.weights))
     )
     return evaluation if is_same else None
 
 
-def _read_evaluation(folder: Path) -> dict[str, Any] | None:
-    try:
-        evaluation = json.loads((folder / RESULT).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return evaluation if isinstance(evaluation, dict) and evaluation.keys() >= FIELDS else None
-
-
 def _is_unchanged(file: Mapping[str, str]) -> bool:
-    """Whether a file is what it was, as far as it is still there: weights may have been removed since."""
+    """Return whether a file is the same as before, or gone: weights may have been removed from the cache."""
     path = Path(file["path"])
     return not path.is_file() or hash_file(path).hexdigest() == file["sha256"]
 
 
-# --- A process
-
-
-def _evaluate(record: Record, settings: ReproductionOptions) -> Row:
-    """Evaluate a detector in a process of its own, which may fail in any way."""
-    folder = settings.work_dir / record.name
-    status, said = _run(_command(record.name, folder, settings), _environment(settings.processes))
+def _evaluate(name: str, options: ReproductionOptions) -> Evaluation | str:
+    """Evaluate a detector in a process of its own, which may fail in any way; return the error's text if it does."""
+    folder = options.work_dir / name
+    make_folder(folder)
+    (folder / ERROR).unlink(missing_ok=True)
+    passed = ("limit", "batch_size", "workers", "amp", "skip_missing")
+    arguments = {"model": name, "data_root": str(options.data_root), "work_dir": str(folder), "resume": True}
+    arguments |= {option: getattr(options, option) for option in passed}
+    command = [sys.executable, "-m", "dpt_zoo.reproduction.worker", str(options.processes), json.dumps(arguments)]
+    status = _run(command, _environment(options.processes))
     if status != 0:
-        return Row(record, error=_reason(status, said).removeprefix(f"{record.name}: "))
-    evaluation = _read_evaluation(folder)
-    return Row(record, evaluation, error=None if evaluation else f"{folder} has no {RESULT} of the known form")
-
-
-def _command(name: str, folder: Path, settings: ReproductionOptions) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=localhost"]
-    launcher.append(f"--nproc-per-node={settings.processes}")
-    options = ["--data-root", str(settings.data_root), "--work-dir", str(folder), "--resume"]
-    for option, value in (
-        ("--limit", settings.limit),
-        ("--batch-size", settings.batch_size),
-        ("--workers", settings.workers),
-    ):
-        if value is not None:
-            options += [option, str(value)]
-    options += ["--amp"] * settings.amp + ["--skip-missing"] * settings.skip_missing
-    return [sys.executable, *(launcher if settings.processes > 1 else []), "-m", "dpt_zoo", "evaluate", name, *options]
+        return _describe_failure(status, folder / ERROR).removeprefix(f"{name}: ")
+    return Evaluation.read(folder) or f"{folder} has no {RESULT} of the known form"
 
 
 def _environment(processes: int) -> dict[str, str]:
-    """This process's, in which this very package is found, and several processes share the processors."""
+    """Return this process's environment, with this package on the path and the CPUs shared among the processes."""
     paths = [str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if processes > 1:
@@ -162,68 +146,36 @@ def _environment(processes: int) -> dict[str, str]:
     return environment
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
-    """Run a program, passing its standard error on; return its exit status, and the end of what it wrote there.
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a program and return its exit status, negative for a signal.
 
-    On a terminal the program finds one as well, and so shows its progress. An interrupt of this process is passed on,
-    and waited for; a second one kills the program.
+    Ctrl-C interrupts the program and waits until it has ended; a second Ctrl-C kills it.
     """
-    reading, writing = os.openpty() if sys.stderr.isatty() and hasattr(os, "openpty") else os.pipe()
-    # In a session of its own, or it would get a terminal's Ctrl-C twice.
-    options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": writing, "start_new_session": True}
-    with subprocess.Popen(command, env=environment, **options) as process:
-        os.close(writing)
+    # In a session of its own: otherwise, a terminal's Ctrl-C would reach the program twice. Started by another thread:
+    # Ctrl-C interrupts the main one, which could lose a program that it had just started.
+    options: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "start_new_session": True}
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(subprocess.Popen, command, **options)
         try:
-            said = _pass_on(reading)
+            return starting.result().wait()
         except BaseException:
+            process = starting.result()
             try:
                 process.send_signal(signal.SIGINT)
-                _pass_on(reading)
+                process.wait()
             finally:
                 process.kill()
+                process.wait()
             raise
-        finally:
-            os.close(reading)
-    return process.returncode, said
 
 
-def _pass_on(stream: int) -> str:
-    """Write what comes to standard error until all who write it have ended; return the end of it."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    end = ""
-    while chunk := _read(stream):
-        text = decoder.decode(chunk)
-        sys.stderr.write(text)
-        sys.stderr.flush()
-        end = (end + text)[-20_000:]
-    return end
-
-
-def _read(stream: int) -> bytes:
+def _describe_failure(status: int, error_file: Path) -> str:
+    """Return why a program failed, in one line."""
+    if status < 0:
+        hint = ": was its memory too small?" if status == -signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-status).name}{hint}"
     try:
-        return os.read(stream, 65536)
-    except OSError:  # how a terminal ends
-        return b""
-
-
-def _reason(status: int, said: str) -> str:
-    """Why a program failed, in one line.
-
-    Args:
-        status: the program's, negative for a signal.
-        said: the end of its standard error; torchrun tells there which of its processes failed, and how.
-    """
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said).replace("\r", "\n")  # no colours, no moves on a terminal
-    statuses = [int(each) for each in re.findall(r"exitcode +: (-?\d+)", plain)] or [status]
-    # By SIGTERM, torchrun itself ends the others.
-    killing = [-each for each in statuses if each < 0 and (each != -signal.SIGTERM or len(statuses) == 1)]
-    if killing:
-        hint = ": was its memory too small?" if killing[0] == signal.SIGKILL else ""
-        return f"killed by {signal.Signals(killing[0]).name}{hint}"
-    own = re.split(r"^[EW]\d{4} .*torch/distributed/elastic", plain, maxsplit=1, flags=re.MULTILINE)[0]
-    complaint = r"^dpt-zoo: (.+(?:\n +.+)?)"  # with the first of the lines that say more
-    exception = r"^(?:\[rank\d+\]: )?([\w.]+(?:Error|Exception)\b.*)"
-    for telling in (complaint, exception, r"^(.*\S.*)"):
-        if found := re.findall(telling, own, re.MULTILINE):
-            return re.sub(r":?\n +", ": ", found[-1]).strip()
-    return f"ended with status {statuses[-1]}"
+        first, *more = json.loads(error_file.read_bytes()).splitlines()
+    except (OSError, ValueError):
+        return f"ended with status {status}"
+    return f"{first.removesuffix(':')}: {more[0].strip()}" if more and more[0].startswith(" ") else first

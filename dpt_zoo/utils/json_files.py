@@ -10,13 +10,34 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import OutputError
 
 
+class JsonListWriter:
+    """Writes a JSON list to a file, one item a line, without holding the items in memory.
+
+    Args:
+        file: where to write. The list is complete when the `with` block ends.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._is_empty = True
+
+    def __enter__(self) -> "JsonListWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.write(b"[]" if self._is_empty else b"\n]")
+
+    def append(self, item: Any) -> None:
+        """Write an item."""
+        self._file.write((b"[\n" if self._is_empty else b",\n") + json.dumps(item).encode())
+        self._is_empty = False
+
+
 def write_json_list(file: BinaryIO, items: Iterable[Any]) -> None:
-    """Write a JSON list, one item per line, without holding all items in memory."""
-    separator = b"[\n"
-    for item in items:
-        file.write(separator + json.dumps(item).encode())
-        separator = b",\n"
-    file.write(b"[]" if separator == b"[\n" else b"\n]")
+    """Write a JSON list, one item a line, without holding all items in memory."""
+    with JsonListWriter(file) as writer:
+        for item in items:
+            writer.append(item)
 
 
 class JsonLine(NamedTuple):

@@ -44,13 +44,15 @@ def measure_metrics(way: str, folder: str, metric: str) -> tuple[float, float, l
 
 
 def _our_metrics(annotations: Path, results: Path, task: Any) -> list[float]:
-    from dpt_zoo.evaluation.metrics import GroundTruth
+    from dpt_zoo.evaluation.metrics import NAMES, CocoMetrics
 
     def predictions() -> Iterator[dict[str, Any]]:  # as in an evaluation, read when they are needed
         yield from json.loads(results.read_text())
 
-    metrics = GroundTruth(annotations).compare(predictions(), task).metrics
-    return [-1 if value is None else value / 100 for value in metrics.values()]
+    metrics = CocoMetrics(json.loads(annotations.read_bytes()), [task])
+    metrics.add(predictions())
+    values = metrics.compute()[task].metrics
+    return [-1 if (value := values[name]) is None else value / 100 for name in NAMES]
 
 
 def _their_metrics(annotations: Path, results: Path, task: str) -> list[float]:

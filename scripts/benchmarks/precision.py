@@ -1,6 +1,7 @@
 """The backbone in lower precision: its time, the deviation of its maps, and the AP of the demo detectors."""
 
 import functools
+import json
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from dpt_zoo import Detector
 from dpt_zoo.data.digits import make_digit_scenes
-from dpt_zoo.evaluation.metrics import GroundTruth
+from dpt_zoo.evaluation.metrics import CocoMetrics
 from dpt_zoo.manifest.records import read_manifest
 from dpt_zoo.models import DPT
 from dpt_zoo.models.cpu import Linear
@@ -71,14 +72,15 @@ def _measure_ap(name: str, way: str, device: str, folder: Path) -> float:
     """Return the box AP of a demo detector, in percent, with its backbone in lower precision."""
     detector = Detector(name, score_threshold=0, batch_size=8, device=device)
     detector.model.backbone = Reduced(detector.model.backbone, way)
-    truth = GroundTruth(folder / "annotations/instances_val2017.json")
+    metrics = CocoMetrics(json.loads((folder / "annotations/instances_val2017.json").read_bytes()), ["bbox"])
 
     def records() -> Iterator[dict[str, Any]]:
         for found in detector(folder / "val2017"):
             yield from found.to_coco(int(Path(found.path).stem), range(1, 11))
 
-    ap = truth.compare(records(), "bbox").metrics["mAP"]
-    assert ap is not None  # the scenes contain objects
+    metrics.add(records())
+    ap = metrics.compute()["bbox"].metrics["mAP"]
+    assert ap is not None  # the scenes have objects
     return ap
 
 

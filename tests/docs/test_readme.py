@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from reference_data import PHOTO, ROOT
-
-from dpt_zoo.reproduction.table import write_tables
+from update_readme_tables import update_tables
 
 README = (ROOT / "README.md").read_text()
 
@@ -93,8 +92,8 @@ def test_the_example_of_evaluation(tmp_path: Path) -> None:
 def test_the_tables_are_the_manifests(tmp_path: Path) -> None:
     copy = tmp_path / "README.md"
     copy.write_text(README)
-    write_tables(copy)
-    assert copy.read_text() == README, "run: dpt-zoo reproduce --readme README.md"
+    update_tables(copy)
+    assert copy.read_text() == README, "run: python scripts/update_readme_tables.py"
 
 
 def test_links_lead_somewhere() -> None:

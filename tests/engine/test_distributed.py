@@ -218,10 +218,10 @@ def test_processes_that_cannot_meet_are_told_why(environment: pytest.MonkeyPatch
             "train 'my c.py' --amp --cfg-options 'a=[1, 2]'",
         ),
         (
-            "dist_test.sh c.py w.pth 8 --eval bbox segm",
+            "dist_test.sh c.py w.pth 8 --tasks bbox segm",
             {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node0"},
             "--nnodes=2 --node-rank=1 --master-addr=node0 --master-port=29500 --nproc-per-node=8",
-            "evaluate c.py w.pth --eval bbox segm",
+            "evaluate c.py --weights w.pth --tasks bbox segm",
         ),
     ],
 )
@@ -242,10 +242,10 @@ def test_dist(line: str, variables: dict[str, str], torchrun: str, command: str,
             "train 'my c.py' --work-dir runs/1 --cfg-options 'a=[1, 2]'",
         ),
         (
-            "slurm_test.sh gpu dpt c.py w.pth --eval bbox segm",
+            "slurm_test.sh gpu dpt c.py w.pth --tasks bbox segm",
             {"GPUS": "4", "GPUS_PER_NODE": "2", "CPUS_PER_TASK": "3", "SRUN_ARGS": "--time=9 --mem=0", "PORT": "29501"},
             "--gres=gpu:2 --ntasks=4 --ntasks-per-node=2 --cpus-per-task=3 --kill-on-bad-exit=1 --time=9 --mem=0",
-            "evaluate c.py w.pth --eval bbox segm",
+            "evaluate c.py --weights w.pth --tasks bbox segm",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Evaluation: the metrics of MMDetection's own metric, whoever shares the work and whatever interrupts it."""
+"""Evaluation: MMDetection's metrics, by any number of processes and after any interruption."""
 
 import json
 import os
@@ -23,6 +23,7 @@ import dpt_zoo
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import DataError, DPTZooError, InputError
 from dpt_zoo.evaluation.metrics import NAMES
+from dpt_zoo.evaluation.predictions import read_image_ids, read_predictions
 from dpt_zoo.evaluation.result import Evaluation
 
 MODEL, CONFIG = "mrcnn_dpt_nano_digits", "configs/demo/mask_rcnn_dpt_nano_digits.py"
@@ -44,7 +45,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work_dir(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole evaluation, which is not to be changed."""
     folder = tmp_path_factory.mktemp("evaluation") / "whole"
-    measure(digits, work_dir=folder, out=folder.parent / "found")
+    measure(digits, work_dir=folder, output=folder.parent / "results")
     return folder
 
 
@@ -86,12 +87,13 @@ def numbers(row: dict[str, float | None]) -> list[float]:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """What was found, by image."""
-    return [json.loads(line) for file in (folder / "detections").glob("*.jsonl") for line in file.open()]
+    """The predictions, by image."""
+    return [json.loads(line) for file in (folder / "predictions").glob("*.jsonl") for line in file.open()]
 
 
-class TestFigures:
-    def test_they_and_what_was_found_are_mmdetections(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+class TestMetrics:
+    def test_metrics_and_predictions_are_mmdetections(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
         cfg = Config.fromfile(ROOT / CONFIG)
         cfg.work_dir, cfg.load_from = str(tmp_path), str(tmp_path / "weights.pth")
         model = dpt_zoo.create_model(MODEL)
@@ -111,7 +113,7 @@ class TestFigures:
                 value = row[name]
                 assert (value is None) == (stock[key] < 0)
                 assert value is None or value == pytest.approx(100 * stock[key], abs=0.05 + 1e-9)  # it rounds
-            ours = json.loads((work_dir.parent / f"found.{task}.json").read_text())
+            ours = json.loads((work_dir.parent / f"results.{task}.json").read_text())
             theirs = json.loads((tmp_path / f"stock.{task}.json").read_text())
             assert len(ours) > 50
             names = ours[0].keys()
@@ -124,18 +126,18 @@ class TestFigures:
         for task, row in kept(work_dir).items():
             assert numbers(again.metrics[task]) == pytest.approx(numbers(row), rel=1e-9)  # type: ignore[index]
 
-    def test_what_they_are_of_is_told(self, digits: Path, work_dir: Path) -> None:
-        facts = json.loads((work_dir / "evaluation.json").read_text())
-        assert facts["num_images"] == NUM_IMAGES
-        assert facts["limit"] is None
-        assert facts["weights"]["sha256"] == dpt_zoo.get_model_info(MODEL).sha256
-        assert facts["annotations"]["path"] == str(annotations(digits))
-        assert facts["versions"]["faster-coco-eval"]
-        assert 0 < facts["seconds"]["detecting"] < 600
-        assert list(facts["per_class"]["segm"]) == facts["mistakes"]["classes"] == list("0123456789")
+    def test_the_file_says_what_was_measured(self, digits: Path, work_dir: Path) -> None:
+        content = json.loads((work_dir / "evaluation.json").read_text())
+        assert content["num_images"] == NUM_IMAGES
+        assert content["limit"] is None
+        assert content["weights"]["sha256"] == dpt_zoo.get_model_info(MODEL).sha256
+        assert content["annotations"]["path"] == str(annotations(digits))
+        assert content["versions"]["faster-coco-eval"]
+        assert content["seconds"]["detecting"] > 0
+        assert list(content["per_class"]["segm"]) == content["errors"]["classes"] == list("0123456789")
         num_objects = len(json.loads(annotations(digits).read_text())["annotations"])
-        assert sum(map(sum, facts["mistakes"]["confusion"][:-1])) == num_objects
-        assert facts["mistakes"]["worst"][0]["mistakes"] >= facts["mistakes"]["worst"][-1]["mistakes"] > 0
+        assert sum(map(sum, content["errors"]["confusion"][:-1])) == num_objects
+        assert content["errors"]["worst"][0]["errors"] >= content["errors"]["worst"][-1]["errors"] > 0
 
     def test_a_limit_is_the_first_images(self, data: Path) -> None:
         limited = measure(data, limit=3)
@@ -162,9 +164,10 @@ class TestFigures:
         per_class = json.loads((work_dir / "evaluation.json").read_text())["per_class"]["bbox"]
         assert next(iter(per_class)) == "0"
         del per_class["0"]
-        assert measure(data, tasks=["bbox"]).per_class == {"bbox": per_class}
+        assert measure(data, tasks="bbox").per_class == {"bbox": per_class}
 
 
+@pytest.mark.slow
 class TestProcesses:
     @pytest.mark.parametrize("count", [2, 3])
     def test_they_count_each_image_once(self, count: int, digits: Path, work_dir: Path, tmp_path: Path) -> None:
@@ -172,11 +175,11 @@ class TestProcesses:
         output, errors = done.communicate(timeout=300)
         assert done.returncode == 0, errors
         assert sorted(row["image_id"] for row in lines(tmp_path)) == list(range(1, NUM_IMAGES + 1))
-        assert len(list((tmp_path / "detections").glob("*.jsonl"))) == count
+        assert len(list((tmp_path / "predictions").glob("*.jsonl"))) == count
         assert kept(tmp_path) == kept(work_dir)
         assert output.count("segm") == 1
 
-    def test_a_lost_one_ends_the_others_and_what_was_found_is_gone_on_with(
+    def test_a_killed_one_ends_the_others_and_the_evaluation_can_be_resumed(
         self, digits: Path, work_dir: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "evaluation.json").write_text("of an earlier evaluation")
@@ -189,22 +192,22 @@ class TestProcesses:
         assert "SIGKILL" in errors
         assert not (tmp_path / "evaluation.json").exists()
 
-        begun = max((tmp_path / "detections").glob("*.jsonl"), key=lambda path: path.stat().st_size)
+        begun = max((tmp_path / "predictions").glob("*.jsonl"), key=lambda path: path.stat().st_size)
         with begun.open("a") as file:  # as one that was killed in the middle of a line
-            file.write('{"image_id": 7, "seconds": 0.1, "found": [{"image_')
+            file.write('{"image_id": 7, "seconds": 0.1, "predictions": [{"image_')
         measure(digits, work_dir=tmp_path, resume=True)
         assert kept(tmp_path) == kept(work_dir)
-        text = "".join(file.read_text() for file in (tmp_path / "detections").glob("*.jsonl"))
+        text = "".join(file.read_text() for file in (tmp_path / "predictions").glob("*.jsonl"))
         assert all(text.count(line) == 1 for line in found)
 
 
 def launch(count: int, data: Path, work_dir: Path) -> subprocess.Popen[str]:
-    """Start an evaluation in so many processes, as scripts/dist_test.sh does."""
+    """Start an evaluation in several processes by scripts/dist_test.sh."""
     script, options = (
         ROOT / "scripts/dist_test.sh",
         f"--data-root {data} --work-dir {work_dir} --workers 0 --batch-size 1",
     )
-    command = [script, CONFIG, WEIGHTS, str(count), "--eval", "bbox", "segm", *options.split()]
+    command = [script, CONFIG, WEIGHTS, str(count), "--tasks", "bbox", "segm", *options.split()]
     environment = {
         **os.environ,
         "VIRTUAL_ENV": sys.prefix,
@@ -215,46 +218,49 @@ def launch(count: int, data: Path, work_dir: Path) -> subprocess.Popen[str]:
 
 
 def wait_for_results(work_dir: Path, count: int) -> list[str]:
-    """Wait until something was found in so many images, and return their lines."""
+    """Wait for the predictions of `count` images, and return their lines."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        text = "".join(file.read_text() for file in (work_dir / "detections").glob("*.jsonl"))
+        text = "".join(file.read_text() for file in (work_dir / "predictions").glob("*.jsonl"))
         if text.count("\n") >= count:
             return text[: text.rindex("\n")].splitlines()
         time.sleep(0.02)
-    raise AssertionError(f"nothing was found in {count} images")
+    raise AssertionError(f"no predictions for {count} images")
 
 
+@pytest.mark.slow
 class TestResuming:
     def test_another_evaluation_is_refused(self, digits: Path, work_dir: Path) -> None:
-        with pytest.raises(InputError, match="holds an evaluation with other weights and recipe"):
+        with pytest.raises(InputError, match="has an evaluation with other weights and config"):
             dpt_zoo.evaluate("retinanet_dpt_nano_digits", data_root=digits, work_dir=work_dir, resume=True)
         assert len(lines(work_dir)) == NUM_IMAGES
         assert kept(work_dir)
 
-    def test_without_it_all_is_measured_anew(self, digits: Path, tmp_path: Path) -> None:
+    def test_without_resume_all_is_measured_again(self, digits: Path, tmp_path: Path) -> None:
         measure(digits, work_dir=tmp_path, limit=2)
         measure(digits, work_dir=tmp_path, limit=1)
         assert len(lines(tmp_path)) == 1
 
-    def test_a_look_can_become_the_whole(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
+    def test_a_limited_evaluation_can_be_completed(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
         measure(digits, work_dir=tmp_path, limit=2)
         measure(digits, work_dir=tmp_path, resume=True)
         assert len(lines(tmp_path)) == NUM_IMAGES
         assert kept(tmp_path) == kept(work_dir)
 
 
+@pytest.mark.slow
 class TestCocoResults:
     def test_a_test_servers_data_have_no_objects(self, data: Path, tmp_path: Path) -> None:
         change(data, lambda content: content.pop("annotations"))
-        evaluation = measure(data, format_only=True, out=tmp_path / "found")
+        evaluation = measure(data, format_only=True, output=tmp_path / "results")
         assert evaluation.metrics == {}
         for task, key in (("bbox", "bbox"), ("segm", "segmentation")):
-            records = json.loads((tmp_path / f"found.{task}.json").read_text())
+            records = json.loads((tmp_path / f"results.{task}.json").read_text())
             assert {record["image_id"] for record in records} == set(range(1, NUM_IMAGES + 1))
             assert records[0].keys() == {"image_id", "category_id", key, "score"}
 
 
+@pytest.mark.slow
 class TestPictures:
     def test_a_report_and_all_images(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
         folder = shutil.copytree(work_dir, tmp_path / "copy")
@@ -292,7 +298,7 @@ def rename_class(content: dict[str, Any]) -> None:
 
 
 class TestBadData:
-    """All is told before the weights, which are not there, are asked for."""
+    """It is refused before the weights, which do not exist, are read."""
 
     @pytest.mark.parametrize(
         ("break_it", "text"),
@@ -310,23 +316,24 @@ class TestBadData:
             ),
         ],
     )
-    def test_it_is_told(self, break_it: Callable[[Path], object], text: str, data: Path) -> None:
+    def test_it_is_refused(self, break_it: Callable[[Path], object], text: str, data: Path) -> None:
         break_it(data)
         with pytest.raises(DataError, match=text):
-            dpt_zoo.evaluate(CONFIG, "no.safetensors", data_root=data)
+            dpt_zoo.evaluate(CONFIG, weights="no.safetensors", data_root=data)
 
     def test_other_classes(self, data: Path) -> None:
         change(data, rename_class)
         with pytest.raises(
-            DataError, match="1 of its 10 classes are none of the model's 10: 'person'; the model knows"
+            DataError, match="the model does not know 1 of its 10 classes: 'person'; the model's 10 classes are '0'"
         ):
             measure(data)
 
     def test_no_such_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="there is no such folder"):
-            dpt_zoo.evaluate(CONFIG, "no.safetensors", data_root=tmp_path / "nowhere")
+            dpt_zoo.evaluate(CONFIG, weights="no.safetensors", data_root=tmp_path / "nowhere")
 
-    def test_what_is_missing_can_be_skipped(self, data: Path, run: Run) -> None:
+    @pytest.mark.slow
+    def test_missing_images_can_be_skipped(self, data: Path, run: Run) -> None:
         corrupt(data)
         remove_image(data)
         evaluation = measure(data, skip_missing=True)
@@ -342,31 +349,43 @@ class TestBadData:
             measure(data, skip_missing=True)
 
 
+def test_a_config_needs_weights() -> None:
+    with pytest.raises(InputError, match="weights is required"):
+        dpt_zoo.evaluate(CONFIG)
+
+
+def test_a_task_that_the_model_does_not_have() -> None:
+    with pytest.raises(InputError, match="this model does not predict 'segm', only bbox"):
+        dpt_zoo.evaluate("retinanet_dpt_nano_digits", tasks="segm")
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ({"limit": 0}, "limit must be a whole number from 1, not 0"),
         ({"batch_size": -1}, "batch_size must be"),
-        ({"tasks": ["keypoints"]}, "no 'keypoints'"),
+        ({"tasks": ["keypoints"]}, "tasks must be bbox or segm, not 'keypoints'"),
+        ({"device": "nonsense"}, "device 'nonsense' cannot be used"),
         ({"evaluator": "mine"}, "evaluator must be faster-coco-eval or pycocotools"),
-        ({"resume": True}, "resume needs the work_dir"),
-        ({"format_only": True}, "needs out"),
+        ({"resume": True}, "resume=True requires work_dir"),
+        ({"format_only": True}, "requires output"),
         ({"annotations": "a.json"}, "annotations and images together"),
         ({"annotations": "a.json", "images": "a", "data_root": "b"}, "annotations and images together"),
         ({"amp": True}, "amp needs a GPU"),
         ({"work_dir": "/dev/null/a"}, "cannot be made"),
     ],
 )
-def test_what_cannot_be_done_is_told(options: dict[str, Any], text: str, digits: Path) -> None:
+def test_bad_arguments(options: dict[str, Any], text: str, digits: Path) -> None:
     with pytest.raises(DPTZooError, match=text):
         dpt_zoo.evaluate(MODEL, **options)
 
 
 class TestCommand:
-    def test_it_prints_the_figures_of_all_and_of_each_class(self, data: Path, work_dir: Path, run: Run) -> None:
+    @pytest.mark.slow
+    def test_it_prints_the_metrics_of_all_and_of_each_class(self, data: Path, work_dir: Path, run: Run) -> None:
         remove_image(data)
         pair = ["--annotations", annotations(data), "--images", data / "val2017"]
-        options = [*pair, "--workers", "0", "--skip-missing", "--per-class", "--eval", "bbox"]
+        options = [*pair, "--workers", "0", "--skip-missing", "--per-class", "--tasks", "bbox"]
         status, printed, errors = run("evaluate", MODEL, *options)
         assert status == 0
         head, row, _, *rest = [line.split() for line in printed.splitlines()]
@@ -382,6 +401,23 @@ class TestCommand:
         assert errors.startswith("dpt-zoo: ") and errors.count("\n") == 1
 
 
+def test_predictions_of_several_runs_are_read_in_order(tmp_path: Path) -> None:
+    """A line that was cut off, and all after a damaged line, count as missing; an image counts once."""
+
+    def line(image_id: int) -> str:
+        return json.dumps({"image_id": image_id, "seconds": 0.5, "predictions": [{"score": image_id / 10}]})
+
+    (tmp_path / "a.jsonl").write_text(f"{line(9)}\n{line(2)}\n{line(7)}\n{line(4)[:-5]}")
+    (tmp_path / "b.jsonl").write_text(f"{line(8)}\n{line(2)}\n{line(6)}\n\0\0\n{line(3)}\n")
+    read = list(read_predictions(tmp_path, [9, 8, 2, 6, 7, 4, 3]))
+    assert [image.image_id for image in read] == [9, 8, 2, 6, 7]
+    assert read[2].predictions == [{"score": 0.2}]
+    assert [image.image_id for image in read_predictions(tmp_path, [8, 7])] == [8, 7]
+    assert read_image_ids(tmp_path) == {9, 8, 2, 6, 7}
+    assert list(read_predictions(tmp_path / "nowhere", [1])) == []
+
+
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     peaks = []
     for count in (5, 45):

@@ -1,11 +1,9 @@
 """COCO's metrics: known by hand, and the same from every library that computes them."""
 
 import gc
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +15,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle
 from torchmetrics.detection import MeanAveragePrecision
 
-from dpt_zoo.evaluation.metrics import EVALUATORS, NAMES, TASKS, Evaluator, GroundTruth, Metrics, Score, Task
+from dpt_zoo.evaluation.metrics import EVALUATORS, NAMES, TASKS, CocoDict, CocoMetrics, Evaluator, Metrics, Score, Task
 
-CocoRecord = dict[str, Any]
 Mask = NDArray[np.uint8]
 
 HEIGHT, WIDTH = 110, 130
@@ -40,8 +37,8 @@ class Case:
 
     images: Sequence[int]
     classes: Sequence[int]
-    objects: list[CocoRecord]
-    found: list[CocoRecord]
+    objects: list[CocoDict]
+    found: list[CocoDict]
     counted: list[int] | None = None
 
     @property
@@ -49,18 +46,22 @@ class Case:
         """In the order that ties of scores are broken in."""
         return sorted(self.images if self.counted is None else self.counted)
 
-    def score(self, folder: Path, task: Task, evaluator: Evaluator = "faster-coco-eval") -> Score:
+    def score(self, task: Task, evaluator: Evaluator = "faster-coco-eval") -> Score:
+        return self.scores([task], evaluator)[task]
+
+    def scores(self, tasks: Sequence[Task], evaluator: Evaluator) -> dict[Task, Score]:
         content = {
             "images": [{"id": id, "height": HEIGHT, "width": WIDTH, "file_name": f"{id}.png"} for id in self.images],
             "annotations": [{"id": number, **record} for number, record in enumerate(self.objects, 1)],
             "categories": [{"id": id, "name": f"class {id}"} for id in self.classes],
         }
-        path = folder / "annotations.json"
-        path.write_text(json.dumps(content))
-        return GroundTruth(path, evaluator, self.counted).compare(self.found, task)
+        metrics = CocoMetrics(content, tasks, self.counted, evaluator)
+        for image in self.images:
+            metrics.add(of_image(self.found, image))
+        return metrics.compute()
 
 
-def coded(mask: Mask) -> CocoRecord:
+def coded(mask: Mask) -> CocoDict:
     """A run-length code as a JSON file has it."""
     code = rle.encode(np.asfortranarray(mask))
     return {"size": list(code["size"]), "counts": code["counts"].decode()}
@@ -93,14 +94,14 @@ ALL: Metrics = dict.fromkeys(("mAP", "AP50", "AP75", "AR1", "AR10", "AR100"), 10
 NONE: Metrics = dict.fromkeys(ALL, 0.0)
 
 
-def there(box: Box, label: int = 1, image: int = 1, **more: Any) -> CocoRecord:
+def there(box: Box, label: int = 1, image: int = 1, **more: Any) -> CocoDict:
     (x, y, width, height), area = box, box.width * box.height
     corners = [x, y, x + width, y, x + width, y + height, x, y + height]
     record = {"image_id": image, "category_id": label, "bbox": list(box), "area": area, "iscrowd": 0}
     return {**record, "segmentation": [corners], **more}
 
 
-def found(box: Box, score: float = 0.5, label: int = 1, image: int = 1) -> CocoRecord:
+def found(box: Box, score: float = 0.5, label: int = 1, image: int = 1) -> CocoDict:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[box.y : box.y + box.height, box.x : box.x + box.width] = 1
     record = {"image_id": image, "category_id": label, "bbox": list(box), "score": score}
@@ -116,11 +117,11 @@ Measure = Callable[..., Score]
 
 
 @pytest.fixture(params=TASKS)
-def measure(request: pytest.FixtureRequest, evaluator: Evaluator, tmp_path: Path) -> Measure:
+def measure(request: pytest.FixtureRequest, evaluator: Evaluator) -> Measure:
     """Compare objects and what was found, in two images of two classes, by boxes or by masks, which are the same."""
 
-    def compare(objects: list[CocoRecord], found: list[CocoRecord], counted: list[int] | None = None) -> Score:
-        return Case((1, 2), (1, 2), objects, found, counted).score(tmp_path, request.param, evaluator)
+    def compare(objects: list[CocoDict], found: list[CocoDict], counted: list[int] | None = None) -> Score:
+        return Case((1, 2), (1, 2), objects, found, counted).score(request.param, evaluator)
 
     return compare
 
@@ -206,16 +207,14 @@ def test_borders_of_sizes(measure: Measure, side: int, metrics: Metrics) -> None
 
 
 @pytest.mark.parametrize(("task", "small"), [("bbox", 100), ("segm", 50)])
-def test_the_size_of_a_false_alarm_is_that_of_its_kind(
-    task: Task, small: float, evaluator: Evaluator, tmp_path: Path
-) -> None:
+def test_the_size_of_a_false_alarm_is_that_of_its_task(task: Task, small: float, evaluator: Evaluator) -> None:
     few_pixels = {**found(LARGE, 0.9), "segmentation": found(Box(0, 0, 10, 10))["segmentation"]}
     case = Case([1], [1], [there(SMALL)], [few_pixels, found(SMALL, 0.5)])
-    check(case.score(tmp_path, task, evaluator), mAP=50, APs=small)
+    check(case.score(task, evaluator), mAP=50, APs=small)
 
 
 @pytest.mark.parametrize("detections", [[], [found(LARGE)]], ids=["nothing found", "something found"])
-def test_nothing_to_find(measure: Measure, detections: list[CocoRecord]) -> None:
+def test_nothing_to_find(measure: Measure, detections: list[CocoDict]) -> None:
     score = measure([], detections)
     check(score, NOTHING)
     assert score.per_class == {"class 1": NOTHING, "class 2": NOTHING}
@@ -274,7 +273,7 @@ def patterns(draw: st.DrawFn) -> Mask:
     return np.kron(tiles, np.ones((22, 22), np.uint8))[:HEIGHT, :WIDTH]
 
 
-def run_lengths(mask: Mask) -> CocoRecord:
+def run_lengths(mask: Mask) -> CocoDict:
     """As COCO's files have a crowd: how many pixels, down the columns, are off, on, off, ..."""
     starts = np.flatnonzero(np.diff(mask.flatten(order="F"), prepend=0, append=2))
     return {"size": [HEIGHT, WIDTH], "counts": np.diff(starts, prepend=0).tolist()}
@@ -285,7 +284,7 @@ segmentations = st.lists(polygons, min_size=1, max_size=2) | masks.map(coded) | 
 
 
 @st.composite
-def objects(draw: st.DrawFn, image: int, classes: Sequence[int]) -> CocoRecord:
+def objects(draw: st.DrawFn, image: int, classes: Sequence[int]) -> CocoDict:
     segmentation = draw(segmentations)
     code = coded(mask_of(segmentation))
     record = {
@@ -300,7 +299,7 @@ def objects(draw: st.DrawFn, image: int, classes: Sequence[int]) -> CocoRecord:
 
 
 @st.composite
-def detections(draw: st.DrawFn, objects: Sequence[CocoRecord], image: int, classes: Sequence[int]) -> CocoRecord:
+def detections(draw: st.DrawFn, objects: Sequence[CocoDict], image: int, classes: Sequence[int]) -> CocoDict:
     """Of one of the objects, more or less, or anywhere."""
     near = draw(st.sampled_from([*objects, None]))
     mask = mask_of(near["segmentation"]) if near else draw(masks)
@@ -319,8 +318,8 @@ def detections(draw: st.DrawFn, objects: Sequence[CocoRecord], image: int, class
 def cases(draw: st.DrawFn) -> Case:
     images = draw(st.lists(st.integers(1, 99), min_size=1, max_size=3, unique=True))
     classes = draw(st.lists(st.integers(1, 90), min_size=1, max_size=3, unique=True))
-    all_there: list[CocoRecord] = []
-    all_found: list[CocoRecord] = []
+    all_there: list[CocoDict] = []
+    all_found: list[CocoDict] = []
     for image in images:
         there = draw(st.lists(objects(image, classes), max_size=5))
         found = draw(st.lists(detections(there, image, classes), max_size=8))
@@ -332,15 +331,24 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(images, classes, all_there, draw(st.permutations(all_found)), counted)
 
 
-unfit = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-generated = partial(settings, derandomize=True, deadline=None, suppress_health_check=unfit)
+generated = partial(settings, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+def test_ground_truth_is_not_changed(evaluator: Evaluator) -> None:
+    annotation = {"id": 1, **there(LARGE)}
+    image = {"id": 1, "height": HEIGHT, "width": WIDTH}
+    content = {"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "one"}]}
+    CocoMetrics(content, evaluator=evaluator).compute()
+    assert annotation == {"id": 1, **there(LARGE)}
+
+
+@pytest.mark.slow
 @generated(max_examples=250)
 @given(case=cases())
-def test_both_evaluators_agree(tmp_path: Path, case: Case) -> None:
+def test_both_evaluators_agree(case: Case) -> None:
+    scores = [case.scores(TASKS, evaluator) for evaluator in EVALUATORS]
     for task in TASKS:
-        one, other = (case.score(tmp_path, task, evaluator) for evaluator in EVALUATORS)
+        one, other = (each[task] for each in scores)
         assert one.metrics == pytest.approx(other.metrics, abs=1e-9)
         assert list(one.per_class) == list(other.per_class)
         for name, metrics in one.per_class.items():
@@ -350,9 +358,9 @@ def test_both_evaluators_agree(tmp_path: Path, case: Case) -> None:
 
 @generated(max_examples=30)
 @given(case=cases())
-def test_the_whole_is_the_mean_of_the_classes(tmp_path: Path, case: Case) -> None:
+def test_the_whole_is_the_mean_of_the_classes(case: Case) -> None:
     for task in TASKS:
-        score = case.score(tmp_path, task)
+        score = case.score(task)
         known = score.precision[score.precision > -1]
         assert score.metrics["mAP"] == (pytest.approx(100 * known.mean()) if known.size else None)
         for name, whole in score.metrics.items():
@@ -360,18 +368,19 @@ def test_the_whole_is_the_mean_of_the_classes(tmp_path: Path, case: Case) -> Non
             assert whole == (pytest.approx(np.mean(parts)) if parts else None)
 
 
+@pytest.mark.slow
 @generated(max_examples=30)
 @given(case=cases())
-def test_third_opinions(tmp_path: Path, case: Case) -> None:
+def test_third_opinions(case: Case) -> None:
     """torchmetrics', which has its own way to pycocotools, and the definition's, with no library but to read masks."""
     torchmetrics = by_torchmetrics(case)
     for task in TASKS:
-        metrics = case.score(tmp_path, task).metrics
+        metrics = case.score(task).metrics
         assert metrics == pytest.approx(torchmetrics[task], abs=1e-4)  # float32
         assert metrics == pytest.approx(by_definition(case, task), abs=1e-9)
 
 
-def of_image(records: list[CocoRecord], image: int) -> list[CocoRecord]:
+def of_image(records: list[CocoDict], image: int) -> list[CocoDict]:
     return [record for record in records if record["image_id"] == image]
 
 
@@ -397,7 +406,7 @@ def by_torchmetrics(case: Case) -> dict[Task, Metrics]:
     return {task: dict(zip(NAMES, in_percent[task], strict=True)) for task in TASKS}
 
 
-def as_tensors(records: list[CocoRecord]) -> dict[str, torch.Tensor]:
+def as_tensors(records: list[CocoDict]) -> dict[str, torch.Tensor]:
     masks = [mask_of(each["segmentation"]) for each in records]
     return {
         "boxes": torch.tensor([each["bbox"] for each in records]).reshape(-1, 4),
@@ -409,8 +418,8 @@ def as_tensors(records: list[CocoRecord]) -> dict[str, torch.Tensor]:
 class Scene(NamedTuple):
     """What is there and what was found of one class in one image."""
 
-    there: list[CocoRecord]
-    found: list[CocoRecord]  # the surest first
+    there: list[CocoDict]
+    found: list[CocoDict]  # the surest first
     sizes: list[float]  # of those
     overlaps: list[list[float]]  # of each of those with each that is there
 
@@ -471,7 +480,7 @@ def scene_of(case: Case, task: Task, image: int, label: int) -> Scene:
     return Scene(there, found, sizes.tolist(), overlaps.tolist())
 
 
-def intersections(found: list[CocoRecord], there: list[CocoRecord], task: Task) -> NDArray[np.float64]:
+def intersections(found: list[CocoDict], there: list[CocoDict], task: Task) -> NDArray[np.float64]:
     """The areas that each shares with each."""
     if task == "segm":
         pixels = [[mask_of(each["segmentation"]) for each in records] for records in (found, there)]

@@ -1,11 +1,11 @@
-"""What a detector got wrong is counted as it is, and a report shows it."""
+"""The error analysis, the pictures and the report."""
 
 import json
 import os
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +20,56 @@ from reference_data import ROOT
 
 from dpt_zoo.data.digits import CLASSES, make_digit_scenes
 from dpt_zoo.errors import OutputError
-from dpt_zoo.evaluation.error_analysis import Comparison, Mistakes, find_mistakes
-from dpt_zoo.evaluation.metrics import NAMES, Metrics, Task
+from dpt_zoo.evaluation.error_analysis import Comparison, ErrorAnalysis
+from dpt_zoo.evaluation.metrics import NAMES, CocoDict, Metrics, Task
 from dpt_zoo.evaluation.plots import plot_confusion, plot_precision_recall
 from dpt_zoo.evaluation.report import write_report
-from dpt_zoo.evaluation.visualize import describe, draw_worst, show
-
-CocoRecord = dict[str, Any]
+from dpt_zoo.evaluation.result import Evaluation
+from dpt_zoo.evaluation.visualize import describe, draw_worst, save_comparison
 
 CAT, DOG = 7, 3  # COCO's ids need no order
 CATEGORIES = [{"id": CAT, "name": "cat"}, {"id": DOG, "name": "dog"}]
 
 
-def real(category: int, x: float, *, width: float = 20, is_crowd: bool = False, image_id: int = 1) -> CocoRecord:
+def real(category: int, x: float, *, width: float = 20, is_crowd: bool = False, image_id: int = 1) -> CocoDict:
     box = [x, 0, width, 10]
     return {"image_id": image_id, "category_id": category, "bbox": box, "area": 10 * width, "iscrowd": int(is_crowd)}
 
 
-def seen(category: int, x: float, score: float = 0.9, *, width: float = 20, image_id: int = 1) -> CocoRecord:
+def seen(category: int, x: float, score: float = 0.9, *, width: float = 20, image_id: int = 1) -> CocoDict:
     return {"image_id": image_id, "category_id": category, "bbox": [x, 0, width, 10], "score": score}
 
 
-def content(annotations: list[CocoRecord], num_images: int = 1) -> dict[str, Any]:
+def content(annotations: list[CocoDict], num_images: int = 1) -> dict[str, Any]:
     images = [{"id": id, "file_name": f"{id}.png", "width": 80, "height": 40} for id in range(1, num_images + 1)]
     numbered = [{"id": id, **annotation} for id, annotation in enumerate(annotations, 1)]
     return {"images": images, "annotations": numbered, "categories": CATEGORIES}
 
 
-# --- Mistakes
+def analyze(
+    ground_truth: dict[str, Any], predictions: Iterable[tuple[int, list[CocoDict]]], num_worst: int = 9
+) -> ErrorAnalysis:
+    errors = ErrorAnalysis(ground_truth, num_worst)
+    for image_id, each in predictions:
+        errors.add(image_id, each)
+    return errors
+
+
+def show(
+    folder: Path, images: Path, ground_truth: dict[str, Any], predictions: list[tuple[int, list[CocoDict]]]
+) -> None:
+    """Save the comparisons of images."""
+    errors = ErrorAnalysis(ground_truth)
+    for image_id, each in predictions:
+        save_comparison(folder, images, errors.add(image_id, each), errors.classes)
+
+
+# --- Error analysis
 
 RIGHT, MISSED, DOG_FOR_CAT, NO_CAT, NO_DOG = (CAT, CAT), (CAT, None), (CAT, DOG), (None, CAT), (None, DOG)
 """What is there, and what was found."""
 
-CASES: dict[str, tuple[list[CocoRecord], list[CocoRecord], list[tuple[int | None, int | None]]]] = {
+CASES: dict[str, tuple[list[CocoDict], list[CocoDict], list[tuple[int | None, int | None]]]] = {
     "nothing": ([], [], []),
     "right": ([real(CAT, 0)], [seen(CAT, 1)], [RIGHT]),
     "missed": ([real(CAT, 0)], [], [MISSED]),
@@ -84,21 +101,21 @@ CASES: dict[str, tuple[list[CocoRecord], list[CocoRecord], list[tuple[int | None
 @pytest.mark.parametrize("case", CASES)
 def test_pairs(case: str) -> None:
     truth, found, expected = CASES[case]
-    mistakes = find_mistakes(content(truth), [(1, found)])
+    errors = analyze(content(truth), [(1, found)])
     places: dict[int | None, int] = {DOG: 0, CAT: 1, None: 2}
     confusion = np.zeros((3, 3), int)
     for pair in expected:
         confusion[places[pair[0]], places[pair[1]]] += 1
-    assert mistakes.confusion.tolist() == confusion.tolist()
-    assert mistakes.classes == {DOG: "dog", CAT: "cat"}
-    assert list(mistakes.classes) == [DOG, CAT]
-    num_mistakes = sum(row != column for row, column in expected)
-    assert [len(comparison.mistakes) for comparison in mistakes.worst] == ([num_mistakes] if num_mistakes else [])
+    assert errors.confusion.tolist() == confusion.tolist()
+    assert errors.classes == {DOG: "dog", CAT: "cat"}
+    assert list(errors.classes) == [DOG, CAT]
+    num_errors = sum(row != column for row, column in expected)
+    assert [len(comparison.errors) for comparison in errors.worst] == ([num_errors] if num_errors else [])
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_right_is_right_for_coco(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """What has the right class is what pycocotools matches at IoU 0.5, and what it ignores is no mistake."""
+    """What has the right class is what pycocotools matches at IoU 0.5, and what it ignores is not an error."""
     rng = np.random.default_rng(seed)
     boxes = {id: rng.uniform(0, 60, int(rng.integers(0, 12))) for id in range(1, 11)}
     truth = content(
@@ -116,7 +133,7 @@ def test_what_is_right_is_right_for_coco(seed: int, capsys: pytest.CaptureFixtur
         ]
         for id, places in boxes.items()
     }
-    confusion = find_mistakes(truth, found.items()).confusion
+    confusion = analyze(truth, found.items()).confusion
 
     index = COCO()
     index.dataset = truth
@@ -134,29 +151,29 @@ def test_what_is_right_is_right_for_coco(seed: int, capsys: pytest.CaptureFixtur
 
 
 def test_the_worst_images() -> None:
-    numbers = {1: 0, 2: 2, 3: 1, 4: 3, 5: 2, 6: 0}  # of mistakes
+    numbers = {1: 0, 2: 2, 3: 1, 4: 3, 5: 2, 6: 0}  # of errors
     found = [(id, [seen(CAT, 10 * place) for place in range(number)]) for id, number in numbers.items()]
     for order in (found, found[::-1]):
-        mistakes = find_mistakes(content([], num_images=6), order, num_worst=3)
-        assert [comparison.image["id"] for comparison in mistakes.worst] == [4, 2, 5]
-    assert len(find_mistakes(content([], num_images=6), found).worst) == 4
-    assert find_mistakes(content([], num_images=6), []).worst == ()
+        errors = analyze(content([], num_images=6), order, num_worst=3)
+        assert [comparison.image["id"] for comparison in errors.worst] == [4, 2, 5]
+    assert len(analyze(content([], num_images=6), found).worst) == 4
+    assert analyze(content([], num_images=6), []).worst == []
 
 
 def test_images_that_are_not_counted() -> None:
     truth = content([real(CAT, 0, image_id=1), real(CAT, 0, image_id=2)], num_images=2)
-    assert find_mistakes(truth, [(2, [])]).confusion.sum() == 1
+    assert analyze(truth, [(2, [])]).confusion.sum() == 1
 
 
 def test_memory_does_not_grow() -> None:
-    def found() -> Iterator[tuple[int, list[CocoRecord]]]:
+    def found() -> Iterator[tuple[int, list[CocoDict]]]:
         for id in range(1, 201):  # of 1 MB each
             yield id, [{**seen(CAT, place), "segmentation": str(id) * 10_000} for place in range(50)]
 
     truth = content([], num_images=200)
     tracemalloc.start()
     try:
-        find_mistakes(truth, found(), num_worst=2)
+        analyze(truth, found(), num_worst=2)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -166,14 +183,14 @@ def test_memory_does_not_grow() -> None:
 @pytest.mark.parametrize(
     ("case", "text"),
     [
-        ("right", "no mistakes"),
+        ("right", "no errors"),
         ("missed", "1 missed"),
-        ("wrong class", "1 of a wrong class"),
-        ("twice", "1 where nothing is"),
-        ("IoU below", "1 missed, 1 where nothing is"),
+        ("wrong class", "1 with a wrong class"),
+        ("twice", "1 without an object"),
+        ("IoU below", "1 missed, 1 without an object"),
     ],
 )
-def test_mistakes_in_words(case: str, text: str) -> None:
+def test_errors_in_words(case: str, text: str) -> None:
     truth, found, _ = CASES[case]
     assert describe(Comparison({}, truth, found)) == text
 
@@ -197,7 +214,7 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def show_one(images: Path, annotations: list[CocoRecord], found: list[CocoRecord]) -> tuple[NDArray[np.bool_], ...]:
+def show_one(images: Path, annotations: list[CocoDict], found: list[CocoDict]) -> tuple[NDArray[np.bool_], ...]:
     """Where the picture of the first image is coloured, in its left and in its right half."""
     folder = images.parent / "shown"
     show(folder, images, content(annotations), [(1, found)])
@@ -241,7 +258,7 @@ def test_pictures_are_named_after_their_images(images: Path) -> None:
         Image.new("RGB", (30, 50)).save(images / name)
         record["file_name"] = name
     folder = images.parent / "new" / "shown"
-    show(folder, images, truth, ((id, []) for id in (1, 2, 3)))
+    show(folder, images, truth, [(id, []) for id in (1, 2, 3)])
     assert [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.*"))] == [*names[:2], "one.png.jpg"]
 
 
@@ -249,12 +266,12 @@ def test_an_unreadable_image_is_left_out(images: Path) -> None:
     (images / "1.png").write_bytes(b"no image")
     (images / "2.png").unlink()
     truth = content([real(CAT, 0, image_id=id) for id in (1, 2, 3)], num_images=3)
-    found: list[tuple[int, list[CocoRecord]]] = [(1, []), (2, []), (3, [])]
+    found: list[tuple[int, list[CocoDict]]] = [(1, []), (2, []), (3, [])]
     show(images.parent / "shown", images, truth, found)
     assert [path.name for path in (images.parent / "shown").iterdir()] == ["3.png.jpg"]
     sizes = []
     for _ in range(2):
-        draw_worst(images.parent / "worst.png", images, find_mistakes(truth, found))
+        draw_worst(images.parent / "worst.png", images, analyze(truth, found))
         sizes.append(check_png(images.parent / "worst.png"))
         (images / "3.png").unlink(missing_ok=True)
     assert sizes[0] > sizes[1]  # a picture, and a line that there is none
@@ -272,8 +289,9 @@ def test_the_worst_images_are_in_a_grid(images: Path) -> None:
     for number in (0, 1, 3, 4):
         records = [real(CAT, 0, image_id=id % 3 + 1) for id in range(number)]
         truth = content(records, num_images=3)
-        comparisons = tuple(Comparison(truth["images"][id % 3], [record], []) for id, record in enumerate(records))
-        draw_worst(path, images, Mistakes({CAT: "cat"}, np.zeros((2, 2), np.int64), comparisons))
+        errors = ErrorAnalysis(truth)
+        errors.worst = [Comparison(truth["images"][id % 3], [record], []) for id, record in enumerate(records)]
+        draw_worst(path, images, errors)
         sizes.append(check_png(path))
     nothing, one, three, four = sizes
     assert nothing < one
@@ -320,6 +338,7 @@ def test_precision_recall_of_nothing(tmp_path: Path, num_classes: int) -> None:
     check_png(tmp_path / "nothing.png")
 
 
+@pytest.mark.slow
 def test_what_is_heavy_is_imported_late_and_pyplot_never(tmp_path: Path) -> None:
     code = """
 import sys
@@ -341,13 +360,14 @@ def metrics(mean: float | None) -> Metrics:
     return {**dict.fromkeys(NAMES, 50.04), "mAP": mean, "APl": None}
 
 
-def evaluation(tasks: tuple[Task, ...] = ("bbox", "segm"), **changes: Any) -> dict[str, Any]:
-    return {
+def evaluation(tasks: tuple[Task, ...] = ("bbox", "segm"), **changes: Any) -> Evaluation:
+    content: dict[str, Any] = {
         "metrics": {task: metrics(40.26 - 3 * number) for number, task in enumerate(tasks)},
         "per_class": {task: {"cat": metrics(20), "a|b": metrics(None), "dog": metrics(60.5)} for task in tasks},
         "num_images": 5000,
         "limit": None,
-        "skipped": [],
+        "amp": False,
+        "skipped": (),
         "weights": {"path": "zoo/mrcnn_dpt_t_1x.safetensors", "sha256": "ab" * 32},
         "annotations": {"path": "coco/val.json", "sha256": "cd" * 32},
         "seconds": {"detecting": 1234.5, "measuring": 6.78},
@@ -356,15 +376,25 @@ def evaluation(tasks: tuple[Task, ...] = ("bbox", "segm"), **changes: Any) -> di
         "versions": {"python": "3.11.7", "torch": "2.15.0"},
         **changes,
     }
+    return Evaluation(**content)
 
 
 CONFUSION = np.array([[60, 1, 0, 2], [9, 70, 0, 5], [0, 0, 0, 0], [3, 4, 0, 0]])
-MISTAKES = Mistakes({1: "cat", 2: "dog", 3: "a|b"}, CONFUSION, ())
+
+
+def analysis(classes: Sequence[str], confusion: NDArray[np.int64]) -> ErrorAnalysis:
+    categories = [{"id": id, "name": name} for id, name in enumerate(classes, 1)]
+    errors = ErrorAnalysis({"images": [], "annotations": [], "categories": categories})
+    errors.confusion = confusion
+    return errors
+
+
+ERRORS = analysis(["cat", "dog", "a|b"], CONFUSION)
 PRECISION: dict[Task, NDArray[np.float64]] = {"bbox": np.full((10, 101, 3), 0.5)}
 
 
-def page(folder: Path, content: dict[str, Any], mistakes: Mistakes = MISTAKES) -> str:
-    write_report(folder, content, PRECISION, mistakes, folder)
+def page(folder: Path, content: Evaluation, errors: ErrorAnalysis = ERRORS) -> str:
+    write_report(folder, content, PRECISION, errors, folder)
     return (folder / "report.md").read_text(encoding="utf-8")
 
 
@@ -372,23 +402,26 @@ def test_report(tmp_path: Path) -> None:
     lines = page(tmp_path, evaluation()).splitlines()
     for line in (
         "**box AP 40.3, mask AP 37.3** on 5,000 images.",
-        "|  | boxes | masks |  |",
+        "| | box | mask | |",
         "| mAP | 40.3 | 37.3 | average precision, the mean over IoU thresholds .50, .55, ... .95 |",
         "| APl | - | - | of large objects |",
-        "| class | boxes mAP | boxes AP50 | boxes AP75 | masks mAP | masks AP50 | masks AP75 |",
+        "| class | box mAP | box AP50 | box AP75 | mask mAP | mask AP50 | mask AP75 |",
         "| cat | 20.0 | 50.0 | 50.0 | 20.0 | 50.0 | 50.0 |",
-        "Boxes of score 0.3 and IoU 0.5 or more count. Of 147 objects: 130 found (88.4%), "
-        "10 found as another class (6.8%), 7 missed (4.8%). Found where nothing is: 7.",
-        "Most often taken for another class: dog for cat (9 of 84), cat for dog (1 of 63).",
+        "Predictions with a score of at least 0.3 and an IoU of at least 0.5 count. Of 147 objects:",
+        "130 detected (88.4%),",
+        "10 detected as another class (6.8%),",
+        "7 missed (4.8%).",
+        "Predictions without an object: 7.",
+        "Most often detected as another class: dog as cat (9 of 84), cat as dog (1 of 63).",
         f"| annotations | coco/val.json (SHA-256 {'cd' * 32}) |",
         f"| weights | zoo/mrcnn\\_dpt\\_t\\_1x.safetensors (SHA-256 {'ab' * 32}) |",
         "| images | 5,000 |",
         "| limit | - |",
-        "| left out | 0 |",
+        "| skipped | 0 |",
         "| device | AMD EPYC |",
         "| processes | 2 |",
         "| seconds, detecting | 1,234 |",
-        "| seconds an image | 0.247 |",
+        "| seconds per image | 0.247 |",
         "| seconds, measuring | 6.78 |",
         "| versions | python 3.11.7, torch 2.15.0 |",
     ):
@@ -413,34 +446,30 @@ def test_report_of_boxes_alone(tmp_path: Path) -> None:
     assert "**box AP 40.3** on 5,000 images." in text
     assert "| APm | 50.0 | of medium objects, up to 96 x 96 pixels |" in text
     assert "| dog | 60.5 | 50.0 | 50.0 |\n" in text
-    assert "masks" not in text
+    assert "mask" not in text
 
 
 def test_a_part_is_marked_as_one(tmp_path: Path) -> None:
-    skipped = [f"{number}.jpg: damaged <b>" for number in range(12)]
+    skipped = tuple(f"{number}.jpg: damaged <b>" for number in range(12))
     text = page(tmp_path, evaluation(limit=20, skipped=skipped, num_images=8))
-    assert "\n> **A quick look (`--limit 20`): no result of the whole set.**\n" in text
-    assert "\n> **12 images were left out**" in text
+    assert "\n> **Part of the data only (`--limit 20`): not a result of the whole set.**\n" in text
+    assert "\n> **12 images skipped**" in text
     assert "\n- 0.jpg: damaged \\<b\\>\n" in text
     assert text.count("damaged") == 10
     assert text.endswith("- and 2 more: see `evaluation.json`\n")
 
 
 def test_report_of_nothing(tmp_path: Path) -> None:
-    nothing = dict.fromkeys(NAMES)
-    empty = evaluation(("bbox",), num_images=0, seconds={"detecting": None, "measuring": None})
-    empty = {**empty, "metrics": {"bbox": nothing}, "per_class": {"bbox": {}}, "weights": {"path": "a", "sha256": None}}
-    text = page(tmp_path, empty, find_mistakes({"images": [], "annotations": [], "categories": []}, []))
+    nothing: dict[str, Any] = {"metrics": {"bbox": dict.fromkeys(NAMES)}, "per_class": {"bbox": {}}}
+    text = page(tmp_path, evaluation(("bbox",), num_images=0, **nothing), analysis([], np.zeros((1, 1), np.int64)))
     assert "**box AP -** on 0 images." in text
-    assert "Of 0 objects: 0 found, 0 found as another class, 0 missed." in text
-    assert "| seconds an image | - |" in text
-    assert "| weights | a (SHA-256 unknown) |" in text
+    assert "Of 0 objects:\n0 detected,\n0 detected as another class,\n0 missed.\n" in text
 
 
 def test_names_stay_in_their_cells(tmp_path: Path) -> None:
     name = "a|b\nc *d* <img src=x> `e` [f](g)"
     content = evaluation(("bbox",), per_class={"bbox": {name: metrics(1)}})
-    text = page(tmp_path, content, Mistakes({1: name}, np.diag([5, 0]), ()))
+    text = page(tmp_path, content, analysis([name], np.diag([5, 0])))
     assert "\n| a\\|b\\\\nc \\*d\\* \\<img src=x\\> \\`e\\` \\[f\\](g) | 1.0 | 50.0 | 50.0 |\n" in text
 
 
@@ -453,22 +482,22 @@ def test_report_of_digit_scenes(tmp_path: Path) -> None:
     """Every fifth digit is missed, or taken for the next."""
     make_digit_scenes(tmp_path / "digits", num_train=1, num_test=12, size=96)
     truth = json.loads((tmp_path / "digits" / "annotations" / "instances_val2017.json").read_text())
-    found: dict[int, list[CocoRecord]] = {image["id"]: [] for image in truth["images"]}
+    found: dict[int, list[CocoDict]] = {image["id"]: [] for image in truth["images"]}
     for number, annotation in enumerate(truth["annotations"]):
         category = annotation["category_id"] % 10 + 1 if number % 10 == 5 else annotation["category_id"]
         if number % 10:
             found[annotation["image_id"]].append({**annotation, "category_id": category, "score": 0.8})
-    mistakes = find_mistakes(truth, found.items())
+    errors = analyze(truth, found.items())
     num_objects = len(truth["annotations"])
     num_missed, num_wrong = len(range(0, num_objects, 10)), len(range(5, num_objects, 10))
-    assert tuple(mistakes.classes.values()) == CLASSES
-    assert mistakes.confusion[:-1, -1].sum() == num_missed
-    assert mistakes.confusion.trace() == num_objects - num_missed - num_wrong
-    assert not mistakes.confusion[-1].any()
+    assert tuple(errors.classes.values()) == CLASSES
+    assert errors.confusion[:-1, -1].sum() == num_missed
+    assert errors.confusion.trace() == num_objects - num_missed - num_wrong
+    assert not errors.confusion[-1].any()
 
-    write_report(tmp_path, evaluation(), PRECISION, mistakes, tmp_path / "digits" / "val2017")
+    write_report(tmp_path, evaluation(), PRECISION, errors, tmp_path / "digits" / "val2017")
     assert check_png(tmp_path / "worst.png") > (2000, 1000)
-    assert f"{num_wrong} found as another class" in (tmp_path / "report.md").read_text()
+    assert f"{num_wrong} detected as another class" in (tmp_path / "report.md").read_text()
 
 
 def check_png(path: Path) -> tuple[int, int]:

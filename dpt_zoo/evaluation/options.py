@@ -1,0 +1,61 @@
+"""The options of an evaluation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..utils.validation import check_integer
+from .metrics import EVALUATORS, TASKS, Evaluator, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """The arguments of `dpt_zoo.evaluate`, which documents them: checked, and paths as `Path`.
+
+    Raises:
+        InputError: A value cannot be used, or two values exclude each other.
+    """
+
+    model: str | Path
+    weights: str | Path | None = None
+    tasks: tuple[Task, ...] | None = None
+    data_root: Path | None = None
+    annotations: Path | None = None
+    images: Path | None = None
+    limit: int | None = None
+    skip_missing: bool = False
+    batch_size: int | None = None
+    workers: int | None = None
+    amp: bool = False
+    evaluator: Evaluator = "faster-coco-eval"
+    work_dir: Path | None = None
+    resume: bool = False
+    output: Path | None = None
+    format_only: bool = False
+    show_dir: Path | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("data_root", "annotations", "images", "work_dir", "output", "show_dir"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        if self.tasks is not None:
+            object.__setattr__(
+                self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(dict.fromkeys(self.tasks))
+            )
+        for name, minimum in (("limit", 1), ("batch_size", 1), ("workers", 0)):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), minimum)
+        for task in self.tasks or ():
+            if task not in TASKS:
+                raise InputError(f"tasks must be {' or '.join(TASKS)}, not {task!r}")
+        if self.evaluator not in EVALUATORS:
+            raise InputError(f"evaluator must be {' or '.join(EVALUATORS)}, not {self.evaluator!r}")
+        if (self.annotations is None) != (self.images is None) or (self.annotations and self.data_root):
+            raise InputError("choose the data by data_root, or by annotations and images together")
+        if self.weights is None and str(self.model).endswith(".py"):
+            raise InputError(f"{self.model} is a config file: weights is required with it")
+        if self.resume and self.work_dir is None:
+            raise InputError("resume=True requires work_dir")
+        if self.format_only and (self.output is None or self.show_dir is not None):
+            raise InputError("format_only=True requires output and does not allow show_dir")
