@@ -155,7 +155,7 @@ def test_a_process_that_is_lost_ends_the_others(part: str, tmp_path: Path) -> No
             os.kill(int((tmp_path / f"{rank}.pid").read_text()), 0)
 
 
-# --- What a process is told
+# --- The environment of a process
 
 TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
@@ -195,7 +195,7 @@ def test_more_processes_than_gpus_are_refused(environment: pytest.MonkeyPatch) -
         pass
 
 
-def test_processes_that_cannot_meet_are_told_why(environment: pytest.MonkeyPatch) -> None:
+def test_processes_that_cannot_meet_say_why(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("RANK", "0")
     with socket.create_server(("", 0)) as server:
         for port in (str(server.getsockname()[1]), "70000"):
@@ -218,10 +218,10 @@ def test_processes_that_cannot_meet_are_told_why(environment: pytest.MonkeyPatch
             "train 'my c.py' --amp --cfg-options 'a=[1, 2]'",
         ),
         (
-            "dist_test.sh c.py w.pth 8 --eval bbox segm",
+            "dist_test.sh c.py w.pth 8 --tasks bbox segm",
             {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node0"},
             "--nnodes=2 --node-rank=1 --master-addr=node0 --master-port=29500 --nproc-per-node=8",
-            "evaluate c.py w.pth --eval bbox segm",
+            "evaluate c.py --weights w.pth --tasks bbox segm",
         ),
     ],
 )
@@ -242,10 +242,10 @@ def test_dist(line: str, variables: dict[str, str], torchrun: str, command: str,
             "train 'my c.py' --work-dir runs/1 --cfg-options 'a=[1, 2]'",
         ),
         (
-            "slurm_test.sh gpu dpt c.py w.pth --eval bbox segm",
+            "slurm_test.sh gpu dpt c.py w.pth --tasks bbox segm",
             {"GPUS": "4", "GPUS_PER_NODE": "2", "CPUS_PER_TASK": "3", "SRUN_ARGS": "--time=9 --mem=0", "PORT": "29501"},
             "--gres=gpu:2 --ntasks=4 --ntasks-per-node=2 --cpus-per-task=3 --kill-on-bad-exit=1 --time=9 --mem=0",
-            "evaluate c.py w.pth --eval bbox segm",
+            "evaluate c.py --weights w.pth --tasks bbox segm",
         ),
     ],
 )
@@ -254,15 +254,15 @@ def test_slurm(line: str, variables: dict[str, str], srun: str, command: str, tm
     tasks = printed(run(line, tmp_path, **variables))
     assert json.loads((tmp_path / "srun.json").read_text()) == ["-p", "gpu", "--job-name=dpt", *srun.split()]
     num_tasks, per_node = int(variables.get("GPUS", 8)), int(variables.get("GPUS_PER_NODE", 8))
-    told = []
+    ranks = []
     for [_, *arguments], environment in tasks:
         assert arguments == shlex.split(f"-u -m dpt_zoo {command}")
         assert environment["WORLD_SIZE"] == str(num_tasks)
         assert environment["MASTER_ADDR"] == "localhost"
         assert environment["MASTER_PORT"] == variables.get("PORT", "24567")  # of job 1234567
         assert environment["OMP_NUM_THREADS"] == variables.get("CPUS_PER_TASK", "5")
-        told.append((int(environment["RANK"]), int(environment["LOCAL_RANK"])))
-    assert sorted(told) == [(rank, rank % per_node) for rank in range(num_tasks)]
+        ranks.append((int(environment["RANK"]), int(environment["LOCAL_RANK"])))
+    assert sorted(ranks) == [(rank, rank % per_node) for rank in range(num_tasks)]
 
 
 @pytest.mark.parametrize(
@@ -299,10 +299,10 @@ def test_the_python_is_that_of_the_environment(active: str, has_venv: bool, expe
         ("dist_train.sh c.py", "CONFIG NUM_GPUS [options of dpt-zoo train]"),
         ("dist_train.sh c.py 0", "CONFIG NUM_GPUS [options of dpt-zoo train]"),
         ("dist_train.sh c.py --amp 2", "CONFIG NUM_GPUS [options of dpt-zoo train]"),
-        ("dist_test.sh c.py 2", "CONFIG CHECKPOINT NUM_GPUS [options of dpt-zoo evaluate]"),
-        ("dist_test.sh c.py w.pth two", "CONFIG CHECKPOINT NUM_GPUS [options of dpt-zoo evaluate]"),
+        ("dist_test.sh c.py 2", "CONFIG WEIGHTS NUM_GPUS [options of dpt-zoo evaluate]"),
+        ("dist_test.sh c.py w.pth two", "CONFIG WEIGHTS NUM_GPUS [options of dpt-zoo evaluate]"),
         ("slurm_train.sh gpu dpt c.py", "PARTITION JOB_NAME CONFIG WORK_DIR [options of dpt-zoo train]"),
-        ("slurm_test.sh gpu dpt c.py", "PARTITION JOB_NAME CONFIG CHECKPOINT [options of dpt-zoo evaluate]"),
+        ("slurm_test.sh gpu dpt c.py", "PARTITION JOB_NAME CONFIG WEIGHTS [options of dpt-zoo evaluate]"),
     ],
 )
 def test_usage(line: str, usage: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Train a small model in a process of its own, which a test interrupts, and tell each iteration's loss."""
+"""Train a small model in its own process, which a test interrupts, and record the loss of each iteration."""
 
 import importlib
 import json
@@ -41,7 +41,7 @@ NUM_BATCHES = NUM_SAMPLES // BATCH_SIZE
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, and what befalls it.
+    """A run, and what interrupts it.
 
     Attributes:
         work_dir: holds `losses_<rank>.jsonl` and `stderr_<rank>.txt` too; with `resume`, that of an earlier plan.
@@ -51,7 +51,7 @@ class Plan:
         signalled_rank: the one process of several that sends them.
         die_at_step: the process is killed before it does the n-th thing with checkpoints: open, rename, remove, ...
         full_from: the iteration from which on no file can get larger than 20,000 bytes.
-        seconds: that an iteration takes longer.
+        seconds: additional time of each iteration.
     """
 
     work_dir: str
@@ -177,7 +177,7 @@ class NegativeError(BaseMetric):  # type: ignore[misc]
 
 @HOOKS.register_module()
 class Witness(Hook):  # type: ignore[misc]
-    """Writes down each loss, and has happen what the plan says."""
+    """Records each loss, and interrupts the run as the plan says."""
 
     priority = "VERY_LOW"
 
@@ -275,7 +275,7 @@ def _digits_config(folder: str) -> Config:
 
 
 def train(plan: Plan) -> None:
-    """Train as the plan says; an error of this project's is told in one line, and the exit status is 2."""
+    """Train as the plan says; an error of this project is printed in one line, with exit status 2."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as tests may be, ignores it
     torch.set_num_threads(1)
     if plan.processes > 1:

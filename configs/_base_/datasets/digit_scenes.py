@@ -1,4 +1,4 @@
-# `dpt-zoo make-digits data/digits` makes them. Digits are not mirrored, and scenes are as large as the network takes.
+# `dpt-zoo make-digits data/digits` makes the scenes. They are neither mirrored nor resized for training.
 data_root = "data/digits/"
 classes = tuple("0123456789")
 
