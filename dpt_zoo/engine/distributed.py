@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed.nn.functional  # its default arguments would keep the group in which it is first imported
@@ -46,8 +46,10 @@ def process_group(device: str | torch.device = "auto") -> Iterator[torch.device]
     if distributed.is_initialized() or (place := _read_place()) is None:
         yield process_device(device)
         return
-    _join(place, device)
-    _end_threads_at_exit()
+    _join(*place, device)
+    # Gloo's threads live as long as anything refers to their group, as a trained model in a reference cycle does. Let
+    # them end before the interpreter does: a thread that frees a tensor later aborts the process.
+    atexit.register(gc.collect)
     try:
         yield process_device()
     except BaseException:
@@ -77,22 +79,16 @@ def runner_settings() -> dict[str, Any]:
     return {"launcher": "pytorch", "model_wrapper_cfg": wrapper}
 
 
-class _Place(NamedTuple):
-    rank: int
-    local_rank: int  # on its node
-    world_size: int
-
-
-def _read_place() -> _Place | None:
-    """Read torchrun's variables; return None for a single process."""
+def _read_place() -> tuple[int, int, int] | None:
+    """Return rank, local rank and world size from torchrun's variables; None for a single process."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     values = {name: os.environ[name] for name in names if os.environ.get(name)}
     if values.get("WORLD_SIZE") == "1" or not values.keys() & set(names[:3]):
         return None
     if len(values) == len(names) and all(values[name].isdecimal() for name in names if name != "MASTER_ADDR"):
-        place = _Place(*(int(values[name]) for name in names[:3]))
-        if place.rank < place.world_size:
-            return place
+        rank, local_rank, world_size = (int(values[name]) for name in names[:3])
+        if rank < world_size:
+            return rank, local_rank, world_size
     listed = ", ".join(f"{name}={os.environ.get(name, '')}" for name in names)
     raise InputError(
         f"the environment does not say which of several processes this is: {listed}: "
@@ -100,18 +96,18 @@ def _read_place() -> _Place | None:
     )
 
 
-def _join(place: _Place, device: str | torch.device) -> None:
+def _join(rank: int, local_rank: int, world_size: int, device: str | torch.device) -> None:
     if str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = None
     if str(device) == "cuda":
         num_gpus = torch.cuda.device_count()
-        if place.local_rank >= num_gpus:
+        if local_rank >= num_gpus:
             raise InputError(
-                f"process {place.rank} needs GPU {place.local_rank}, but its node has {num_gpus}, counted from 0: "
+                f"process {rank} needs GPU {local_rank}, but its node has {num_gpus}, counted from 0: "
                 f"start at most {num_gpus} processes on a node, or use device='cpu'"
             )
-        gpu = torch.device("cuda", place.local_rank)
+        gpu = torch.device("cuda", local_rank)
         torch.cuda.set_device(gpu)
     elif str(device) != "cpu":
         raise InputError(f"device {str(device)!r} cannot be used by several processes: choose 'auto', 'cuda' or 'cpu'")
@@ -122,8 +118,8 @@ def _join(place: _Place, device: str | torch.device) -> None:
         timeout=TIMEOUT,
         # Each group has its own part of the store: an earlier group's holds addresses at which nobody answers any more.
         store=PrefixStore(str(next(_group_numbers)), _meeting_place()),
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=rank,
+        world_size=world_size,
         device_id=gpu,
     )
 
@@ -138,12 +134,3 @@ def _meeting_place() -> Store:
         reason = str(error).splitlines()[0]
         raise InputError(f"the processes cannot meet at {address}: {reason}: try another PORT=...") from error
     return store
-
-
-@functools.cache
-def _end_threads_at_exit() -> None:
-    """Let Gloo's threads end before the interpreter does: a thread that frees a tensor later aborts the process.
-
-    They live as long as anything refers to their group, as a trained model in a reference cycle does.
-    """
-    atexit.register(gc.collect)

@@ -69,6 +69,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         self.seconds = 60 * minutes
         self._kept: list[Path] = []
         self._loop_state: dict[str, Any] | None = None
+        self._last_time = time.monotonic()
 
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint that MMEngine resumes from next: the newest intact one."""
@@ -77,10 +78,6 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
             self._kept = from_main_process(lambda: find_checkpoints(Path(runner.work_dir)))
             runner._resume = bool(self._kept)
             runner._load_from = str(self._kept[-1]) if self._kept else None
-
-    def before_train(self, runner: Runner) -> None:
-        """Start the clock."""
-        self._last_time = time.monotonic()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the state of the loop."""

@@ -191,8 +191,22 @@ def test_half_an_environment_is_refused(name: str, value: str, environment: pyte
 def test_more_processes_than_gpus_are_refused(environment: pytest.MonkeyPatch) -> None:
     environment.setattr(torch.cuda, "is_available", lambda: True)
     environment.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match=r"process 1 would need GPU 1.*start at most 1"), process_group():
+    with pytest.raises(InputError, match=r"process 1 needs GPU 1.*start at most 1"), process_group():
         pass
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps"])
+def test_several_processes_cannot_share_one_device(device: str, environment: pytest.MonkeyPatch) -> None:
+    message = f"device {device!r} cannot be used by several processes"
+    with pytest.raises(InputError, match=message), process_group(device):
+        pass
+
+
+def test_the_device_of_a_process_alone() -> None:
+    with process_group("cpu") as device:
+        assert device == torch.device("cpu")
+        with process_group("cpu") as inner:
+            assert inner == device
 
 
 def test_processes_that_cannot_meet_say_why(environment: pytest.MonkeyPatch) -> None:
