@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -88,7 +89,7 @@ class TestARun:
     def test_logs_text_json_lines_and_tensorboard(self, work_dir: Path) -> None:
         (text,) = work_dir.glob("*/*.log")
         assert "Epoch(val) [2][1/1]" in text.read_text()
-        assert f"torch: {torch.__version__}" in text.read_text()
+        assert f"torch: {version('torch')}" in text.read_text()
         (lines,) = work_dir.glob("*/vis_data/scalars.json")
         metrics = [json.loads(line) for line in lines.read_text().splitlines()]
         assert [line["step"] for line in metrics if "coco/bbox_mAP" in line] == [1, 2]
@@ -100,7 +101,7 @@ class TestARun:
     def test_writes_its_config(self, work_dir: Path) -> None:
         cfg = Config.fromfile(work_dir / Path(MASK_CONFIG).name)
         assert cfg.optim_wrapper.accumulative_counts == 3
-        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(2e-3 * 6 / 8)  # 2 images, 3 batches; the rate is for 8
+        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-3 * 6 / 8)  # 2 images, 3 batches; the rate is for 8
         assert cfg.custom_hooks[0].type == "EMAHook"
         assert cfg.model.backbone.gradient_checkpointing
         assert cfg.randomness == {"seed": 3, "deterministic": False}  # cfg_options come last
