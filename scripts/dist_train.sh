@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train in several processes, one for each GPU; without GPUs, they share the CPUs:
+# Train in several processes, one for each GPU; without GPUs, the processes share the CPU:
 #   scripts/dist_train.sh configs/mask_rcnn_dpt_t_fpn_1x_coco.py 8 --data-root coco
 # On several nodes, run it on each: NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 PORT=29500 scripts/dist_train.sh ...
 set -euo pipefail

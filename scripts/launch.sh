@@ -1,5 +1,5 @@
-# Sourced by dist_*.sh and slurm_*.sh: starts `dpt-zoo` in several processes, from any folder. The Python is that of the
-# active environment, or else of .venv.
+# Sourced by dist_*.sh and slurm_*.sh: starts `dpt-zoo` in several processes, from any folder, with the Python of the
+# active environment or, without one, of .venv.
 
 root="$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
@@ -13,7 +13,7 @@ usage() {
     exit 2
 }
 
-# run_processes NUM COMMAND...: NUM processes here, or on each of NNODES nodes where the same is run.
+# run_processes NUM COMMAND...: NUM processes on this machine, or on each of NNODES nodes that run the same script.
 run_processes() {
     local num="$1" cpus rendezvous=(--standalone --local-addr=localhost) # at any free port
     shift
@@ -28,7 +28,7 @@ run_processes() {
     exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node="$num" -m dpt_zoo "$@"
 }
 
-# run_slurm_tasks PARTITION JOB_NAME COMMAND...: a process for each of GPUS tasks.
+# run_slurm_tasks PARTITION JOB_NAME COMMAND...: GPUS processes, one for each Slurm task.
 run_slurm_tasks() {
     local partition="$1" job_name="$2" gpus_per_node="${GPUS_PER_NODE:-8}" cpus_per_task="${CPUS_PER_TASK:-5}"
     shift 2

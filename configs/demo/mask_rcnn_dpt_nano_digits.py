@@ -1,5 +1,5 @@
 # Mask R-CNN with the DPT of reduced width, on digit scenes. Its backbone starts from that of the RetinaNet, as the
-# authors' do from a classifier.
+# authors' detectors start from a classifier.
 _base_ = [
     "../_base_/models/mask_rcnn_dpt.py",
     "../_base_/datasets/digit_scenes.py",

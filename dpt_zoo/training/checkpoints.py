@@ -1,4 +1,4 @@
-"""Checkpoints that a run can be resumed from, whatever ended it."""
+"""Checkpoints that a run can be resumed from, however it ended."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from mmengine.dist import all_reduce, broadcast_object_list, is_main_process, master_only
+from mmengine.dist import all_reduce, is_main_process, master_only
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -17,17 +17,15 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from .. import mmlab  # noqa: F401  (lets torch.load read MMEngine's checkpoints)
+from ..engine.runner import from_main_process, report
 from ..errors import InputError, OutputError, WeightsError
 from ..utils.files import open_atomic
 from ..weights.reading import read_weights, verify_crc
 from .loop import TrainingInterrupted
 
-POINTER = "last_checkpoint"
-"""The file that tells MMEngine from which checkpoint to resume."""
-
 
 class AtomicBackend(LocalBackend):  # type: ignore[misc]
-    """MMEngine's writing of files, whole or not at all."""
+    """MMEngine's local files, each written completely or not at all."""
 
     name = "dpt_zoo.atomic"
 
@@ -42,24 +40,25 @@ register_backend(AtomicBackend.name, AtomicBackend)
 
 @HOOKS.register_module()
 class ResumableCheckpointHook(Hook):  # type: ignore[misc]
-    """Saves a `ResumableTrainLoop`, and leaves it when it has been told to stop.
+    """Saves the state of a `ResumableTrainLoop`, and stops it after a signal.
 
-    It saves at the end of each epoch (`epoch_3.pth`), in the middle of one from time to time and before it leaves
-    (`iter_1200.pth`), and never between two halves of an accumulated gradient: if an epoch ends there, a little
-    before. All processes save and stop after the same iteration. In validation, where there is nothing new to save,
-    they leave at once. A run that is resumed goes on from the newest checkpoint that is whole. MMEngine writes its
-    logs (`<time of the start>/vis_data/scalars.json`) into a new folder then, each iteration once from that
-    checkpoint on; where an older log tells of the same iteration, the newer one holds.
+    It saves at the end of each epoch (`epoch_3.pth`), every few minutes within one, and before it stops
+    (`iter_1200.pth`). It never saves while gradients are being accumulated: an epoch that ends then is saved a little
+    earlier. All processes save and stop after the same iteration; a validation, which changes nothing, stops at once.
+
+    A run is resumed from the newest intact checkpoint. MMEngine then starts a new log
+    (`<start time>/vis_data/scalars.json`); where an older log has the same iteration, the newer log is right.
 
     Args:
-        max_keep_ckpts: how many of these are kept; all if it is not positive.
-        save_best: a metric, such as "coco/bbox_mAP"; the weights with the highest are kept besides, as
+        max_keep_ckpts: number of checkpoints to keep; all if it is not positive.
+        save_best: a metric, such as "coco/bbox_mAP". The weights with its highest value are kept as
             `best_coco_bbox_mAP_epoch_3.pth`.
-        minutes: between two checkpoints, at most, apart from the time of an iteration or a validation.
+        minutes: time between two checkpoints, at most; an iteration or a validation is not interrupted for one.
 
     Raises:
-        OutputError: a checkpoint cannot be written; those before are as they were.
-        TrainingInterrupted: there was a signal.
+        InputError: `save_best` is no metric of the validation, or a checkpoint to resume from has no state of a loop.
+        OutputError: A checkpoint cannot be written; earlier ones are unchanged.
+        TrainingInterrupted: The process received a signal.
     """
 
     priority = "LOWEST"
@@ -70,95 +69,88 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         self.seconds = 60 * minutes
         self._kept: list[Path] = []
         self._loop_state: dict[str, Any] | None = None
-
-    def before_run(self, runner: Runner) -> None:
-        """Point MMEngine, which resumes next, to the newest whole checkpoint."""
-        if runner._resume and runner._load_from is None:
-            kept = [_prepare_resuming(Path(runner.work_dir)) if is_main_process() else []]
-            broadcast_object_list(kept)  # the others wait here
-            self._kept = kept[0]
-
-    def before_train(self, runner: Runner) -> None:
-        """Start the clock."""
         self._last_time = time.monotonic()
 
+    def before_run(self, runner: Runner) -> None:
+        """Choose the checkpoint that MMEngine resumes from next: the newest intact one."""
+        if runner._resume and runner._load_from is None:
+            _remove(Path(runner.work_dir).glob(".*.pth.*.partial"))  # of a process that was killed
+            self._kept = from_main_process(lambda: find_checkpoints(Path(runner.work_dir)))
+            runner._resume = bool(self._kept)
+            runner._load_from = str(self._kept[-1]) if self._kept else None
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Add the loop's state."""
+        """Add the state of the loop."""
         if self._loop_state is not None:
             checkpoint["train_loop"] = self._loop_state
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Give the loop its state."""
-        if runner._resume:
-            if "train_loop" not in checkpoint:
-                path = runner._load_from or self._kept[-1]
-                raise InputError(f"{path} does not tell where its run stood: begin a new run from its weights")
-            runner.train_loop.load_state_dict(checkpoint["train_loop"])
+        """Restore the state of the loop."""
+        if not runner._resume:
+            return
+        if "train_loop" not in checkpoint:
+            raise InputError(f"{runner._load_from} has no training state to resume: start a new run from its weights")
+        runner.train_loop.load_state_dict(checkpoint["train_loop"])
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
-        """Save if it is time, and leave if there was a signal."""
+    def after_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
+        """Save if it is time, and stop after a signal."""
         num_left = len(runner.train_dataloader) - 1 - batch_idx
         if num_left:  # otherwise the end of the epoch is next
-            self._pause(runner, num_left, runner.epoch, runner.iter + 1)
+            self._save_or_stop(runner, num_left, runner.epoch, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Save, and leave if there was a signal."""
-        self._pause(runner, 0, runner.epoch + 1, runner.iter)
+        """Save, and stop after a signal."""
+        self._save_or_stop(runner, 0, runner.epoch + 1, runner.iter)
 
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: list[Any] | None = None
-    ) -> None:
-        """Leave if there was a signal."""
+    def after_val_iter(self, runner: Runner, **_: Any) -> None:
+        """Stop after a signal."""
         if runner.train_loop.stop.received:
-            self._leave(runner, runner.train_loop.stop.received)
+            self._stop(runner, runner.train_loop.stop.received)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the weights if they are the best so far."""
+        """Save the weights if they are the best so far."""
         if self.save_best is None or not metrics:
             return
         if self.save_best not in metrics:
-            raise InputError(f"save_best={self.save_best!r}: validation gives {', '.join(metrics)}")
-        score, found = metrics[self.save_best], runner.message_hub.runtime_info
-        if score > found.get("best_score", float("-inf")):
+            raise InputError(f"save_best={self.save_best!r} is no metric of the validation: {', '.join(metrics)}")
+        score, info = metrics[self.save_best], runner.message_hub.runtime_info
+        if score > info.get("best_score", float("-inf")):
             name = f"best_{self.save_best}_epoch_{runner.epoch}.pth".replace("/", "_")
             best = self._write(runner, name, runner.epoch, runner.iter, resumable=False)
-            previous = Path(found.get("best_ckpt", best))
+            previous = Path(info.get("best_ckpt", best))
             runner.message_hub.update_info_dict({"best_score": score, "best_ckpt": str(best)})
             if previous != best:
                 _remove([previous])
 
-    def _pause(self, runner: Runner, num_left: int, epoch: int, iteration: int) -> None:
-        clock_is_up = is_main_process() and time.monotonic() - self._last_time > self.seconds
-        request = torch.tensor(runner.train_loop.stop.received or int(clock_is_up))  # a signal's number is above 1
+    def _save_or_stop(self, runner: Runner, num_left: int, epoch: int, iteration: int) -> None:
+        is_time = is_main_process() and time.monotonic() - self._last_time > self.seconds
+        request = torch.tensor(runner.train_loop.stop.received or int(is_time))  # a signal's number is above 1
         all_reduce(request, op="max")
         if not runner.optim_wrapper.should_update():  # the next iteration adds to the gradients
             return
         if request or num_left < runner.optim_wrapper._accumulative_counts:
-            self._save(runner, f"iter_{iteration}.pth" if num_left else f"epoch_{epoch}.pth", epoch, iteration)
+            name = f"iter_{iteration}.pth" if num_left else f"epoch_{epoch}.pth"
+            path = self._write(runner, name, epoch, iteration, resumable=True)
+            self._kept = [*(other for other in self._kept if other != path), path]
+            if self.max_keep_ckpts > 0:
+                _remove(self._kept[: -self.max_keep_ckpts])
+                self._kept = self._kept[-self.max_keep_ckpts :]
+            self._last_time = time.monotonic()
+            runner.logger.info(f"Saved {path}")
         if request > 1:
-            self._leave(runner, int(request))
+            self._stop(runner, int(request))
 
-    def _save(self, runner: Runner, name: str, epoch: int, iteration: int) -> None:
-        path = self._write(runner, name, epoch, iteration, resumable=True)
-        self._kept = [*(other for other in self._kept if other != path), path]
-        if self.max_keep_ckpts > 0:
-            _remove(self._kept[: -self.max_keep_ckpts])
-            self._kept = self._kept[-self.max_keep_ckpts :]
-        self._last_time = time.monotonic()
-        runner.logger.info(f"Saved {path}")
-
-    def _leave(self, runner: Runner, number: int) -> NoReturn:
+    def _stop(self, runner: Runner, number: int) -> NoReturn:
         last = self._kept[-1] if self._kept else None
-        runner.logger.info(f"Stopped by {signal.Signals(number).name}; to be resumed from {last or 'the start'}")
+        name = signal.Signals(number).name
+        report(runner, f"stopped by {name}; resume the run to continue from {last or 'the start'}")
         raise TrainingInterrupted(number, last)
 
     def _write(self, runner: Runner, name: str, epoch: int, iteration: int, resumable: bool) -> Path:
-        """Have the main process write a checkpoint; all wait for it, and fail if it fails."""
+        """Write a checkpoint in the main process; the others wait for it, and fail if it fails."""
         path = Path(runner.work_dir, name)
         self._loop_state = runner.train_loop.state_dict() if resumable else None
-        failure = [""]
+        failure = ""
         try:
             runner.save_checkpoint(
                 runner.work_dir,
@@ -168,54 +160,34 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
                 meta={"epoch": epoch, "iter": iteration},
                 backend_args={"backend": AtomicBackend.name},
             )
-            if resumable and is_main_process():
-                _point_to(path)
         except OutputError as error:
-            failure = [str(error)]
-        broadcast_object_list(failure)
-        if failure[0]:
-            last = f"make room, then resume from {self._kept[-1]}" if self._kept else "there is none before it"
-            raise OutputError(f"{failure[0]}\n  Training has ended; the last good checkpoint: {last}")
+            failure = str(error)
+        if failure := from_main_process(lambda: failure):
+            remedy = f"fix this, then resume from {self._kept[-1]}" if self._kept else "there is no checkpoint yet"
+            raise OutputError(f"{failure}\n  Training stopped: {remedy}")
         return path
 
 
 def find_checkpoints(work_dir: Path) -> list[Path]:
-    """Find the checkpoints that a run may be resumed from, oldest first; the last of them is whole.
+    """Return the checkpoints that a run can be resumed from, oldest first; the last one is intact.
 
-    Those after it are not, and are named in a warning.
+    Newer checkpoints, which are damaged, are named in a warning.
     """
-    found = [*work_dir.glob("epoch_*.pth"), *work_dir.glob("iter_*.pth")]
-    found.sort(key=lambda path: path.stat().st_mtime_ns)
-    while found:
+    paths = [*work_dir.glob("epoch_*.pth"), *work_dir.glob("iter_*.pth")]
+    paths.sort(key=lambda path: path.stat().st_mtime_ns)
+    while paths:
         try:
-            verify_crc(found[-1])
-            read_weights(found[-1])
+            verify_crc(paths[-1])
+            read_weights(paths[-1])
+            break
         except WeightsError as error:
             reason = error.__cause__ or error
-            print_log(f"{found[-1]} cannot be resumed from: {reason}", logger="current", level=logging.WARNING)
-            found.pop()
-        else:
-            break
-    return found
-
-
-def _prepare_resuming(work_dir: Path) -> list[Path]:
-    _remove(work_dir.glob(".*.pth.*.partial"))  # of a process that was killed
-    found = find_checkpoints(work_dir)
-    if found:
-        _point_to(found[-1])
-    else:
-        _remove([work_dir / POINTER])
-    return found
-
-
-def _point_to(path: Path) -> None:
-    with open_atomic(path.with_name(POINTER)) as file:
-        file.write(str(path).encode())
+            print_log(f"{paths.pop()} cannot be resumed from: {reason}", logger="current", level=logging.WARNING)
+    return paths
 
 
 @master_only
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
-        with contextlib.suppress(OSError):  # training goes on beside a file that cannot be removed
+        with contextlib.suppress(OSError):  # a file that cannot be removed is no reason to stop training
             path.unlink()

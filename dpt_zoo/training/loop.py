@@ -1,12 +1,10 @@
-"""A training loop that can be left after any iteration, and resumed as if it had not been.
+"""A training loop that can stop after any iteration, and continue later with exactly the same losses.
 
-Two things make that exact. A sample's random choices (flips, scales, ...) follow from seed, epoch and index alone,
-whichever process loads it and whatever was loaded before: so the batches already trained on need not be loaded again,
-and the number of workers may change. And a checkpoint holds each process's random generators, which the model draws
-from (dropout, the choice of proposals, ...).
+Two things make this possible. The random choices for a sample (flips, scales, ...) depend on seed, epoch and index
+alone, so that batches of an earlier run need not be loaded again, and the number of workers may change. And a
+checkpoint holds the random generators of each process, which the model uses (dropout, the choice of proposals, ...).
 """
 
-import contextlib
 import functools
 import itertools
 import os
@@ -32,10 +30,10 @@ Sample = tuple[int, int, int]
 
 
 class TrainingInterrupted(SystemExit):
-    """Training was left for SIGINT or SIGTERM; uncaught, it ends the process with 128 + the signal's number.
+    """SIGINT or SIGTERM stopped training. If uncaught, the process exits with 128 + the signal's number.
 
     Attributes:
-        checkpoint: from which to resume; None if there is none yet.
+        checkpoint: the file to resume from; None if there is none yet.
     """
 
     def __init__(self, number: int, checkpoint: Path | None) -> None:
@@ -44,10 +42,10 @@ class TrainingInterrupted(SystemExit):
 
 
 class StopSignals:
-    """Notes SIGINT and SIGTERM, within the block, instead of ending the process; a SIGINT after that ends it at once.
+    """A block in which SIGINT and SIGTERM are noted and do not end the process; a second SIGINT ends it at once.
 
-    A signal that was ignored before, as SIGINT is in a shell's background job, stays ignored. A second SIGTERM is the
-    same as the first: launchers pass on what reached their processes too.
+    An ignored signal stays ignored, as SIGINT is in a shell's background job. A second SIGTERM changes nothing:
+    launchers repeat signals that their processes have already received.
 
     Attributes:
         received: the signal's number, or None.
@@ -58,7 +56,7 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # no other can handle signals
+        if threading.current_thread() is threading.main_thread():  # other threads cannot handle signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._note)
@@ -76,10 +74,10 @@ class StopSignals:
 
 @LOOPS.register_module()
 class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
-    """MMEngine's loop over epochs, that can begin in the middle of one.
+    """MMEngine's loop over epochs, which can also begin in the middle of one.
 
-    It needs `ResumableCheckpointHook`, which saves its state, and gives it back when a run is resumed. What is
-    resumed at the end of an epoch begins with that epoch's validation.
+    `ResumableCheckpointHook` saves and restores its state. A run that is resumed at the end of an epoch begins with
+    the validation of that epoch.
     """
 
     dataloader: DataLoader[Any]
@@ -91,36 +89,38 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
         self._generators: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Gather what the loop resumes from, besides epoch and iteration, from all processes; all have to call it."""
-        return {**self._layout(), "seed": self._batches.seed, "generators": all_gather_object(get_generators())}
+        """Return what is needed to resume, besides epoch and iteration. All processes have to call this."""
+        generators = all_gather_object(_get_generators())
+        return {**self._layout(), "seed": self._batches.sampler.seed, "generators": generators}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have `run` begin from a state.
+        """Let `run` begin from a saved state.
 
         Raises:
-            InputError: it is of another number of processes, or of batches in an epoch: their order would differ.
+            InputError: The number of processes or of batches in an epoch differs, and so would the order of images.
         """
-        then, now = {key: state[key] for key in self._layout()}, self._layout()
-        if then != now:
+        saved, current = {key: state[key] for key in self._layout()}, self._layout()
+        if saved != current:
+            form = "{processes} processes with {batches} batches in an epoch"
             raise InputError(
-                f"the run to be resumed had {_describe(then)}, this one has {_describe(now)}: "
-                "resume it with the same processes, batch size and data, or begin a new run from its weights"
+                f"the run to resume has {form.format(**saved)}, this one has {form.format(**current)}: "
+                "resume it with the same processes, batch size and data, or start a new run from its weights"
             )
-        self._batches.seed = state["seed"]
+        self._batches.sampler.seed = state["seed"]
         self._generators = state["generators"][get_rank()]
 
     def run(self) -> nn.Module:
-        """Train until the last epoch's end, or until a signal.
+        """Train until the end of the last epoch, or until a signal.
 
         Raises:
-            TrainingInterrupted: there was a signal.
+            TrainingInterrupted: The process received a signal.
         """
         for loop in filter(None, (self, self.runner.val_loop)):
-            _keep_apart(loop.dataloader)
+            _isolate(loop.dataloader)
         with self.stop:
             self.runner.call_hook("before_train")
             if self._generators is not None:
-                set_generators(self._generators)
+                _set_generators(self._generators)
             if self._iter and not self._num_done():
                 self._validate()
             while self._epoch < self._max_epochs and not self.stop_training:
@@ -130,7 +130,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
         return self.runner.model
 
     def run_epoch(self) -> None:
-        """Train on what is left of an epoch."""
+        """Train on the rest of an epoch."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         self._batches.epoch, self._batches.num_skipped = self._epoch, self._num_done()
@@ -140,7 +140,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
         self._epoch += 1
 
     def _num_done(self) -> int:
-        """How many batches of the epoch have been trained on."""
+        """Return the number of batches that were already used in this epoch."""
         return self._iter - self._epoch * len(self.dataloader)
 
     def _layout(self) -> dict[str, int]:
@@ -153,18 +153,11 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
             self.runner.val_loop.run()
 
 
-def _describe(layout: dict[str, int]) -> str:
-    return f"{layout['processes']} processes with {layout['batches']} batches in an epoch"
-
-
-# --- Data
-
-
 class SeededBatches(BatchSampler):
-    """The batches of another sampler from a certain one on, each index with what its sample is seeded from.
+    """Batches of another sampler, without the first `num_skipped`; with each index comes the seed of its sample.
 
     Attributes:
-        sampler: of indices; MMEngine's hook tells it the epoch.
+        sampler: the sampler of indices; MMEngine's hook sets its epoch.
     """
 
     def __init__(self, batches: BatchSampler) -> None:
@@ -173,25 +166,16 @@ class SeededBatches(BatchSampler):
         self.num_skipped = 0
         self._all = batches
 
-    @property
-    def seed(self) -> int:
-        """What the order of the indices follows from, the same in all processes."""
-        return self.sampler.seed
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self.sampler.seed = seed
-
     def __len__(self) -> int:
         return len(self._all)
 
     def __iter__(self) -> Iterator[list[Sample]]:  # type: ignore[override]
         for indices in itertools.islice(self._all, self.num_skipped, None):
-            yield [(self.seed, self.epoch, index) for index in indices]
+            yield [(self.sampler.seed, self.epoch, index) for index in indices]
 
 
 class SeededDataset(Dataset[Any]):
-    """Another data set, whose samples' random choices follow from what `SeededBatches` gives with each index."""
+    """A data set whose samples' random choices depend on what `SeededBatches` yields for each index alone."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -200,78 +184,60 @@ class SeededDataset(Dataset[Any]):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "dataset" or name.startswith("__"):  # not there yet while it is unpickled; Python's own
+        if name == "dataset" or name.startswith("__"):  # missing while it is unpickled; Python's own
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def __getitem__(self, sample: Sample) -> Any:
-        with _seeded_generators(sample):
+        states = _get_cpu_generators()  # not the GPU's: a worker may not touch the GPU
+        seeds = map(int, np.random.SeedSequence(sample).generate_state(3))
+        random.seed(next(seeds))
+        np.random.seed(next(seeds))
+        torch.default_generator.manual_seed(next(seeds))
+        try:
             return self.dataset[sample[-1]]
+        finally:
+            _set_generators(states)
+
+
+_COPIED = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
+_COPIED += ("prefetch_factor", "persistent_workers")
 
 
 def _with_seeded_samples(loader: Any) -> tuple[DataLoader[Any], SeededBatches]:
     batches = SeededBatches(loader.batch_sampler)
-    seeded = DataLoader(
-        SeededDataset(loader.dataset),
-        batch_sampler=batches,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
-    )
-    return seeded, batches
+    settings = {name: getattr(loader, name) for name in _COPIED}
+    return DataLoader(SeededDataset(loader.dataset), batch_sampler=batches, **settings), batches
 
 
-def _keep_apart(loader: DataLoader[Any]) -> None:
-    """Have a loader not draw from the generators of training, and its workers not get training's signals."""
+def _isolate(loader: DataLoader[Any]) -> None:
+    """Keep a loader from using training's random generators, and its workers from receiving training's signals."""
     loader.generator = torch.Generator()
     loader.worker_init_fn = functools.partial(_start_worker, loader.worker_init_fn)
 
 
 def _start_worker(init: Callable[[int], None] | None, number: int) -> None:
     if os.name == "posix":
-        os.setpgid(0, 0)  # a terminal's Ctrl-C and torchrun's signals go to the whole group of the parent
+        os.setpgid(0, 0)  # a terminal's Ctrl-C and torchrun's signals go to the whole process group
     if init:
         init(number)
 
 
-# --- Random generators
-
-
-def get_generators() -> dict[str, Any]:
-    """The states of this process's random generators, as values that `torch.load(weights_only=True)` reads."""
+def _get_generators() -> dict[str, Any]:
+    """Return the states of this process's random generators, in types that `torch.load(weights_only=True)` reads."""
     states = _get_cpu_generators()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
-def set_generators(states: dict[str, Any]) -> None:
-    """Set this process's random generators back to what `get_generators` gave."""
+def _set_generators(states: dict[str, Any]) -> None:
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"].cpu())  # a checkpoint is loaded to the GPU
-    if "cuda" in states:
+    if "cuda" in states and torch.cuda.is_initialized():  # a run may be resumed on another device
         torch.cuda.set_rng_state(states["cuda"].cpu())
 
 
 def _get_cpu_generators() -> dict[str, Any]:
     return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
-
-
-@contextlib.contextmanager
-def _seeded_generators(entropy: Sample) -> Iterator[None]:
-    """Seed the generators within the block; afterwards they stand where they stood."""
-    states = _get_cpu_generators()  # of the CPU alone: a worker may not touch the GPU
-    seeds = map(int, np.random.SeedSequence(entropy).generate_state(3))
-    random.seed(next(seeds))
-    np.random.seed(next(seeds))
-    torch.default_generator.manual_seed(next(seeds))
-    try:
-        yield
-    finally:
-        set_generators(states)

@@ -13,10 +13,10 @@ from torch.utils.data import BatchSampler
 
 @DATA_SAMPLERS.register_module()
 class GroupBatchSampler(BatchSampler):
-    """Batches of images wider than high, or of others, drawn as `DistributedGroupSampler` of MMDetection 2.8 does.
+    """Batches in the order of MMDetection 2.8's `DistributedGroupSampler`: no batch mixes wide images with others.
 
-    In each epoch both groups are shuffled, and filled up from their own beginning until every process gets the same
-    number of full batches of them. Then all batches are shuffled, and each process takes as many in a row.
+    In each epoch, both groups are shuffled and padded from their own beginning until every process gets the same
+    number of full batches. Then all batches are shuffled, and each process takes a contiguous share of them.
 
     Args:
         sampler: MMEngine's `DefaultSampler`, for its data set, seed, epoch, rank and number of processes.
@@ -27,7 +27,9 @@ class GroupBatchSampler(BatchSampler):
 
     def __init__(self, sampler: Any, batch_size: int) -> None:
         super().__init__(sampler, batch_size, drop_last=False)
-        self._groups = _group_by_shape(sampler.dataset)
+        infos = (sampler.dataset.get_data_info(index) for index in range(len(sampler.dataset)))
+        is_wide = np.array([info["width"] > info["height"] for info in infos], dtype=bool)
+        self._groups = np.flatnonzero(~is_wide), np.flatnonzero(is_wide)
 
     def __len__(self) -> int:
         return sum(self._num_batches(group) for group in self._groups)
@@ -37,23 +39,16 @@ class GroupBatchSampler(BatchSampler):
         yield from self._draw()[first : first + len(self)].tolist()
 
     def _num_batches(self, group: NDArray[np.int64]) -> int:
-        """How many batches of a group each process gets."""
+        """Return the number of batches that each process gets of a group."""
         return math.ceil(len(group) / (self.batch_size * self.sampler.world_size))
 
     def _draw(self) -> NDArray[np.int64]:
-        """The batches of all processes in this epoch `(N, batch_size)`: indices in the data set."""
+        """Return the batches of all processes in this epoch, `(N, batch_size)` indices of images."""
         generator = torch.Generator().manual_seed(self.sampler.seed + self.sampler.epoch)
         batches = []
         for group in self._groups:
             shuffled = group[torch.randperm(len(group), generator=generator).numpy()]
             shape = self._num_batches(group) * self.sampler.world_size, self.batch_size
-            batches.append(np.resize(shuffled, shape))  # which repeats what it fills up with
+            batches.append(np.resize(shuffled, shape))  # repeats the group's beginning where it is too short
         together = np.concatenate(batches)
         return together[torch.randperm(len(together), generator=generator).numpy()]
-
-
-def _group_by_shape(dataset: Any) -> list[NDArray[np.int64]]:
-    """The indices of the images that are not wider than high, and of those that are."""
-    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-    is_wide = np.array([info["width"] > info["height"] for info in infos], dtype=bool)
-    return [np.flatnonzero(~is_wide), np.flatnonzero(is_wide)]

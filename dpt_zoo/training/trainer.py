@@ -1,10 +1,13 @@
-"""Training, in one call."""
+"""Training and fine-tuning, in one call."""
 
+import importlib.util
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 
@@ -16,18 +19,18 @@ from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError
 from ..utils.files import make_folder
 from ..utils.progress import progress_bar
+from ..utils.validation import check_integer
 from ..weights.converting import convert
 from .checkpoints import find_checkpoints
-from .loop import TrainingInterrupted
 
 FINE_TUNING_EPOCHS = 12
 
 RESULT = "model.safetensors"
-"""In a work_dir, when a run is done: its best weights, or without validation its last."""
+"""The file in `work_dir` with the trained weights: the best or, without validation, the last."""
 
 
 def train(
-    recipe: str | Path,
+    model: str | Path,
     *,
     data_root: str | Path | None = None,
     work_dir: str | Path | None = None,
@@ -46,96 +49,119 @@ def train(
     seed: int | None = None,
     deterministic: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
+    device: str | torch.device = "auto",
 ) -> Path:
-    """Train a detector on MMEngine's Runner: in this process, or in all that torchrun started.
+    """Train a detector on MMEngine's Runner, in this process or in all processes that torchrun started.
 
-    A config is trained as it says, from the backbone's ImageNet weights. A detector of the zoo is fine-tuned: from its
-    weights, with a smaller learning rate, for 12 epochs. In both, the classes are those of the data.
+    A config is trained as it says, from ImageNet weights of the backbone. A detector of the zoo is fine-tuned: it
+    starts from its weights, with a smaller learning rate, for 12 epochs. The classes are always those of the data.
 
     Args:
-        recipe: a config file, or the name of a zoo's detector.
-        data_root: a folder of COCO, YOLO or Pascal VOC data, see `dpt_zoo.data.layouts.find_splits`; by default, what
-            the recipe names.
-        work_dir: where checkpoints and logs are written; by default `runs/` and the recipe's name.
-        weights: a detector's weights to start from: a zoo's name, a path, `https://...` or `hf://org/repo/file`.
-        resume: go on from the newest whole checkpoint in `work_dir`, or begin if there is none.
-        epochs: passes over the data, at least 1; the learning rate's schedule is stretched to them.
-        batch_size: images in a step and process, at least 1.
-        accumulate: batches whose gradients make one step, at least 1.
-        scale_lr: multiply the learning rate by the images in a step over those that the recipe's rate is for.
-        workers: processes that load data, beside each that trains.
-        amp: compute in half precision where that is safe, on a GPU.
+        model: a config file, or the name of a detector.
+        data_root: a folder of COCO, YOLO or Pascal VOC data (see docs/data.md); by default the data in the config.
+        work_dir: the folder for checkpoints and logs; by default `runs/` and the name of the model.
+        weights: a detector's weights to start from: a model's name, a path, `https://...` or `hf://org/repo/file`.
+        resume: continue from the newest intact checkpoint in `work_dir`, or begin if there is none.
+        epochs: passes over the data, at least 1; the schedule of the learning rate is scaled with it.
+        batch_size: images in a batch of one process, at least 1.
+        accumulate: batches whose gradients are added up for one step, at least 1.
+        scale_lr: multiply the learning rate by the images in a step, divided by those that the config assumes.
+        workers: processes that load data, for each process that trains; 0 loads in the training process.
+        amp: train in mixed precision, on a GPU.
         compile: compile the backbone with `torch.compile`.
-        gradient_checkpointing: compute the backbone's inner values again for the gradients instead of keeping them.
-        ema: validate and keep an average of the weights over time.
-        tensorboard: write TensorBoard's files, besides text and JSON lines.
-        seed: of all random choices, from 0.
-        deterministic: have PyTorch refuse what may give other numbers in another run.
-        cfg_options: settings of the config to change at the end, by their path: `{"model.backbone.size": "small"}`.
+        gradient_checkpointing: recompute the backbone's activations for the gradients, which saves memory.
+        ema: validate and save an exponential moving average of the weights.
+        tensorboard: also log for TensorBoard.
+        seed: the seed of all random choices, 0 to 2**32 - 1; random by default.
+        deterministic: refuse operations whose results differ between runs.
+        cfg_options: settings to change in the config at last, by path: `{"model.backbone.size": "small"}`.
+        device: "auto" for a GPU if there is one, or "cpu", "cuda", "cuda:1", ...; each of several processes takes its
+            own GPU.
 
     Returns:
-        The file of the trained weights: the best by box AP or, without data to validate with, the last.
+        The file of the trained weights: the best by box AP or, without validation data, the last.
 
     Raises:
-        UnknownModelError, InputError: an argument cannot be used.
-        DataError: the data cannot be used; the text lists what is wrong with them.
-        FetchError, WeightsError: the weights to start from cannot be had.
-        OutputError: `work_dir` cannot be written; what was there is as it was.
-        TrainingInterrupted: there was SIGINT or SIGTERM.
+        UnknownModelError, InputError: An argument cannot be used.
+        DataError: The data cannot be used; the text lists every problem.
+        FetchError, WeightsError: The weights to start from cannot be loaded.
+        OutputError: `work_dir` cannot be written; checkpoints that exist are unchanged.
+        TrainingInterrupted: The process received SIGINT or SIGTERM.
     """
-    for name, value, least in (
-        ("epochs", epochs, 1),
-        ("batch_size", batch_size, 1),
-        ("accumulate", accumulate, 1),
-        ("workers", workers, 0),
-        ("seed", seed, 0),
-    ):
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise InputError(f"{name} must be a whole number from {least}, not {value!r}")
-    cfg = configs.load_config(recipe)
-    is_config = str(recipe).endswith(".py")
-    folder = Path(work_dir or Path("runs", Path(recipe).stem)).absolute()
-    with process_group():
-        data = from_main_process(lambda: _prepare(cfg, Path(data_root) if data_root else None, folder, resume))
-        configs.set_data(cfg, data)
-        if batch_size is not None:
-            cfg.train_dataloader.batch_size = batch_size
-        images_per_step = cfg.train_dataloader.batch_size * get_world_size() * accumulate
-        if not is_config:
-            num_batches = data["train"].num_images // (cfg.train_dataloader.batch_size * get_world_size())
-            configs.fine_tune(cfg, epochs or FINE_TUNING_EPOCHS, num_batches)
-        elif epochs is not None:
-            configs.set_epochs(cfg, epochs)
-        if weights is not None or not is_config:
-            configs.start_from(cfg, weights or str(recipe))
-        if scale_lr:
-            configs.scale_learning_rate(cfg, images_per_step)
-        if workers is not None:
-            configs.set_workers(cfg, workers)
-        if amp:
-            configs.use_amp(cfg)
-        if ema:
-            configs.keep_average(cfg)
-        if tensorboard:
-            configs.write_tensorboard(cfg)
-        cfg.optim_wrapper.accumulative_counts = accumulate
-        if gradient_checkpointing:
-            cfg.model.backbone.gradient_checkpointing = True
-        configs.report_progress(cfg)
-        cfg.randomness = {"seed": seed, "deterministic": deterministic}
-        cfg.resume, cfg.work_dir = resume, str(folder)
-        configs.merge(cfg, cfg_options or {})
-        cfg.merge_from_dict(runner_settings())
-        return _run(cfg, compile)
+    options = TrainingOptions(**locals())  # each argument is the field of the same name
+    cfg = configs.load_config(options.model)
+    with process_group(options.device) as place:
+        if options.amp:
+            configs.use_amp(cfg, place)
+        data = from_main_process(lambda: _prepare_data(cfg, options))
+        _configure(cfg, options, data)
+        return _run(cfg, options)
 
 
-def _prepare(cfg: Config, data_root: Path | None, work_dir: Path, resume: bool) -> dict[Split, CheckedSplit]:
-    """Make the folder, and find and check the data; the main process alone does."""
-    make_folder(work_dir, "work_dir")
-    if not resume and any(work_dir.glob("*.pth")):
-        raise InputError(f"{work_dir} holds another run: resume it, or choose another work_dir")
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """The arguments of `train`, validated.
+
+    Raises:
+        InputError: An argument has a wrong type or is out of range, or TensorBoard is not installed.
+    """
+
+    model: str | Path
+    data_root: str | Path | None
+    work_dir: str | Path | None
+    weights: str | Path | None
+    resume: bool
+    epochs: int | None
+    batch_size: int | None
+    accumulate: int
+    scale_lr: bool
+    workers: int | None
+    amp: bool
+    compile: bool
+    gradient_checkpointing: bool
+    ema: bool
+    tensorboard: bool
+    seed: int | None
+    deterministic: bool
+    cfg_options: Mapping[str, Any] | None
+    device: str | torch.device
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None or name == "accumulate":
+                check_integer(name, value, minimum, 2**32 - 1 if name == "seed" else None)
+                object.__setattr__(self, name, int(value))  # a NumPy integer could not be written into a config
+        if not isinstance(self.cfg_options, Mapping | None):
+            raise InputError(f"cfg_options must be a dict of settings by path, not {self.cfg_options!r}")
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise InputError("tensorboard is not installed: pip install tensorboard")
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether `model` is a detector's name, not a config file."""
+        return not str(self.model).endswith(".py")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.work_dir or Path("runs", Path(self.model).stem)).absolute()
+
+
+def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedSplit]:
+    """Make the folder of the run, and find and check the data. Only the main process does this."""
+    folder = options.folder
+    make_folder(folder, "work_dir")
+    if not options.resume and any(folder.glob("*.pth")):
+        raise InputError(f"{folder} holds another run: resume it, or choose another work_dir")
     with progress_bar("checking images") as progress:
-        data = prepare_splits(cfg, data_root, work_dir / "annotations", read_images=not resume, progress=progress)
+        data = prepare_splits(
+            cfg,
+            Path(options.data_root) if options.data_root else None,
+            folder / "annotations",
+            read_images=not options.resume,
+            progress=progress,
+        )
     train, val = data["train"], data.get("val")
     print(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "
@@ -145,19 +171,46 @@ def _prepare(cfg: Config, data_root: Path | None, work_dir: Path, resume: bool) 
     return data
 
 
-def _run(cfg: Config, compile_backbone: bool) -> Path:
-    """Train by a resolved config."""
-    work_dir = Path(cfg.work_dir)
-    try:
-        with quiet_runner(cfg) as runner:
-            if compile_backbone:
-                unwrapped(runner.model).get_submodule("backbone").compile()
-            runner.train()
-    except TrainingInterrupted as stop:
-        if is_main_process():
-            print(f"stopped; to go on from {stop.checkpoint or 'the start'}, resume the run", file=sys.stderr)
-        raise
+def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, CheckedSplit]) -> None:
+    """Write the data and the options into the config."""
+    configs.set_data(cfg, data)
+    if options.batch_size is not None:
+        cfg.train_dataloader.batch_size = options.batch_size
+    images_per_batch = cfg.train_dataloader.batch_size * get_world_size()
+    if options.fine_tunes:
+        epochs = options.epochs or FINE_TUNING_EPOCHS
+        configs.set_fine_tuning_schedule(cfg, epochs, data["train"].num_images // images_per_batch)
+    elif options.epochs is not None:
+        configs.set_num_epochs(cfg, options.epochs)
+    if options.weights is not None or options.fine_tunes:
+        configs.set_starting_weights(cfg, options.weights or options.model)
+    if options.scale_lr:
+        images_per_step = images_per_batch * options.accumulate
+        cfg.optim_wrapper.optimizer.lr *= images_per_step / cfg.auto_scale_lr.base_batch_size  # arXiv 1706.02677
+    if options.workers is not None:
+        configs.set_workers(cfg, options.workers)
+    if options.ema:
+        configs.add_hook(cfg, type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.0005, gamma=500)
+    if options.tensorboard:
+        cfg.visualizer.vis_backends = [*cfg.visualizer.vis_backends, {"type": "TensorboardVisBackend"}]
+    cfg.optim_wrapper.accumulative_counts = options.accumulate
+    if options.gradient_checkpointing:
+        cfg.model.backbone.gradient_checkpointing = True
+    configs.report_progress(cfg)
+    cfg.randomness = {"seed": options.seed, "deterministic": options.deterministic}
+    cfg.resume, cfg.work_dir = options.resume, str(options.folder)
+    configs.merge_cfg_options(cfg, options.cfg_options or {})
+    cfg.merge_from_dict(runner_settings())
+
+
+def _run(cfg: Config, options: TrainingOptions) -> Path:
+    """Train with a complete config, and return the file of the weights."""
+    with quiet_runner(cfg, options.device) as runner:
+        if options.compile:
+            unwrapped(runner.model).get_submodule("backbone").compile()
+        runner.train()
+    result = Path(cfg.work_dir, RESULT)
     if is_main_process():
         best = runner.message_hub.runtime_info.get("best_ckpt")
-        convert(Path(best) if best else find_checkpoints(work_dir)[-1], work_dir / RESULT)
-    return work_dir / RESULT
+        convert(Path(best) if best else find_checkpoints(result.parent)[-1], result)
+    return result

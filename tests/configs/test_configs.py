@@ -1,7 +1,7 @@
-"""The twelve recipes say what the authors' recipes say.
+"""The twelve configs say what the authors' configs say.
 
-The authors' recipes, as their own tool (MMDetection 2.8) resolves them, are rewritten here for MMDetection 3.
-Each rule *takes* the settings that it explains; what no rule takes is an error. The rewritten recipe, with
+The authors' configs, as their own tool (MMDetection 2.8) resolves them, are rewritten here for MMDetection 3.
+Each rule *takes* the settings that it explains; what no rule takes is an error. The rewritten config, with
 short lists of what the authors did not have to say, must be the whole of ours: nothing lost, nothing added.
 """
 
@@ -23,25 +23,25 @@ Settings = dict[str, Any]
 
 AUTHORS: dict[str, Settings] = read_json("configs.json")
 
-every_recipe = pytest.mark.parametrize("name", AUTHORS)
+every_config = pytest.mark.parametrize("name", AUTHORS)
 
 
 @cache
-def recipe(name: str) -> Settings:
-    """Return our recipe, resolved."""
+def our_config(name: str) -> Settings:
+    """Return our config, resolved."""
     path = ROOT / "configs" / f"{name}.py"
     settings: Settings = Config.fromfile(path, import_custom_modules=False).to_dict()
     return settings
 
 
-@every_recipe
-def test_recipe_is_the_authors(name: str) -> None:
+@every_config
+def test_config_is_the_authors(name: str) -> None:
     detector = AUTHORS[name]["model"]["type"]
     expected = merged(translated(AUTHORS[name]), ONCE_UNSAID, ONCE_UNSAID_OF[detector], NEW)
-    assert tuples_as_lists(recipe(name)) == expected
+    assert tuples_as_lists(our_config(name)) == expected
 
 
-# What MMDetection 2.8 did without being told, and MMDetection 3 must be told.
+# What MMDetection 2.8 did by itself, and MMDetection 3 does only on request.
 ONCE_UNSAID: Settings = {
     "train_dataloader": {
         "sampler": {"type": "DefaultSampler", "shuffle": True},
@@ -96,9 +96,9 @@ NEW: Settings = {
 
 
 def translated(authors: Settings) -> Settings:
-    """Rewrite a resolved MMDetection 2.8 recipe for MMDetection 3."""
-    everything = {"recipe": deepcopy(authors)}
-    with opened(everything, "recipe") as old:
+    """Rewrite a resolved MMDetection 2.8 config for MMDetection 3."""
+    everything = {"config": deepcopy(authors)}
+    with opened(everything, "config") as old:
         data, preprocessor = translated_data(old)
         model = translated_model(old)
         model["data_preprocessor"] = preprocessor
@@ -140,7 +140,7 @@ def translated_model(old: Settings) -> Settings:
         return new
 
 
-# The authors' backbone took and ignored these, left in the recipe from the ResNet that it replaced.
+# The authors' backbone took and ignored these, left in the config from the ResNet that it replaced.
 OF_A_RESNET: Settings = {
     "depth": 50,
     "num_stages": 4,
@@ -294,7 +294,7 @@ def translated_schedule(old: Settings) -> Settings:
                     "start_factor": lr.pop("warmup_ratio"),
                     "by_epoch": False,
                     "begin": 0,
-                    "end": lr.pop("warmup_iters") + 1,  # see test_recipes.py
+                    "end": lr.pop("warmup_iters") + 1,  # see test_training.py
                 },
                 {"type": "MultiStepLR", "milestones": lr.pop("step"), "gamma": 0.1, "by_epoch": True},
             ],
@@ -362,7 +362,7 @@ def tuples_as_lists(settings: Settings) -> Settings:
 
 @pytest.mark.parametrize("name", ["retinanet_dpt_t_fpn_1x_coco", "mask_rcnn_dpt_t_fpn_mstrain-poly_3x_coco"])
 def test_no_setting_of_the_authors_is_passed_over(name: str) -> None:
-    """Change each value and add to each group of the authors' recipe in turn: the rewriting must show it."""
+    """Change each value and add to each group of the authors' config in turn: the rewriting must show it."""
     for changed, where in variations(AUTHORS[name]):
         try:
             shown = translated(changed) != translated(AUTHORS[name])
@@ -388,7 +388,7 @@ def variations(settings: Any, where: str = "") -> Iterator[tuple[Any, str]]:
 
 
 class Defaults(NamedTuple):
-    """What the recipes leave to a class: arguments as in MMDetection 2.8, new ones that change nothing."""
+    """What the configs leave to a class: arguments as in MMDetection 2.8, new ones that change nothing."""
 
     file: str
     name: str
@@ -524,23 +524,23 @@ def default_arguments(file: str, class_name: str) -> dict[str, str]:
     return {arg.arg: ast.unparse(value) for arg, value in zip(with_default, init.args.defaults, strict=True)}
 
 
-def test_there_is_a_recipe_for_every_published_result() -> None:
+def test_there_is_a_config_for_every_published_result() -> None:
     published = read_json("published_results.json")
     named = {row["config"] for detector in ("retinanet", "mask_rcnn") for row in published[detector]}
     assert named == {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*.py")}
     assert {Path(path).stem for path in named} == set(AUTHORS)
 
 
-@every_recipe
-def test_recipe_is_only_what_it_changes(name: str) -> None:
+@every_config
+def test_config_is_only_what_it_changes(name: str) -> None:
     lines = (ROOT / "configs" / f"{name}.py").read_text().splitlines()
     assert len(lines) <= 15
 
 
-@every_recipe
+@every_config
 def test_image_scales_are_tuples(name: str) -> None:
     """MMCV takes a list for a choice of scales, and only a tuple for one scale."""
-    settings = recipe(name)
+    settings = our_config(name)
     for split in ("train", "val", "test"):
         for transform in settings[f"{split}_dataloader"]["dataset"]["pipeline"]:
             scales = transform.get("scales", [transform["scale"]] if "scale" in transform else [])

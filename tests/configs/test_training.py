@@ -1,4 +1,4 @@
-"""What a recipe does over its whole schedule, through MMEngine's own objects, is what the authors' tool does."""
+"""What a config does over its whole schedule, through MMEngine's own objects, is what the authors' tool does."""
 
 import math
 import signal
@@ -29,13 +29,13 @@ from dpt_zoo.training.loop import SeededDataset, TrainingInterrupted
 
 SINGLE_SCALE = ["retinanet_dpt_t_fpn_1x_coco", "mask_rcnn_dpt_t_fpn_1x_coco"]
 MULTI_SCALE = ["retinanet_dpt_t_fpn_mstrain_3x_coco", "mask_rcnn_dpt_t_fpn_mstrain-poly_3x_coco"]
-"""The recipes of the other sizes differ in the backbone's alone: see test_configs.py."""
+"""The configs of the other sizes differ in the backbone's alone: see test_configs.py."""
 
 SEED = 3
 
 
-def recipe(name: str, folder: Path) -> Config:
-    """A recipe, with the data in a folder."""
+def config_of(name: str, folder: Path) -> Config:
+    """A config, with the data in a folder."""
     settings = Config.fromfile(ROOT / "configs" / f"{name}.py").to_dict()
     cfg = Config(settings, format_python_code=False)  # it would at each checkpoint, which takes long
     init_default_scope(cfg.default_scope)  # as the Runner does
@@ -63,9 +63,9 @@ def test_every_iteration_has_the_authors_learning_rate_and_images(
     diary = Diary(stopped_at)
     if stopped_at is not None:
         with pytest.raises(TrainingInterrupted):
-            small_runner(recipe(name, tmp_path), tmp_path / "runs", diary).train()
+            small_runner(config_of(name, tmp_path), tmp_path / "runs", diary).train()
         assert len(diary.rates) == stopped_at + 1
-    small_runner(recipe(name, tmp_path), tmp_path / "runs", diary, resume=stopped_at is not None).train()
+    small_runner(config_of(name, tmp_path), tmp_path / "runs", diary, resume=stopped_at is not None).train()
 
     authors = read_json("configs.json")[name]
     epochs = [
@@ -104,7 +104,7 @@ class OneWeight(BaseModel):  # type: ignore[misc]
 
 
 def small_runner(cfg: Config, work_dir: Path, diary: Diary, resume: bool = False) -> Runner:
-    """A recipe's Runner, with a small model, images that are not read, and no validation."""
+    """A config's Runner, with a small model, images that are not read, and no validation."""
     cfg.model = {"type": "OneWeight"}
     cfg.train_dataloader.dataset.pipeline = [{"type": "PackDetInputs"}]
     for split in ("val", "test"):
@@ -138,7 +138,7 @@ ITERATIONS_PER_EPOCH = 7330  # COCO train2017 on 8 GPUs with 2 images each
 def test_learning_rate_of_every_iteration_on_coco(name: str, tmp_path: Path) -> None:
     authors = read_json("configs.json")[name]
     make_images(tmp_path, [True])
-    runner = small_runner(recipe(name, tmp_path), tmp_path / "runs", Diary())
+    runner = small_runner(config_of(name, tmp_path), tmp_path / "runs", Diary())
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
     (hook,) = (hook for hook in runner.hooks if isinstance(hook, ParamSchedulerHook))
@@ -175,7 +175,7 @@ def authors_learning_rates(authors: Json, epoch_length: int) -> NDArray[np.float
 def test_every_parameter_is_in_the_one_group_that_decays(name: str, tmp_path: Path) -> None:
     """MMCV's AdamW without `paramwise_cfg`: norms, biases and position embeddings decay too."""
     checkpoint = get_detector_info(name)
-    runner = small_runner(recipe(checkpoint.config_path.stem, tmp_path), tmp_path, Diary())
+    runner = small_runner(config_of(checkpoint.config_path.stem, tmp_path), tmp_path, Diary())
     with torch.device("meta"):  # shapes without numbers
         runner.model = build_detector(checkpoint, checkpoint.num_classes)
     optimizer = runner.build_optim_wrapper(runner.optim_wrapper).optimizer
@@ -233,9 +233,9 @@ def test_order_over_epochs(num_wide: int, num_others: int, batch_size: int, proc
 
 
 def loader_of(folder: Path, is_wide: list[bool], batch_size: int, seed: int) -> DataLoader[Any]:
-    """What the Runner makes of a recipe's data."""
+    """What the Runner makes of a config's data."""
     make_images(folder, is_wide)
-    cfg = recipe("retinanet_dpt_t_fpn_1x_coco", folder)
+    cfg = config_of("retinanet_dpt_t_fpn_1x_coco", folder)
     cfg.train_dataloader.batch_size = batch_size
     return Runner.build_dataloader(cfg.train_dataloader, seed=seed)
 
@@ -298,7 +298,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", SINGLE_SCALE + MULTI_SCALE)
 def test_scales_and_flips(name: str, drawn: Path) -> None:
-    dataset = SeededDataset(DATASETS.build(recipe(name, drawn).train_dataloader.dataset))
+    dataset = SeededDataset(DATASETS.build(config_of(name, drawn).train_dataloader.dataset))
     sizes = list(SIZES.values()) if name in MULTI_SCALE else [SIZES[800]]
     choices = np.zeros((NUM_EPOCHS, len(dataset)), int)
     for epoch, index in np.ndindex(*choices.shape):
@@ -362,7 +362,7 @@ def test_images(name: str, tmp_path: Path) -> None:
         ]
 
     make_coco(tmp_path, change)
-    dataset = DATASETS.build(recipe(name, tmp_path).train_dataloader.dataset)
+    dataset = DATASETS.build(config_of(name, tmp_path).train_dataloader.dataset)
     kept = [Path(dataset.get_data_info(index)["img_path"]).stem for index in range(len(dataset))]
     assert kept == ["an object", "just large enough", "a crowd", "to be ignored"]
 
@@ -384,7 +384,7 @@ def test_annotations(name: str, tmp_path: Path) -> None:
     }
     annotations = [coco_annotation(number, 1, **change) for number, change in enumerate(changes.values(), 1)]
     make_coco(tmp_path, lambda content: content.update(annotations=annotations))
-    cfg = recipe(name, tmp_path)
+    cfg = config_of(name, tmp_path)
     pipeline = cfg.train_dataloader.dataset.pipeline
     cfg.train_dataloader.dataset.pipeline = [
         step for step in pipeline if "Random" not in step.type and step.type != "Resize"

@@ -155,7 +155,7 @@ def test_a_process_that_is_lost_ends_the_others(part: str, tmp_path: Path) -> No
             os.kill(int((tmp_path / f"{rank}.pid").read_text()), 0)
 
 
-# --- What a process is told
+# --- The environment of a process
 
 TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
@@ -191,11 +191,25 @@ def test_half_an_environment_is_refused(name: str, value: str, environment: pyte
 def test_more_processes_than_gpus_are_refused(environment: pytest.MonkeyPatch) -> None:
     environment.setattr(torch.cuda, "is_available", lambda: True)
     environment.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match=r"process 1 would need GPU 1.*start at most 1"), process_group():
+    with pytest.raises(InputError, match=r"process 1 needs GPU 1.*start at most 1"), process_group():
         pass
 
 
-def test_processes_that_cannot_meet_are_told_why(environment: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", ["cuda:0", "mps"])
+def test_several_processes_cannot_share_one_device(device: str, environment: pytest.MonkeyPatch) -> None:
+    message = f"device {device!r} cannot be used by several processes"
+    with pytest.raises(InputError, match=message), process_group(device):
+        pass
+
+
+def test_the_device_of_a_process_alone() -> None:
+    with process_group("cpu") as device:
+        assert device == torch.device("cpu")
+        with process_group("cpu") as inner:
+            assert inner == device
+
+
+def test_processes_that_cannot_meet_say_why(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("RANK", "0")
     with socket.create_server(("", 0)) as server:
         for port in (str(server.getsockname()[1]), "70000"):
@@ -254,15 +268,15 @@ def test_slurm(line: str, variables: dict[str, str], srun: str, command: str, tm
     tasks = printed(run(line, tmp_path, **variables))
     assert json.loads((tmp_path / "srun.json").read_text()) == ["-p", "gpu", "--job-name=dpt", *srun.split()]
     num_tasks, per_node = int(variables.get("GPUS", 8)), int(variables.get("GPUS_PER_NODE", 8))
-    told = []
+    ranks = []
     for [_, *arguments], environment in tasks:
         assert arguments == shlex.split(f"-u -m dpt_zoo {command}")
         assert environment["WORLD_SIZE"] == str(num_tasks)
         assert environment["MASTER_ADDR"] == "localhost"
         assert environment["MASTER_PORT"] == variables.get("PORT", "24567")  # of job 1234567
         assert environment["OMP_NUM_THREADS"] == variables.get("CPUS_PER_TASK", "5")
-        told.append((int(environment["RANK"]), int(environment["LOCAL_RANK"])))
-    assert sorted(told) == [(rank, rank % per_node) for rank in range(num_tasks)]
+        ranks.append((int(environment["RANK"]), int(environment["LOCAL_RANK"])))
+    assert sorted(ranks) == [(rank, rank % per_node) for rank in range(num_tasks)]
 
 
 @pytest.mark.parametrize(
@@ -299,10 +313,10 @@ def test_the_python_is_that_of_the_environment(active: str, has_venv: bool, expe
         ("dist_train.sh c.py", "CONFIG NUM_GPUS [options of dpt-zoo train]"),
         ("dist_train.sh c.py 0", "CONFIG NUM_GPUS [options of dpt-zoo train]"),
         ("dist_train.sh c.py --amp 2", "CONFIG NUM_GPUS [options of dpt-zoo train]"),
-        ("dist_test.sh c.py 2", "CONFIG CHECKPOINT NUM_GPUS [options of dpt-zoo evaluate]"),
-        ("dist_test.sh c.py w.pth two", "CONFIG CHECKPOINT NUM_GPUS [options of dpt-zoo evaluate]"),
+        ("dist_test.sh c.py 2", "CONFIG WEIGHTS NUM_GPUS [options of dpt-zoo evaluate]"),
+        ("dist_test.sh c.py w.pth two", "CONFIG WEIGHTS NUM_GPUS [options of dpt-zoo evaluate]"),
         ("slurm_train.sh gpu dpt c.py", "PARTITION JOB_NAME CONFIG WORK_DIR [options of dpt-zoo train]"),
-        ("slurm_test.sh gpu dpt c.py", "PARTITION JOB_NAME CONFIG CHECKPOINT [options of dpt-zoo evaluate]"),
+        ("slurm_test.sh gpu dpt c.py", "PARTITION JOB_NAME CONFIG WEIGHTS [options of dpt-zoo evaluate]"),
     ],
 )
 def test_usage(line: str, usage: str, tmp_path: Path) -> None:

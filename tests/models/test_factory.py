@@ -54,6 +54,17 @@ class TestNames:
         with pytest.raises(UnknownModelError, match="choose one of retinanet_dpt_t_1x, "):
             call("?")
 
+    @pytest.mark.parametrize("name", [Path("mrcnn_dpt_t_1x"), torch.nn.Identity(), None])
+    def test_a_name_is_a_text(self, name: Any) -> None:
+        message = f"name must be a model's name, not {type(name).__name__}: give a file of weights as weights="
+        with pytest.raises(InputError) as raised:
+            dpt_zoo.create_model(name)
+        assert str(raised.value) == message
+
+    def test_a_classifier_is_created_by_timm(self) -> None:
+        with pytest.raises(InputError, match=r"import dpt_zoo.models, then call timm.create_model\('dpt_tiny'\)$"):
+            dpt_zoo.create_model("dpt_tiny")
+
 
 class TestModel:
     def test_it_is_a_plain_mmdetection_model_in_eval_mode(self, rule_file: Path) -> None:
@@ -152,7 +163,7 @@ class TestOtherClasses:
         assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
         (record,) = caplog.records
         assert record.message == (
-            "mrcnn_dpt_t_1x: 3 classes, initialised afresh: roi_head.bbox_head.fc_cls.weight, "
+            "mrcnn_dpt_t_1x: newly initialised for 3 classes: roi_head.bbox_head.fc_cls.weight, "
             "roi_head.bbox_head.fc_cls.bias, roi_head.bbox_head.fc_reg.weight, roi_head.bbox_head.fc_reg.bias, "
             "roi_head.mask_head.conv_logits.weight, roi_head.mask_head.conv_logits.bias"
         )
@@ -244,7 +255,7 @@ class TestShipped:
         assert detector(PHOTO).classes == tuple("0123456789")
 
     def test_they_are_models_as_the_others(self) -> None:
-        model: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits", num_classes=3)
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits", num_classes=np.int64(3))
         assert model.roi_head.mask_head.conv_logits.out_channels == 3
         assert model.dataset_meta["classes"] == NUMBERED
         fresh: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits", pretrained=False)
@@ -277,6 +288,7 @@ class TestRefusals:
         ("arguments", "complaint"),
         [
             ({"num_classes": 0}, "num_classes must be a whole number from 1, not 0"),
+            ({"num_classes": True}, "num_classes must be a whole number from 1, not True"),
             ({"num_classes": "80"}, "num_classes must be a whole number from 1, not '80'"),
             ({"pretrained": False, "weights": "a.pth"}, "exclude each other"),
             ({"pretrained": False, "device": "gpu"}, "device 'gpu' cannot be used"),

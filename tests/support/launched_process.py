@@ -1,6 +1,7 @@
-"""What tests have the scripts start in the place of `dpt-zoo`: `train PART [options]`, in a folder of the test's."""
+"""The program that tests let the scripts start instead of `dpt-zoo`: `train PART [options]`, in a test's folder."""
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -42,14 +43,15 @@ def _save_gradients(detector: str, batches: dict[str, int]) -> None:
 
     import dpt_zoo.training.checkpoints
     import dpt_zoo.training.loop  # noqa: F401  (registered by importing them)
+    from dpt_zoo.engine.runner import quiet_runner
     from dpt_zoo.manifest.records import data_path
 
-    with process_group():
+    with process_group(), contextlib.ExitStack() as stack:
         cfg = Config.fromfile(data_path(f"configs/demo/{detector}.py"), format_python_code=False)
         cfg.merge_from_dict({"work_dir": "run", "log_level": "ERROR", "randomness": {"seed": 0}, **runner_settings()})
         cfg.merge_from_dict({"train_dataloader": {"num_workers": 0, "persistent_workers": False}})
         cfg.merge_from_dict({"train_dataloader.dataset.data_root": "digits"})
-        model = Runner.from_cfg(cfg).model
+        model = stack.enter_context(quiet_runner(cfg)).model
         with torch.no_grad():
             for parameter in model.parameters():  # those that begin with zeros would stop some gradients
                 parameter += 0.01 * torch.randn_like(parameter)
@@ -71,7 +73,7 @@ def _compute_gradients(model: Any, batch: Any) -> dict[str, Tensor]:
 
 
 def join_twice() -> None:
-    """Join twice, the second time until an error, and write down what was seen."""
+    """Join twice, the second time until an error, and write the results to a file."""
     sums = []
     try:
         for number in range(2):
@@ -87,7 +89,7 @@ def join_twice() -> None:
 
 
 def leave_a_cycle() -> None:
-    """Leave a model of the group behind that only the garbage collector finds; write down the threads at the end."""
+    """Leave a model of the group to the garbage collector, and write the names of the last threads to a file."""
 
     def write_threads() -> None:
         threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
@@ -100,17 +102,17 @@ def leave_a_cycle() -> None:
 
 
 def kill_the_second() -> None:
-    """Have the first wait for a process that was killed."""
+    """Let the first process wait for one that was killed."""
     _leave_the_first(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def fail_in_the_second() -> None:
-    """Have the first wait for a process that has left with an error."""
+    """Let the first process wait for one that failed."""
     _leave_the_first(lambda: Path("missing").read_text())
 
 
 def _leave_the_first(leave: Callable[[], object]) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: None)  # training notes it, and goes on to a point where it can be left
+    signal.signal(signal.SIGTERM, lambda *_: None)  # training only notes it
     with process_group():
         Path(f"{distributed.get_rank()}.pid").write_text(str(os.getpid()))
         distributed.barrier()

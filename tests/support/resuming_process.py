@@ -1,4 +1,4 @@
-"""Train a small model in a process of its own, which a test interrupts, and tell each iteration's loss."""
+"""Train a small model in its own process, which a test interrupts, and record the loss of each iteration."""
 
 import importlib
 import json
@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dpt_zoo import mmlab  # noqa: F401  (before mmdet)
-from dpt_zoo.data.digits import CLASSES
 from dpt_zoo.errors import DPTZooError
 from dpt_zoo.manifest.records import data_path
 from dpt_zoo.training import checkpoints, loop  # noqa: F401  (registered by importing them)
@@ -41,17 +40,17 @@ NUM_BATCHES = NUM_SAMPLES // BATCH_SIZE
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, and what befalls it.
+    """A run, and what interrupts it.
 
     Attributes:
         work_dir: holds `losses_<rank>.jsonl` and `stderr_<rank>.txt` too; with `resume`, that of an earlier plan.
         minutes: between checkpoints; 0 for one after each iteration.
-        digits: a folder of digit scenes, to train Mask R-CNN DPT-Tiny on instead of the small model.
+        digits: a folder of digit scenes, to train Mask R-CNN DPT-Nano on instead of the small model.
         signals: what the process sends itself, by the hook's name and the iteration (from 0): `after_train_iter:7`.
         signalled_rank: the one process of several that sends them.
         die_at_step: the process is killed before it does the n-th thing with checkpoints: open, rename, remove, ...
         full_from: the iteration from which on no file can get larger than 20,000 bytes.
-        seconds: that an iteration takes longer.
+        wait_at: the iteration that waits for a signal.
     """
 
     work_dir: str
@@ -69,7 +68,7 @@ class Plan:
     signalled_rank: int = 0
     die_at_step: int | None = None
     full_from: int | None = None
-    seconds: float = 0.0
+    wait_at: int | None = None
 
 
 class Trainer:
@@ -177,7 +176,7 @@ class NegativeError(BaseMetric):  # type: ignore[misc]
 
 @HOOKS.register_module()
 class Witness(Hook):  # type: ignore[misc]
-    """Writes down each loss, and has happen what the plan says."""
+    """Records each loss, and interrupts the run as the plan says."""
 
     priority = "VERY_LOW"
 
@@ -185,7 +184,8 @@ class Witness(Hook):  # type: ignore[misc]
         self.plan = Plan(**plan)
 
     def before_train_iter(self, runner: Runner, **others: Any) -> None:
-        time.sleep(self.plan.seconds)
+        while runner.iter == self.plan.wait_at and not runner.train_loop.stop.received:
+            time.sleep(0.01)
         self._send("before_train_iter", runner.iter)
         if runner.iter == self.plan.full_from:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -261,21 +261,17 @@ def _vectors_config() -> Config:
 
 
 def _digits_config(folder: str) -> Config:
-    config = Config.fromfile(data_path("configs/mask_rcnn_dpt_t_fpn_1x_coco.py"))
-    config.model.backbone.init_cfg = None
-    config.model.roi_head.bbox_head.fc_out_channels = 16
-    config.optim_wrapper.optimizer = {"type": "SGD", "lr": 0.001}  # it has no state: smaller checkpoints
-    dataset = config.train_dataloader.dataset
-    dataset.data_root = folder
-    dataset.metainfo = {"classes": CLASSES}
-    dataset.pipeline[2].scale = (64, 64)
+    config = Config.fromfile(data_path("configs/demo/mask_rcnn_dpt_nano_digits.py"), format_python_code=False)
+    config.train_dataloader.dataset.data_root = folder
+    config.train_dataloader.dataset.pipeline.insert(2, {"type": "RandomFlip", "prob": 0.5})
+    config.model.backbone.update(init_cfg=None, drop_path_rate=0.1)
     for key in ("val_cfg", "val_dataloader", "val_evaluator", "test_cfg", "test_dataloader", "test_evaluator"):
         config[key] = None
     return config
 
 
 def train(plan: Plan) -> None:
-    """Train as the plan says; an error of this project's is told in one line, and the exit status is 2."""
+    """Train as the plan says; an error of this project is printed in one line, with exit status 2."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as tests may be, ignores it
     torch.set_num_threads(1)
     if plan.processes > 1:

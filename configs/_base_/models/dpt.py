@@ -1,5 +1,5 @@
-# What both detectors share: how an image reaches the network, the backbone, and the pyramid on it.
-# A recipe names the backbone's size and its ImageNet weights.
+# Shared by both detectors: image preprocessing, backbone and feature pyramid.
+# A config sets the backbone's size and its ImageNet weights.
 custom_imports = dict(
     imports=["dpt_zoo.models.detection", "dpt_zoo.training.samplers", "dpt_zoo.training.checkpoints"],
     allow_failed_imports=False,

@@ -1,4 +1,4 @@
-# The learning rate is for 16 images a step: 8 GPUs with 2 each. Mask R-CNN's recipes double it.
+# The learning rate is for 16 images in a step: 8 GPUs with 2 images each. The configs of Mask R-CNN double it.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-4, weight_decay=1e-4),

@@ -1,4 +1,4 @@
-# For a network without pretrained weights, on two CPU cores.
+# For training from random weights, on two CPU cores.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05),
