@@ -163,7 +163,7 @@ class Journal:
         for record, after in _read_lines(self._path):
             if record.get("last", True):
                 name = record["name"] if "frame" not in record else record["name"].rpartition("/")[0]
-                self._done.add((name, record["source"]))
+                self._done.add((name, record["path"]))
                 end = after
             if "frame" not in record:
                 self._stems.add(record["stem"].casefold())
@@ -214,7 +214,7 @@ def _read_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
             end += len(line)
             try:
                 record = json.loads(line)
-                record["name"], record["stem"], record["source"], record["objects"]
+                record["name"], record["stem"], record["path"], record["objects"]
             except (ValueError, LookupError, TypeError) as error:
                 raise InputError(f"{path}, line {number}: this is no image's line: name another folder") from error
             yield record, end

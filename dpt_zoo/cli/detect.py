@@ -97,7 +97,7 @@ def run_detect(args: argparse.Namespace) -> int:
         device=args.device,
         amp=args.amp,
         compile=args.compile,
-        size=args.size and tuple(args.size),
+        scale=args.size and tuple(args.size),
         batch_size=args.batch_size,
     )
     if args.save_masks and not detector.model.with_mask:
@@ -109,7 +109,7 @@ def run_detect(args: argparse.Namespace) -> int:
         try:
             _detect(
                 run,
-                [image for image in images if not journal.has(image.name, image.origin)],
+                [image for image in images if not journal.has(image.name, image.path)],
                 [video for video in videos if not journal.has(video.name, video.origin)],
             )
         except KeyboardInterrupt:
@@ -130,14 +130,14 @@ def _find(sources: Sequence[str]) -> tuple[list["ImageInput"], list["Video"]]:
     """The images, and the videos and cameras, that are meant."""
     from ..batch.runner import Video
     from ..batch.video import VIDEO_SUFFIXES
-    from ..inference.inputs import ImageInput, find_inputs, is_address
+    from ..inference.inputs import ImageInput, find_inputs, is_url
     from ..utils.images import decode_image
 
     cameras = {name: int(name.partition(":")[2]) for name in sources if re.fullmatch(r"camera:\d+", name)}
     images, videos = [], []
     for source in find_inputs([name for name in sources if name != "-" and name not in cameras]):
-        if Path(source.origin).suffix.lower() in VIDEO_SUFFIXES and not is_address(source.origin):
-            videos.append(Video(source.name, source.origin, Path(source.origin)))
+        if Path(source.path).suffix.lower() in VIDEO_SUFFIXES and not is_url(source.path):
+            videos.append(Video(source.name, source.path, Path(source.path)))
         else:
             images.append(source)
     if "-" in sources:

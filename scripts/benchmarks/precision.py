@@ -74,7 +74,7 @@ def _measure_ap(name: str, way: str, device: str, folder: Path) -> float:
     truth = GroundTruth(folder / "annotations/instances_val2017.json")
 
     def records() -> Iterator[dict[str, Any]]:
-        for found in detector(folder / "val2017"):
+        for found in detector.stream(folder / "val2017"):
             yield from found.to_coco(int(Path(found.path).stem), range(1, 11))
 
     ap = truth.compare(records(), "bbox").metrics["mAP"]

@@ -328,7 +328,7 @@ class TestVideo:
             (f"clip.mp4/{index:06d}", index, index / 2) for index in range(12)
         ]
         assert [line["last"] for line in lines] == [False] * 11 + [True]
-        assert {line["source"] for line in lines} == {str(clip)} and all(line["objects"] for line in lines)
+        assert {line["path"] for line in lines} == {str(clip)} and all(line["objects"] for line in lines)
         assert len(list((tmp_path / "out" / "masks" / "clip.mp4").iterdir())) == 12
         assert {len(names) for names in read_names(tmp_path / "out").values()} == {12}
         with av.open(str(tmp_path / "out" / "pictures" / "clip.mp4")) as video, av.open(str(clip)) as before:
@@ -373,7 +373,7 @@ class TestVideo:
             run.detect_video(Video("camera-0", "camera:0", 0), report)
         lines = lines_of(tmp_path / "out")
         assert run.failures == [] and 5 <= len(lines) < 15 and lines[-1]["last"]
-        assert lines[0]["name"] == "camera-0/000000" and lines[0]["source"] == "camera:0"
+        assert lines[0]["name"] == "camera-0/000000" and lines[0]["path"] == "camera:0"
         with av.open(str(tmp_path / "out" / "pictures" / "camera-0.mp4")) as video:
             assert sum(1 for _ in video.decode(video=0)) == len(lines)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -385,7 +385,7 @@ def test_memory_does_not_grow(scenes: list[Path], tmp_path: Path) -> None:
         scene.resize((512, 512)).save(tmp_path / "0.jpg")  # 50 of them are 39 MB
     for number in range(100):
         os.link(tmp_path / "0.jpg", tmp_path / "in" / f"{number}.jpg")
-    detector = Detector("mrcnn_dpt_nano_digits", size=(96, 96))
+    detector = Detector("mrcnn_dpt_nano_digits", scale=(96, 96))
     settings = RunSettings("mrcnn_dpt_nano_digits", "", detector.classes, detector.classes, 0.3)
     resident: list[int] = []
 

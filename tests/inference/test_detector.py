@@ -235,9 +235,9 @@ class TestBadImages:
     @pytest.mark.parametrize(
         ("arguments", "complaint"),
         [
-            ({"score_threshold": -0.1}, "score_threshold must be from 0 to 1"),
-            ({"score_threshold": 1.5}, "score_threshold must be from 0 to 1"),
-            ({"score_threshold": float("nan")}, "score_threshold must be from 0 to 1"),
+            ({"score_threshold": -0.1}, "score_threshold must be a number from 0 to 1"),
+            ({"score_threshold": 1.5}, "score_threshold must be a number from 0 to 1"),
+            ({"score_threshold": float("nan")}, "score_threshold must be a number from 0 to 1"),
             ({"batch_size": 0}, "batch_size must be at least 1"),
             ({"size": (0, 800)}, "size must be two lengths in pixels"),
             ({"size": (800,)}, "size must be two lengths in pixels"),
