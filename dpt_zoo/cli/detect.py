@@ -109,7 +109,7 @@ def run_detect(args: argparse.Namespace) -> int:
         try:
             _detect(
                 run,
-                [image for image in images if not journal.has(image.name, image.path)],
+                [image for image in images if not journal.has(image.name, image.origin)],
                 [video for video in videos if not journal.has(video.name, video.origin)],
             )
         except KeyboardInterrupt:
@@ -136,8 +136,8 @@ def _find(sources: Sequence[str]) -> tuple[list["ImageInput"], list["Video"]]:
     cameras = {name: int(name.partition(":")[2]) for name in sources if re.fullmatch(r"camera:\d+", name)}
     images, videos = [], []
     for source in find_inputs([name for name in sources if name != "-" and name not in cameras]):
-        if Path(source.path).suffix.lower() in VIDEO_SUFFIXES and not is_url(source.path):
-            videos.append(Video(source.name, source.path, Path(source.path)))
+        if Path(source.origin).suffix.lower() in VIDEO_SUFFIXES and not is_url(source.origin):
+            videos.append(Video(source.name, source.origin, Path(source.origin)))
         else:
             images.append(source)
     if "-" in sources:

@@ -184,7 +184,7 @@ class Detector:
             return _Prepared(input, image, self._resize({"img": image[..., ::-1], "img_id": 0}))
         except (cv2.error, ZeroDivisionError):
             height, width = image.shape[:2]
-            text = f"{input.path}: {width}x{height} pixels cannot be resized: the shorter side would have no pixels"
+            text = f"{input.origin}: {width}x{height} pixels cannot be resized: the shorter side would have no pixels"
             return _Prepared(input, ImageError(text))
 
     def _detect(self, batch: list["_Prepared"]) -> list[tuple[ImageInput, Detections | ImageError]]:
@@ -215,7 +215,7 @@ class Detector:
                 image_size=each.image.shape[:2],
                 rles=rles,
                 image=each.image,
-                path=each.input.path,
+                path=each.input.origin,
             )
             for each, (objects, rles) in zip(batch, predictions, strict=True)
         ]

@@ -36,12 +36,12 @@ class ImageInput:
     Attributes:
         name: a relative POSIX path for output files: "photo.jpg", "holiday/1.png" below a given folder, "image-3" for
             an image in memory. It is unique within a run.
-        path: a path, a URL or the name, for messages.
+        origin: the path, the URL or the name, for messages.
         read: returns the pixels, `(H, W, 3)` RGB in 0..255, or raises `ImageError`.
     """
 
     name: str
-    path: str
+    origin: str
     read: Callable[[], NDArray[np.uint8]]
 
 
