@@ -15,10 +15,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_UPLOAD = 50 << 20
-"""Bytes of an upload; photos are smaller."""
-MAX_MESSAGE = 1 << 20
-"""Bytes of the body of another request."""
+MAX_UPLOAD = 50 << 20  # bytes; photos are smaller
+MAX_MESSAGE = 1 << 20  # bytes of the body of any other request
 
 READABLE = re.compile(
     r"/(|config|theme\.css|favicon\.ico|manifest\.json|(assets|static)/.+"

@@ -24,23 +24,12 @@ from ..manifest.model_card import card
 from ..manifest.records import get_detector_info, list_models, read_manifest
 from ..utils.images import decode_image
 
-MIN_SCORE, DEFAULT_SCORE = 0.05, 0.3
-"""The lowest value of the score slider, and its first one."""
-
-MAX_MODELS = 2
-"""Models that are kept in memory."""
-
-MAX_PIXELS = 50_000_000
-"""Pixels of an image: the mask of each object has as many."""
-
-MAX_SESSIONS = 128
-"""Open pages whose detections are kept; beyond that, the page that was unused for longest has to detect again."""
-
-MAX_WAITING = 1000
-"""Requests in the queue; more are refused."""
-
-MIN_SIDE, MAX_SIDE = 640, 1280
-"""Smallest and largest longer side of the drawn image, in pixels."""
+MIN_SCORE, DEFAULT_SCORE = 0.05, 0.3  # of the score slider
+MAX_MODELS = 2  # in memory
+MAX_PIXELS = 50_000_000  # of an image: the mask of each object has as many
+MAX_SESSIONS = 128  # pages whose detections are kept; then the one that was unused for longest has to detect again
+MAX_WAITING = 1000  # requests in the queue
+MIN_SIDE, MAX_SIDE = 640, 1280  # pixels of the longer side of the drawn image
 
 EXAMPLES = sorted(Path(__file__).with_name("examples").glob("*.png"))
 """Digit scenes that no demo model was trained on."""

@@ -1,6 +1,5 @@
 """A detection model that is called with images."""
 
-import contextlib
 import logging
 import timeit
 from collections import deque
@@ -20,18 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import mmlab  # noqa: F401  (before mmdet)
-
-# isort: split
-from mmcv.transforms import Compose
-from mmdet.utils import get_test_pipeline_cfg
-
 from ..errors import ImageError, InputError
 from ..models.factory import create_model
 from ..utils.validation import check_fraction, check_integer
 from .detections import Detections
 from .inputs import ImageInput, find_input, find_inputs
-from .pytorch_backend import predict
+from .pytorch_backend import build_pipeline, eval_mode, predict
 
 READERS = 2
 """Threads that read, decode and resize images while the network runs."""
@@ -100,7 +93,7 @@ class Detector:
         if amp and next(self.model.parameters()).device.type == "cpu" and not _bfloat16_is_faster():
             raise InputError("amp needs a GPU, or a CPU on which bfloat16 is faster than float32: leave it out")
         self._compiled_backbone = torch.compile(self.model.backbone) if compile else None
-        self._resize, self._pack = _build_pipeline(self.model.cfg, scale)
+        self._resize, self._pack = build_pipeline(self.model.cfg, scale)
 
     def __call__(self, image: ImageLike) -> Detections:
         """Detect the objects in one image.
@@ -204,7 +197,7 @@ class Detector:
         """Run the network on images that have one size once they are padded."""
         packed = [self._pack(each.resized) for each in batch]
         data = {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
-        with torch.no_grad(), _eval_mode(self.model):
+        with eval_mode(self.model):
             predictions = predict(self.model, data, self.score_threshold, self._amp, self._compiled_backbone)
         return [
             Detections(
@@ -249,28 +242,3 @@ def _bfloat16_is_faster() -> bool:
         matrix = torch.ones(512, 512, dtype=dtype)
         times[dtype] = min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=10))  # noqa: B023  (called at once)
     return times[torch.bfloat16] < times[torch.float32]
-
-
-def _build_pipeline(cfg: Any, scale: tuple[int, int] | None) -> tuple[Compose, Compose]:
-    """Return the config's own test pipeline for an image in memory, in two parts: resizing, and packing as tensors.
-
-    Packing is not for the reader threads: a thread that uses PyTorch gets worker threads of its own, which take the
-    CPU from the network (a third of its speed on two cores).
-    """
-    _load, *transforms, pack = (dict(transform) for transform in get_test_pipeline_cfg(cfg))
-    if scale is not None:
-        transforms = [{**each, "scale": tuple(scale)} if each["type"] == "Resize" else each for each in transforms]
-    return Compose([{"type": "LoadImageFromNDArray"}, *transforms]), Compose([pack])
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Switch a model to eval mode, and each of its modules back at the end."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

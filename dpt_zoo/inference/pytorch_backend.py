@@ -1,7 +1,8 @@
 """From prepared images to objects: MMDetection's own steps, with less time and memory for some of them."""
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from .. import mmlab  # noqa: F401  (before mmdet)
 
 # isort: split
+from mmcv.transforms import Compose
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox2roi
+from mmdet.utils import get_test_pipeline_cfg
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.cpu import FastConvolutions
 from .detections import RLE, encode_mask
@@ -26,6 +29,32 @@ Predictions = list[tuple[InstanceData, list[RLE] | None]]
 """For each image the objects, and their masks if the model has masks."""
 
 
+def build_pipeline(cfg: Any, scale: tuple[int, int] | None) -> tuple[Compose, Compose]:
+    """Return the config's own test pipeline for an image in memory, in two parts: resizing, and packing as tensors.
+
+    Packing is not for the reader threads: a thread that uses PyTorch gets worker threads of its own, which take the
+    CPU from the network (a third of its speed on two cores).
+    """
+    _load, *transforms, pack = (dict(transform) for transform in get_test_pipeline_cfg(cfg))
+    if scale is not None:
+        transforms = [{**each, "scale": tuple(scale)} if each["type"] == "Resize" else each for each in transforms]
+    return Compose([{"type": "LoadImageFromNDArray"}, *transforms]), Compose([pack])
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch a model to eval mode, and each of its modules back at the end."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@torch.no_grad()
 def predict(model: Any, batch: dict[str, Any], score_threshold: float, amp: bool, backbone: Any = None) -> Predictions:
     """Detect the objects in a batch of images, as MMDetection's `inference_detector` does.
 
@@ -33,7 +62,7 @@ def predict(model: Any, batch: dict[str, Any], score_threshold: float, amp: bool
     size of its image.
 
     Args:
-        model: one of the zoo's detectors.
+        model: one of the zoo's detectors, in eval mode.
         batch: the input of its `data_preprocessor`: "inputs" and "data_samples".
         score_threshold: the lowest score of an object.
         amp: compute in half precision where that is safe. On a GPU that is the whole network. On a CPU it is bfloat16
