@@ -157,7 +157,7 @@ def _fetch(url: str) -> NDArray[np.uint8]:
                 response.raise_for_status()
                 for chunk in response.iter_content(1 << 20):
                     content.write(chunk)
-                    if content.tell() > MAX_DOWNLOAD:
+                    if content.getbuffer().nbytes > MAX_DOWNLOAD:
                         raise ImageError(f"{url}: refused, it is larger than {MAX_DOWNLOAD >> 20} MB")
     except requests.HTTPError as error:
         raise ImageError(f"{url}: the server answers {error.response.status_code}") from error
