@@ -1,1 +1,1 @@
-"""A page in the browser that finds objects in images. It needs Gradio, which `pip install "dpt-zoo[app]"` brings."""
+"""A web page for trying models on images. It needs Gradio: `pip install "dpt-zoo[app]"`."""

@@ -1,6 +1,6 @@
-"""What may be asked of the page's server: what the page asks for itself, within limits, and nothing else.
+"""Middleware that lets only the page's own requests through to its server, within limits.
 
-Gradio answers at dozens of addresses: some fetch what a caller names, some read files. Few are needed here.
+Gradio serves dozens of routes, some of which fetch a URL or read a file that the caller names. The page needs few.
 """
 
 import json
@@ -15,11 +15,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_UPLOAD = 50 << 20
-"""Bytes of an upload's body; a photo has fewer."""
-
-MAX_MESSAGE = 1 << 20
-"""Bytes of any other body."""
+MAX_UPLOAD = 50 << 20  # bytes; photos are smaller
+MAX_MESSAGE = 1 << 20  # bytes of the body of any other request
 
 READABLE = re.compile(
     r"/(|config|theme\.css|favicon\.ico|manifest\.json|(assets|static)/.+"
@@ -30,31 +27,31 @@ UPLOAD = "/gradio_api/upload"
 MESSAGES = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-"""How a browser on this machine names it. Another name that leads here is another site's."""
+"""Names of this machine in a URL. Another name that resolves to it belongs to another site."""
 
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
-"""The browser itself keeps the page from asking other machines for anything."""
+"""With this, the browser does not let the page send requests to other machines."""
 
 
 class Guard:
-    """Middleware that refuses all that the page does not need.
+    """Middleware that refuses every request that the page does not need.
 
     Args:
-        app: the application behind it.
-        folder: where uploads and results are; no file from elsewhere can be named or read.
-        only_here: whether the server is for this machine alone.
+        app: the application to protect.
+        folder: the folder of uploads and results; no other file can be named or read.
+        is_local: whether only this machine may use the server.
     """
 
-    def __init__(self, app: ASGIApp, *, folder: Path, only_here: bool) -> None:
+    def __init__(self, app: ASGIApp, *, folder: Path, is_local: bool) -> None:
         self._app = app
         self._folder = folder.resolve()
-        self._only_here = only_here
+        self._is_local = is_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # the server's start and end
+        if scope["type"] != "http":  # start and end of the server
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
@@ -63,45 +60,45 @@ class Guard:
             if request.method == "POST":
                 receive = await self._checked_body(request)
             else:
-                self._check_address(request)
+                self._check_read(request)
         except HTTPException as refusal:
             await PlainTextResponse(refusal.detail, refusal.status_code)(scope, receive, send)
             return
         await self._app(scope, receive, _with_policy(send))
 
     def _check_origin(self, headers: Headers) -> None:
-        """Only this page may use the server: neither other sites' pages nor a name that another site gave to it."""
+        """Refuse requests of other sites' pages, and those under a host name that another site gave to this server."""
         host = headers.get("host", "")
-        if self._only_here and re.sub(r":\d+$", "", host) not in LOOPBACK:
-            raise HTTPException(403, f"this page is not called {host}")
+        if self._is_local and re.sub(r":\d+$", "", host) not in LOOPBACK:
+            raise HTTPException(403, f"this server does not answer for the host {host}")
         if headers.get("origin", f"http://{host}") not in (f"http://{host}", f"https://{host}"):
-            raise HTTPException(403, "other sites may not use this page")
+            raise HTTPException(403, "other sites may not use this server")
 
-    def _check_address(self, request: Request) -> None:
+    def _check_read(self, request: Request) -> None:
         path = request.scope["path"]
         file = FILE.fullmatch(path)
         is_needed = self._is_ours(file["path"]) if file else READABLE.fullmatch(path)
         if request.method not in ("GET", "HEAD") or not is_needed:
-            raise HTTPException(404, "there is nothing here")
+            raise HTTPException(404, "not found")
 
     async def _checked_body(self, request: Request) -> Receive:
-        """Check the body of a POST, and give what receives it."""
+        """Check the body of a POST request, and return a function that receives it."""
         path = request.scope["path"]
         if path != UPLOAD and path not in MESSAGES:
-            raise HTTPException(404, "there is nothing here")
+            raise HTTPException(404, "not found")
         length = request.headers.get("content-length", "")
         if not re.fullmatch(r"[0-9]{1,18}", length):
             raise HTTPException(411, "the length of the body is missing")
-        most = MAX_UPLOAD if path == UPLOAD else MAX_MESSAGE
-        if int(length) > most:
-            raise HTTPException(413, f"at most {most:,} bytes are accepted here")
+        limit = MAX_UPLOAD if path == UPLOAD else MAX_MESSAGE
+        if int(length) > limit:
+            raise HTTPException(413, f"at most {limit:,} bytes are accepted")
         if path == UPLOAD:
             return request.receive
         body = await request.body()
         try:
             names_ours = self._names_only_ours(json.loads(body))
         except (ValueError, RecursionError):
-            raise HTTPException(400, "this is no JSON") from None
+            raise HTTPException(400, "the body is not JSON") from None
         if not names_ours:
             raise HTTPException(403, "only uploaded files may be named")
 
@@ -113,7 +110,7 @@ class Guard:
         return receive
 
     def _names_only_ours(self, value: Any) -> bool:
-        """Whether all files that a message names, wherever in it, are here: Gradio would fetch or read others."""
+        """Return whether a message names, at any depth, only files in the folder: Gradio would read or fetch others."""
         if isinstance(value, list):
             return all(map(self._names_only_ours, value))
         if isinstance(value, dict):
@@ -124,7 +121,7 @@ class Guard:
     def _is_ours(self, path: Any) -> bool:
         try:
             return Path(path).resolve().is_relative_to(self._folder)
-        except (TypeError, ValueError, OSError):  # no text, a null character, too long
+        except (TypeError, ValueError, OSError):  # not a string, a null character, too long
             return False
 
 

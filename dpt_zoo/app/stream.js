@@ -1,5 +1,5 @@
-// The server ends the page's stream of answers when none is due, and Gradio's client believes it even if it has asked
-// anew while this was on its way; that answer would never come. Here the stream goes on while an answer is due.
+// The server closes the stream of answers when none is due. Gradio's client closes it, too, even if it has sent another
+// request in the meantime, and then never gets its answer. This script keeps the stream open while an answer is due.
 (() => {
     const fetch = window.fetch;
     let due = 0;
@@ -17,7 +17,7 @@
     const receive = async (input, options) => {
         const response = await fetch(input, options);
         if (!response.ok) return response;
-        let unfinished = "", goesOn = false;
+        let unfinished = "", isOpen = false;
         const answers = new TransformStream({
             transform(text, controller) {
                 const messages = (unfinished + text).split("\n\n");
@@ -25,12 +25,12 @@
                 for (const message of messages) {
                     const {msg} = JSON.parse(message.slice("data:".length));
                     if (msg === "process_completed") due--;
-                    goesOn = msg === "close_stream" && due > 0;
-                    if (!goesOn) controller.enqueue(`${message}\n\n`);
+                    isOpen = msg === "close_stream" && due > 0;
+                    if (!isOpen) controller.enqueue(`${message}\n\n`);
                 }
             },
             async flush(controller) {
-                if (!goesOn) return;
+                if (!isOpen) return;
                 const next = await receive(input, options);
                 if (!next.ok) throw new Error(next.statusText);
                 const reader = next.body.pipeThrough(new TextDecoderStream()).getReader();

@@ -1,4 +1,4 @@
-"""`dpt-zoo app`: a page in the browser."""
+"""`dpt-zoo app`: a web page for trying models on images."""
 
 import argparse
 import logging
@@ -7,15 +7,13 @@ from typing import Any
 
 def add_commands(commands: Any) -> None:
     """Add the subcommand to argparse's `commands`."""
-    app = commands.add_parser("app", help="find objects in images on a page in the browser")
+    app = commands.add_parser("app", help="open a web page that detects objects in your images")
     app.add_argument(
-        "--model", default="mrcnn_dpt_nano_digits", metavar="NAME", help="the first that is shown; default: %(default)s"
+        "--model", default="mrcnn_dpt_nano_digits", metavar="NAME", help="the model selected first (%(default)s)"
     )
-    app.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
-    app.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, which is for this machine alone"
-    )
-    app.add_argument("--port", type=int, default=7860, metavar="N", help="default: %(default)s; 0: any that is free")
+    app.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    app.add_argument("--host", default="127.0.0.1", help="default: %(default)s, which only this machine can reach")
+    app.add_argument("--port", type=int, default=7860, metavar="N", help="default: %(default)s; 0: any free port")
     app.set_defaults(run=run_app)
 
 
@@ -31,6 +29,6 @@ def run_app(args: argparse.Namespace) -> int:
         device=args.device,
         host=args.host,
         port=args.port,
-        ready=lambda address: print(f"{address} (Ctrl-C ends it)", flush=True),
+        ready=lambda url: print(f"{url} (stop with Ctrl-C)", flush=True),
     )
     return 0

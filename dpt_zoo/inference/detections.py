@@ -1,6 +1,5 @@
-"""What a detector found in one image."""
+"""The result of a detector for one image."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,43 +7,58 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..errors import InputError
 from ..utils.images import write_picture
+from ..utils.validation import check_fraction, check_integer
 
 if TYPE_CHECKING:
     import pandas as pd
     import supervision as sv
 
 RLE = Mapping[str, Any]
-"""A mask as pycocotools compresses it: "size" (height, width) and "counts" (bytes)."""
+"""A mask compressed by pycocotools: "size" (height, width) and "counts" (bytes)."""
 
-_LONGEST_COMPACT = 1 << 15
-"""Pixels of an image's side, for supervision's compressed masks."""
+# fmt: off
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator",
+    "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)
+# fmt: on
 
 COCO_CATEGORY_IDS = tuple(index for index in range(1, 91) if index not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
-"""COCO's ids of its 80 classes: ten numbers between 1 and 90 are not in use."""
+"""The COCO ids of `COCO_CLASSES`: ten numbers from 1 to 90 are not in use."""
+
+MAX_COMPACT_SIDE = 1 << 15
+"""Longest side, in pixels, of an image that supervision's compressed masks support."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """The objects found in one image, by descending score.
+    """The objects detected in one image, by descending score.
 
-    They are chosen by indexing: `found[0.5]` has those with at least this score, `found["dog"]` those of this class,
-    and integers, slices, arrays of integers or of booleans choose as in NumPy.
+    Indexing selects objects as in NumPy: with an integer, a slice, integers or a boolean mask. The result is always a
+    `Detections`: `detections[1]` has one object. Iterating yields each object as such a `Detections`. `filter` selects
+    by score and by class.
 
     Attributes:
-        boxes: `(N, 4)` float32 xyxy, pixels of the image.
+        boxes: `(N, 4)` float32 xyxy, in pixels of the image.
         scores: `(N,)` float32 in [0, 1].
         labels: `(N,)` int64, indices into `classes`.
-        classes: the names of all classes that the model knows.
-        image_size: (height, width) of the image, pixels.
-        rles: `(N,)` masks of the image's size, or None from a model without masks.
-        image: `(H, W, 3)` uint8 RGB, the image; None where it was not kept.
-        path: where the image came from: a path, a URL, or "image-3" for one that was in memory.
+        classes: the names of all classes of the model.
+        image_size: (height, width) of the image, in pixels.
+        rles: `(N,)` compressed masks of the image's size; None if the model has no masks.
+        image: `(H, W, 3)` uint8 RGB, the image; None if it was not kept.
+        path: the path or URL of the image, or a name such as "image-3" if it was in memory.
     """
 
     boxes: NDArray[np.float32]
@@ -63,7 +77,7 @@ class Detections:
 
     @cached_property
     def masks(self) -> NDArray[np.bool_] | None:
-        """`(N, H, W)` bool, made when first asked for; None from a model without masks."""
+        """`(N, H, W)` bool, decoded on first use; None if the model has no masks."""
         if self.rles is None:
             return None
         masks = np.zeros((len(self), *self.image_size), bool)
@@ -75,142 +89,174 @@ class Detections:
         return len(self.scores)
 
     def __iter__(self) -> Iterator["Detections"]:
-        """Each object by itself."""
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, which: float | str | slice | ArrayLike) -> "Detections":
-        """Those of the objects that are chosen; see the class.
+    def __getitem__(
+        self, index: "int | np.integer[Any] | slice | Sequence[int] | NDArray[np.integer[Any] | np.bool_]"
+    ) -> "Detections":
+        """Select objects as NumPy does; an integer selects a `Detections` of one object.
 
         Raises:
-            InputError: no class has this name, or a threshold is outside [0, 1].
-            IndexError: there are not so many objects.
+            InputError: The index is a float, a string or of another type that NumPy does not index with.
+            IndexError: An integer is out of range, or a mask has another length than the detections.
         """
-        indices = self._choose(which)
-        rles = None if self.rles is None else [self.rles[index] for index in indices]
-        chosen = (self.boxes[indices], self.scores[indices], self.labels[indices])
-        return Detections(*chosen, self.classes, self.image_size, rles, self.image, self.path)
+        if isinstance(index, list) and not index:
+            index = slice(0)  # NumPy would make an array of floats of it
+        if not isinstance(index, slice):
+            array = np.asarray(index)
+            if array.dtype.kind not in "iub" or array.ndim > 1 or (array.dtype.kind == "b" and array.ndim == 0):
+                raise InputError(
+                    f"detections are indexed with integers, slices and boolean masks, not {index!r}: "
+                    "use detections.filter(min_score=..., classes=...) to select by score or class"
+                )
+        indices = np.atleast_1d(np.arange(len(self))[index])
+        return replace(
+            self,
+            boxes=self.boxes[indices],
+            scores=self.scores[indices],
+            labels=self.labels[indices],
+            rles=None if self.rles is None else [self.rles[index] for index in indices],
+        )
+
+    def filter(self, min_score: float | None = None, classes: str | Sequence[str] | None = None) -> "Detections":
+        """Return the objects that have at least a score and that are of some classes.
+
+        Args:
+            min_score: the lowest score to keep, in [0, 1]; by default any.
+            classes: the class name or names to keep; by default all.
+
+        Raises:
+            InputError: `min_score` is outside [0, 1], or the model has no class of this name.
+        """
+        keep = np.ones(len(self), bool)
+        if min_score is not None:
+            check_fraction("min_score", min_score)
+            keep &= self.scores >= min_score
+        if classes is not None:
+            names = [classes] if isinstance(classes, str) else classes
+            if unknown := [name for name in names if name not in self.classes]:
+                raise InputError(f"the model has no class {unknown[0]!r}: its classes are {', '.join(self.classes)}")
+            keep &= np.isin(self.labels, [label for label, name in enumerate(self.classes) if name in names])
+        return self[keep]
 
     def plot(self) -> Image.Image:
-        """The image with each object's mask, box, name and score drawn on it.
+        """Return the image with the mask, box, name and score of each object drawn on it.
 
         Raises:
-            InputError: the image was not kept.
+            InputError: The image was not kept.
         """
         from .drawing import draw
 
         return draw(self._require_image(), self)
 
     def show(self) -> None:
-        """Show the drawn image in a window of the system's viewer. Notebooks show it without being told."""
+        """Show the drawn image in the system's viewer. A notebook shows it by itself at the end of a cell."""
         self.plot().show()
 
     def save(self, path: str | Path) -> None:
-        """Write the drawn image, as JPEG or PNG by the path's suffix.
+        """Write the drawn image, as JPEG or PNG by the suffix of the path.
 
         Raises:
-            InputError: the suffix is another, or the image was not kept.
-            OutputError: the file cannot be written.
+            InputError: The suffix is another one, or the image was not kept.
+            OutputError: The file cannot be written.
         """
         write_picture(Path(path), self.plot())
 
     def crop(self) -> list[Image.Image]:
-        """Each object cut out by its box, widened to whole pixels; at least one pixel large.
+        """Cut out each object by its box, extended to whole pixels and at least one pixel large.
 
         Raises:
-            InputError: the image was not kept.
+            InputError: The image was not kept.
         """
         picture, (height, width) = Image.fromarray(self._require_image()), self.image_size
-        crops = []
-        for x1, y1, x2, y2 in self.boxes.tolist():
-            left, top = min(max(int(x1), 0), width - 1), min(max(int(y1), 0), height - 1)
-            right, bottom = min(max(int(np.ceil(x2)), left + 1), width), min(max(int(np.ceil(y2)), top + 1), height)
-            crops.append(picture.crop((left, top, right, bottom)))
-        return crops
+        starts = np.clip(np.floor(self.boxes[:, :2]), 0, (width - 1, height - 1))
+        ends = np.clip(np.ceil(self.boxes[:, 2:]), starts + 1, (width, height))
+        return [picture.crop(tuple(box)) for box in np.hstack([starts, ends]).astype(int).tolist()]
 
     def resize(self, image_size: tuple[int, int]) -> "Detections":
-        """Return the same objects in the image resized to (height, width), pixels.
+        """Return the same objects in the image resized to (height, width), in pixels.
 
         Boxes are scaled, masks are resized by nearest neighbour, and the image, if it was kept, bicubically.
+
+        Raises:
+            InputError: A side is not a positive whole number.
         """
         height, width = image_size
-        scale = np.divide((width, height) * 2, self.image_size[::-1] * 2, dtype=np.float32)
+        check_integer("height", height, 1)
+        check_integer("width", width, 1)
 
-        def resize_mask(rle: RLE) -> RLE:
-            mask = Image.fromarray(coco_mask.decode(rle))
-            return encode_mask(np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)))
+        def resize_pixels(pixels: NDArray[np.uint8], resample: Image.Resampling) -> NDArray[np.uint8]:
+            return np.asarray(Image.fromarray(pixels).resize((width, height), resample))
 
+        nearest, bicubic = Image.Resampling.NEAREST, Image.Resampling.BICUBIC
+        rles = self.rles
         return replace(
             self,
-            boxes=self.boxes * scale,
-            image_size=image_size,
-            rles=None if self.rles is None else [resize_mask(rle) for rle in self.rles],
-            image=self.image
-            if self.image is None
-            else np.asarray(Image.fromarray(self.image).resize((width, height), Image.Resampling.BICUBIC)),
+            boxes=self.boxes * np.divide((width, height) * 2, self.image_size[::-1] * 2, dtype=np.float32),
+            image_size=(height, width),
+            rles=None if rles is None else [encode_mask(resize_pixels(coco_mask.decode(rle), nearest)) for rle in rles],
+            image=None if self.image is None else resize_pixels(self.image, bicubic),
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The objects as what JSON can hold: "path", "width", "height" and of each object "name", "label", "score",
-        "box" (xyxy, pixels) and, where there are masks, "mask" (COCO's compressed RLE).
+        """Return everything but the image and the list of classes, as types that JSON has.
+
+        Returns:
+            "path", "width", "height", "has_masks" and "objects": of each "name", "label", "score", "box" (xyxy, in
+            pixels) and, if there are masks, "mask" (COCO's compressed RLE).
         """
         height, width = self.image_size
-        objects: list[dict[str, Any]] = [
-            {"name": name, "label": int(label), "score": float(score), "box": box.tolist()}
-            for name, label, score, box in zip(self.names, self.labels, self.scores, self.boxes, strict=True)
-        ]
-        for record, rle in zip(objects, self.rles or (), strict=False):
-            record["mask"] = _printable(rle)
-        return {"path": self.path, "width": width, "height": height, "objects": objects}
+        objects = []
+        for index, name in enumerate(self.names):
+            label, score, box = int(self.labels[index]), float(self.scores[index]), self.boxes[index].tolist()
+            objects.append(
+                {"name": name, "label": label, "score": score, "box": box} | self._mask_to_json("mask", index)
+            )
+        has_masks = self.rles is not None
+        return {"path": self.path, "width": width, "height": height, "has_masks": has_masks, "objects": objects}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> "Detections":
-        """What `to_json` gave, without the image.
+        """Return the detections that `to_json` gave `content` for, without the image.
 
         Args:
-            content: what it gave.
-            classes: the names of the classes that the labels count.
+            content: the result of `to_json`.
+            classes: the names of all classes of the model.
         """
         objects = content["objects"]
-        has_masks = any("mask" in record for record in objects)
+        rles = [{**item["mask"], "counts": item["mask"]["counts"].encode()} for item in objects if "mask" in item]
         return cls(
-            boxes=np.array([record["box"] for record in objects], np.float32).reshape(-1, 4),
-            scores=np.array([record["score"] for record in objects], np.float32),
-            labels=np.array([record["label"] for record in objects], np.int64),
+            boxes=np.array([item["box"] for item in objects], np.float32).reshape(-1, 4),
+            scores=np.array([item["score"] for item in objects], np.float32),
+            labels=np.array([item["label"] for item in objects], np.int64),
             classes=tuple(classes),
             image_size=(content["height"], content["width"]),
-            rles=[{**record["mask"], "counts": record["mask"]["counts"].encode()} for record in objects]
-            if has_masks
-            else None,
+            rles=rles if content["has_masks"] else None,
             path=content["path"],
         )
 
     def to_coco(self, image_id: int | str, category_ids: Sequence[int | None] | None = None) -> list[dict[str, Any]]:
-        """COCO's results format: one record per object, boxes as xywh, masks as compressed RLE.
+        """Return COCO's results format: a dict for each object, with its box as xywh and its mask as compressed RLE.
 
         Args:
-            image_id: the image's.
-            category_ids: of each class; objects of a class without one are left out. By default COCO's own classes
-                have COCO's (1 to 90, with gaps), any others 1, 2, 3, ...
+            image_id: the id of the image.
+            category_ids: the category id of each class; objects of a class with None are left out. By default COCO's
+                own ids (1 to 90, with gaps) for COCO's classes, and 1, 2, 3, ... for others.
         """
         category_ids = coco_category_ids(self.classes) if category_ids is None else category_ids
-        records = []
-        for index, (box, score, label) in enumerate(zip(self.boxes, self.scores, self.labels, strict=True)):
-            if category_ids[label] is None:
-                continue
-            x1, y1, x2, y2 = box.tolist()
-            record: dict[str, Any] = {
-                "image_id": image_id,
-                "category_id": category_ids[label],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": float(score),
-            }
-            if self.rles is not None:
-                record["segmentation"] = _printable(self.rles[index])
-            records.append(record)
-        return records
+        results: list[dict[str, Any]] = []
+        for index, (x1, y1, x2, y2) in enumerate(self.boxes.tolist()):
+            category_id = category_ids[self.labels[index]]
+            if category_id is not None:
+                result = {"image_id": image_id, "category_id": category_id, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+                result |= {"score": float(self.scores[index])} | self._mask_to_json("segmentation", index)
+                results.append(result)
+        return results
 
     def to_dataframe(self) -> "pd.DataFrame":
-        """A row for each object: name, label, score, x1, y1, x2, y2 and, where there are masks, their area in pixels.
+        """Return a pandas table with a row for each object: name, label, score, x1, y1, x2, y2.
+
+        If there are masks, the column "area" has the number of their pixels.
 
         Raises:
             InputError: pandas is not installed.
@@ -222,17 +268,18 @@ class Detections:
         columns: dict[str, Any] = {"name": self.names, "label": self.labels, "score": self.scores}
         columns |= dict(zip(("x1", "y1", "x2", "y2"), self.boxes.T, strict=True))
         if self.rles is not None:
-            columns["area"] = [int(coco_mask.area(rle)) for rle in self.rles]
+            columns["area"] = coco_mask.area(list(self.rles)).astype(np.int64)
         return pd.DataFrame(columns)
 
     def to_supervision(self) -> "sv.Detections":
-        """The same for supervision's tools; masks stay compressed there (`sv.CompactMask`), but of huge images."""
+        """Return supervision's `sv.Detections`. Masks stay compressed (`sv.CompactMask`), except of huge images."""
         import supervision as sv
 
-        masks: Any = self.rles
-        if masks is not None:
-            is_huge = max(self.image_size) > _LONGEST_COMPACT
-            masks = self.masks if is_huge else sv.CompactMask.from_coco_rle(masks, self._mask_boxes(), self.image_size)
+        masks: Any = self.masks if self.rles is None or max(self.image_size) > MAX_COMPACT_SIDE else None
+        if self.rles is not None and masks is None:
+            boxes = coco_mask.toBbox(list(self.rles))  # xywh
+            boxes[:, 2:] += boxes[:, :2] - 1  # to xyxy, both ends included
+            masks = sv.CompactMask.from_coco_rle(self.rles, boxes, self.image_size)
         return sv.Detections(
             xyxy=self.boxes,
             mask=masks,
@@ -241,38 +288,21 @@ class Detections:
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
-    def _choose(self, which: Any) -> NDArray[np.intp]:
-        """The indices of the objects that are meant."""
-        if isinstance(which, str):
-            if which not in self.classes:
-                raise InputError(f"there is no class {which!r}: the model knows {', '.join(self.classes)}")
-            return np.flatnonzero(self.labels == self.classes.index(which))
-        if isinstance(which, float | np.floating):
-            if not 0 <= which <= 1:
-                raise InputError(f"a score threshold is from 0 to 1, not {which}")
-            return np.flatnonzero(self.scores >= which)
-        if isinstance(which, Sequence) and not len(which):
-            return np.empty(0, np.intp)
-        return np.atleast_1d(np.arange(len(self))[which])
-
-    def _mask_boxes(self) -> NDArray[np.float64]:
-        """`(N, 4)` xyxy of the pixels that the masks have, both ends included."""
-        boxes = np.array([coco_mask.toBbox(rle) for rle in self.rles or ()]).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2] - 1
-        return boxes
+    def _mask_to_json(self, key: str, index: int) -> dict[str, Any]:
+        """Return a dict with an object's mask as types that JSON has; an empty one if there are no masks."""
+        if self.rles is None:
+            return {}
+        rle = self.rles[index]
+        return {key: {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}}
 
     def _require_image(self) -> NDArray[np.uint8]:
         if self.image is None:
-            raise InputError("the image was not kept: give it with dataclasses.replace(detections, image=...)")
+            raise InputError("the image was not kept: set it with dataclasses.replace(detections, image=...)")
         return self.image
 
     def _repr_png_(self) -> bytes | None:
-        """The drawn image, for notebooks."""
-        if self.image is None:
-            return None
-        file = io.BytesIO()
-        self.plot().save(file, "PNG")
-        return file.getvalue()
+        """Return the drawn image, for notebooks."""
+        return None if self.image is None else self.plot()._repr_png_()
 
     def __repr__(self) -> str:
         height, width = self.image_size
@@ -287,14 +317,5 @@ def encode_mask(mask: NDArray[Any]) -> RLE:
 
 
 def coco_category_ids(classes: Sequence[str]) -> Sequence[int]:
-    """The ids that COCO gives its own 80 classes, 1 to 90 with gaps; of other classes 1, 2, 3, ..."""
-    from mmdet.datasets import CocoDataset
-
-    from .. import mmlab  # noqa: F401  (before mmdet)
-
-    is_coco = tuple(classes) == CocoDataset.METAINFO["classes"]
-    return COCO_CATEGORY_IDS if is_coco else range(1, len(classes) + 1)
-
-
-def _printable(rle: RLE) -> dict[str, Any]:
-    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+    """Return COCO's ids (1 to 90, with gaps) for its own 80 classes, and 1, 2, 3, ... for other classes."""
+    return COCO_CATEGORY_IDS if tuple(classes) == COCO_CLASSES else range(1, len(classes) + 1)

@@ -1,5 +1,6 @@
-"""A model, ready to be called with images."""
+"""A detection model that is called with images."""
 
+import logging
 import timeit
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -7,49 +8,59 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal
 
 import cv2
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import mmlab  # noqa: F401  (before mmdet)
 from ..errors import ImageError, InputError
 from ..models.factory import create_model
+from ..utils.validation import check_fraction, check_integer
 from .detections import Detections
-from .inputs import ImageInput, find_inputs, is_single
+from .inputs import ImageInput, find_input, find_inputs
+from .pytorch_backend import build_pipeline, eval_mode, predict
 
 READERS = 2
 """Threads that read, decode and resize images while the network runs."""
 
+ImageLike = str | Path | bytes | bytearray | Image.Image | NDArray[Any] | Tensor
+"""A path, a URL, an image file's bytes, a PIL image, an array `(H, W, 3)` RGB or a tensor `(3, H, W)` RGB."""
+
+logger = logging.getLogger(__name__)
+
 
 class Detector:
-    """A detector to be called with images.
-
-    Attributes:
-        classes: the names of what it finds.
-        score_threshold: the least score of an object to be reported.
-        model: the MMDetection model.
+    """A detection model that is called with images.
 
     Args:
-        model: one of `list_models(include_demos=True)`, or a model made by `create_model`.
-        weights: see `create_model`; for a name only.
-        score_threshold: the least score of an object to be reported, in [0, 1].
-        device: see `create_model`; for a name only.
-        amp: compute in half precision where that is safe: on a GPU, or on a processor that multiplies bfloat16
-            faster than float32.
+        model: a name from `list_models(include_demos=True)`, or a model made by `create_model`. Such a model is not
+            changed: it stays on its device, and it is in eval mode only during a call.
+        weights: a path or a URL of the weights to load, see `create_model`; by default the zoo's own. Only for a name.
+        score_threshold: the lowest score of an object to return, in [0, 1].
+        device: where to load the model: "auto" for a GPU if there is one, which is the default, "cpu", "cuda:1", ...
+            Only for a name.
+        amp: compute in half precision where that is safe. It needs a GPU, or a CPU on which bfloat16 is faster than
+            float32.
         compile: compile the backbone with `torch.compile`; the first images take longer.
-        scale: the longest and the shortest side that images are resized to fit, pixels; by default the recipe's own,
-            which is (1333, 800) for the authors' models.
-        batch_size: images given to the network at once, of those that are of one size once resized. What is found does
-            not depend on it.
+        scale: the longer and the shorter side, in pixels, that images are resized to fit; by default the config's own,
+            which is (1333, 800) for the COCO models.
+        batch_size: the number of images of one size that the network processes at once. The detections do not depend
+            on it.
+
+    Attributes:
+        model: the MMDetection model.
+        classes: the names of all classes of the model.
+        score_threshold: the lowest score of an object that is returned.
 
     Raises:
-        InputError: an argument cannot be used, or as `create_model` does.
-        WeightsError: as `create_model` does.
+        InputError: An argument has a value that is not supported.
+        FetchError, OutputError, WeightsError: The weights cannot be downloaded, stored or loaded; see `create_model`.
     """
 
     def __init__(
@@ -58,83 +69,98 @@ class Detector:
         *,
         weights: str | Path | None = None,
         score_threshold: float = 0.3,
-        device: str | torch.device = "auto",
+        device: str | torch.device | None = None,
         amp: bool = False,
         compile: bool = False,
         scale: tuple[int, int] | None = None,
         batch_size: int = 1,
     ) -> None:
-        if not 0 <= score_threshold <= 1:
-            raise InputError(f"score_threshold must be from 0 to 1, not {score_threshold}")
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        if scale is not None and (len(scale) != 2 or min(scale) < 1):
-            raise InputError(f"scale must be two lengths in pixels, such as (1333, 800), not {scale}")
-        made: Any = create_model(model, weights=weights, device=device) if isinstance(model, str) else model
-        self.model = made
-        self.classes: tuple[str, ...] = tuple(made.dataset_meta["classes"])
+        check_fraction("score_threshold", score_threshold)
+        check_integer("batch_size", batch_size, 1)
+        if scale is not None and not (
+            np.shape(scale) == (2,) and all(isinstance(side, Integral) and side > 0 for side in scale)
+        ):
+            raise InputError(f"scale must be two lengths in pixels, such as (1333, 800), not {scale!r}")
+        if isinstance(model, str):
+            self.model: Any = create_model(model, weights=weights, device="auto" if device is None else device)
+        else:
+            _check_module(model, weights, device)
+            self.model = model
+        self.classes: tuple[str, ...] = tuple(self.model.dataset_meta["classes"])
         self.score_threshold = score_threshold
         self._batch_size = batch_size
         self._amp = amp
-        if amp and next(made.parameters()).device.type == "cpu" and not _bfloat16_is_faster():
-            raise InputError(
-                "amp needs a GPU, or a processor that multiplies bfloat16 faster than float32, unlike this"
-            )
-        if compile:
-            made.backbone.compile()
-        self._resize, self._pack = _build_pipeline(made.cfg, scale)
+        if amp and next(self.model.parameters()).device.type == "cpu" and not _bfloat16_is_faster():
+            raise InputError("amp needs a GPU, or a CPU on which bfloat16 is faster than float32: leave it out")
+        self._compiled_backbone = torch.compile(self.model.backbone) if compile else None
+        self._resize, self._pack = build_pipeline(self.model.cfg, scale)
 
-    @overload
-    def __call__(  # type: ignore[overload-overlap]  # bytes and arrays are iterable, too
-        self, images: bytes | Image.Image | NDArray[Any] | Tensor
-    ) -> Detections: ...
-
-    @overload
-    def __call__(self, images: str | Path) -> Any: ...
-
-    @overload
-    def __call__(self, images: Iterable[Any]) -> Iterator[Detections]: ...
-
-    def __call__(self, images: Any) -> Any:
-        """Detect objects in images.
+    def __call__(self, image: ImageLike) -> Detections:
+        """Detect the objects in one image.
 
         Args:
-            images: a path, an address (https://...), a PIL image, an array `(H, W, 3)` RGB, a tensor `(3, H, W)`, or
-                an image file's bytes; or several: a folder, a pattern ("photos/*.jpg"), a list or an iterator of all
-                these. See `images.to_pixels` for arrays and tensors of other shapes and types.
-
-        Returns:
-            Of one image its detections; of several an iterator, in their order, which gives each as soon as it is
-            ready. Meanwhile the next ones are read.
+            image: a path, a URL (https://...), a PIL image, an array `(H, W, 3)` RGB, a tensor `(3, H, W)` RGB, or an
+                image file's bytes. See `utils.images.to_pixels` for other shapes and types.
 
         Raises:
-            ImageError: one cannot be read; those before it have been given.
-            InputError: a folder has no images, or nothing matches a pattern.
+            ImageError: The image cannot be read.
+            InputError: This is a folder, a pattern, a list or an iterator: use `stream`.
         """
-        found = _raise_errors(self.detect_each(find_inputs(images)))
-        return next(found) if is_single(images) else found
+        ((_, result),) = self._detect([self._prepare(find_input(image))])
+        if isinstance(result, ImageError):
+            raise result
+        return result
 
-    def detect_each(self, inputs: Iterable[ImageInput]) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
-        """Detect objects in images, of which some may be bad.
+    def stream(
+        self, inputs: ImageLike | Iterable[ImageLike], on_error: Literal["raise", "skip"] = "raise"
+    ) -> Iterator[Detections]:
+        """Detect the objects in many images, and yield the detections of each as soon as they are ready, in order.
 
         Args:
-            inputs: the images, as `find_inputs` finds them.
+            inputs: a folder, a pattern ("photos/*.jpg"), or a list or an iterator of images, folders and patterns. The
+                next images are read while the network runs.
+            on_error: "raise", or "skip" to log a warning for an image that cannot be read and to continue.
 
-        Returns:
-            Each image with its detections, or with what is wrong with it, in their order. Memory holds those that are
-            being read and the current batch.
+        Raises:
+            ImageError: An image cannot be read; the images before it have been yielded.
+            InputError: A folder has no images, nothing matches a pattern, or `on_error` is another value.
+        """
+        if on_error not in ("raise", "skip"):
+            raise InputError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
+        results = self.detect_each(find_inputs(inputs))  # an empty folder is an error now, not at the first image
+
+        def checked() -> Iterator[Detections]:
+            for _, result in results:
+                if isinstance(result, Detections):
+                    yield result
+                elif on_error == "raise":
+                    raise result
+                else:
+                    logger.warning("skipped: %s", result)
+
+        return checked()
+
+    def detect_each(self, inputs: Iterable[ImageInput]) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
+        """Detect the objects in many images, of which some may not be readable.
+
+        Args:
+            inputs: the images, as `find_inputs` returns them.
+
+        Yields:
+            Each input, in order, with its detections or the error that says why it cannot be read. Only the images
+            that are being read and those of the current batch are in memory.
         """
         prepared = self._prepare_ahead(inputs)
         while batch := list(islice(prepared, self._batch_size)):
             yield from self._detect(batch)
 
-    def _prepare_ahead(self, sources: Iterable[ImageInput]) -> Iterator["_Prepared"]:
-        """Prepare images in threads, a few more than are asked for."""
+    def _prepare_ahead(self, inputs: Iterable[ImageInput]) -> Iterator["_Prepared"]:
+        """Prepare images in threads, a few more than were asked for."""
         pool = ThreadPoolExecutor(READERS, thread_name_prefix="dpt-zoo-reader")
         pending = deque[Any]()
         try:
-            for source in sources:
-                pending.append(pool.submit(self._prepare, source))
+            for input in inputs:
+                pending.append(pool.submit(self._prepare, input))
                 if len(pending) > max(READERS, self._batch_size):
                     yield pending.popleft().result()
             while pending:
@@ -142,21 +168,21 @@ class Detector:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, source: ImageInput) -> "_Prepared":
+    def _prepare(self, input: ImageInput) -> "_Prepared":
         try:
-            image = source.read()
+            image = input.read()
         except ImageError as error:
-            return _Prepared(source, error)
+            return _Prepared(input, error)
         try:
-            return _Prepared(source, image, self._resize({"img": image[..., ::-1], "img_id": 0}))
+            return _Prepared(input, image, self._resize({"img": image[..., ::-1], "img_id": 0}))
         except (cv2.error, ZeroDivisionError):
             height, width = image.shape[:2]
-            text = f"{source.origin}: {width}x{height} pixels cannot be resized: one side would vanish"
-            return _Prepared(source, ImageError(text))
+            text = f"{input.origin}: {width}x{height} pixels cannot be resized: the shorter side would have no pixels"
+            return _Prepared(input, ImageError(text))
 
     def _detect(self, batch: list["_Prepared"]) -> list[tuple[ImageInput, Detections | ImageError]]:
-        """Run the network on a batch; images that would be padded beyond what they are alone go apart."""
-        found: dict[int, Detections] = {}
+        """Run the network on a batch, separately for each padded size: more padding would change the detections."""
+        detections: dict[int, Detections] = {}
         groups: dict[tuple[int, ...], list[int]] = {}
         divisor = self.model.data_preprocessor.pad_size_divisor
         for index, each in enumerate(batch):
@@ -164,17 +190,15 @@ class Detector:
                 shape = tuple(-(-side // divisor) for side in each.resized["img"].shape[:2])
                 groups.setdefault(shape, []).append(index)
         for indices in groups.values():
-            found |= dict(zip(indices, self._predict([batch[index] for index in indices]), strict=True))
-        return [(each.source, found.get(index, each.image)) for index, each in enumerate(batch)]
+            detections |= zip(indices, self._predict([batch[index] for index in indices]), strict=True)
+        return [(each.input, detections.get(index, each.image)) for index, each in enumerate(batch)]
 
     def _predict(self, batch: list["_Prepared"]) -> list[Detections]:
-        """Run the network on images that are of one size once padded."""
-        from .pytorch_backend import predict
-
+        """Run the network on images that have one size once they are padded."""
         packed = [self._pack(each.resized) for each in batch]
         data = {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
-        with torch.no_grad():
-            predicted = predict(self.model, data, self.score_threshold, self._amp)
+        with eval_mode(self.model):
+            predictions = predict(self.model, data, self.score_threshold, self._amp, self._compiled_backbone)
         return [
             Detections(
                 boxes=objects.bboxes.float().cpu().numpy(),
@@ -184,48 +208,37 @@ class Detector:
                 image_size=each.image.shape[:2],
                 rles=rles,
                 image=each.image,
-                path=each.source.origin,
+                path=each.input.origin,
             )
-            for each, (objects, rles) in zip(batch, predicted, strict=True)
+            for each, (objects, rles) in zip(batch, predictions, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An image in its own size and resized, or the error that says why there is none."""
+
+    input: ImageInput
+    image: Any
+    resized: dict[str, Any] | None = None
+
+
+def _check_module(model: Any, weights: Any, device: Any) -> None:
+    """Check that a model that is not a name is a detector, and that no argument is given that only a name takes."""
+    attributes = ("cfg", "dataset_meta", "data_preprocessor", "backbone", "neck")
+    if not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in attributes):
+        kind = type(model).__name__
+        raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not an object of type {kind}")
+    for name, value in {"weights": weights, "device": device}.items():
+        if value is not None:
+            raise InputError(f"{name} can be given only with a model's name: pass it to dpt_zoo.create_model instead")
 
 
 @cache
 def _bfloat16_is_faster() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32: measured, since some can, but more slowly."""
+    """Return whether this CPU multiplies bfloat16 faster than float32. Some can, but more slowly, so it is measured."""
     times = {}
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(512, 512, dtype=dtype)
         times[dtype] = min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=10))  # noqa: B023  (called at once)
     return times[torch.bfloat16] < times[torch.float32]
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """An image as it is and as it is resized, or what is wrong with it."""
-
-    source: ImageInput
-    image: Any
-    resized: dict[str, Any] | None = None
-
-
-def _build_pipeline(cfg: Any, size: tuple[int, int] | None) -> tuple[Any, Any]:
-    """The recipe's own preparation of an image that is in memory: what resizes it, and what makes tensors of it.
-
-    The latter is not for the readers: a thread that uses PyTorch gets worker threads of its own, whose waiting takes
-    the processors from the network (a third of its speed on two cores).
-    """
-    from mmcv.transforms import Compose
-    from mmdet.utils import get_test_pipeline_cfg
-
-    _load, *transforms, pack = (dict(transform) for transform in get_test_pipeline_cfg(cfg))
-    if size is not None:
-        transforms = [{**each, "scale": tuple(size)} if each["type"] == "Resize" else each for each in transforms]
-    return Compose([{"type": "LoadImageFromNDArray"}, *transforms]), Compose([pack])
-
-
-def _raise_errors(found: Iterable[tuple[ImageInput, Detections | ImageError]]) -> Iterator[Detections]:
-    for _, each in found:
-        if isinstance(each, ImageError):
-            raise each
-        yield each

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def draw(image: NDArray[np.uint8], detections: "Detections", *, with_scores: bool = True) -> Image.Image:
-    """Draw each object's mask, box, class name and score on a copy of an image, one colour per class.
+    """Draw the mask, box, class name and score of each object on a copy of an image, in one colour per class.
 
     Args:
         image: `(H, W, 3)` RGB in 0..255.
-        detections: what was found in it.
-        with_scores: whether scores are written beside the names.
+        detections: the objects in it.
+        with_scores: whether to write scores beside the names.
     """
     height, width = image.shape[:2]
     colours, text_colours = _palettes(len(detections.classes))
@@ -39,7 +39,7 @@ def draw(image: NDArray[np.uint8], detections: "Detections", *, with_scores: boo
 
 
 def _palettes(num_classes: int) -> tuple[sv.ColorPalette, sv.ColorPalette]:
-    """A colour for each class, hues far apart for neighbours, and black or white to write on it."""
+    """Return a colour for each class, with hues far apart for neighbours, and black or white for text on it."""
     golden_ratio = (5**0.5 - 1) / 2
     colours = [
         sv.Color(*(round(255 * part) for part in colorsys.hsv_to_rgb(index * golden_ratio % 1, 0.85, 0.85)))

@@ -1,4 +1,4 @@
-"""Everything that a detector takes, as a stream of images that are read when they are due."""
+"""Everything that a detector accepts, as a stream of images that are read when they are needed."""
 
 import glob
 import io
@@ -23,21 +23,21 @@ from .._version import __version__
 from ..errors import ImageError, InputError
 from ..utils.images import FORMATS, decode_image, load_image, to_pixels
 
-LARGEST_DOWNLOAD = 256 << 20
-"""Bytes of an image behind an address; what is larger is refused."""
+MAX_DOWNLOAD = 256 << 20
+"""Bytes; a larger image at a URL is refused."""
 TIMEOUT = 30.0
 """Seconds that a server may be silent."""
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """One image, not yet read.
+    """One image that is not yet read.
 
     Attributes:
-        name: a relative POSIX path for what is written of it: "photo.jpg", "holiday/1.png" below a folder that was
-            named, "image-3" of what has no name. No two of a run have the same.
-        origin: what messages call it: the path or address, or its name.
-        read: gives its pixels `(H, W, 3)` RGB in 0..255, or raises `ImageError`.
+        name: a relative POSIX path for output files: "photo.jpg", "holiday/1.png" below a given folder, "image-3" for
+            an image in memory. It is unique within a run.
+        origin: the path, the URL or the name, for messages.
+        read: returns the pixels, `(H, W, 3)` RGB in 0..255, or raises `ImageError`.
     """
 
     name: str
@@ -45,103 +45,107 @@ class ImageInput:
     read: Callable[[], NDArray[np.uint8]]
 
 
-def is_single(images: Any) -> bool:
-    """Whether this is one image, not a folder, a pattern or several things."""
-    if isinstance(images, str | Path):
-        return is_address(images) or not (_is_folder(images) or _is_pattern(images))
-    is_image = isinstance(images, bytes | bytearray | Image.Image | np.ndarray) or hasattr(images, "detach")
-    return is_image or not isinstance(images, Iterable)  # what is nothing at all is told when it is read
+def find_input(image: Any) -> ImageInput:
+    """Return the input for exactly one image: a path, a URL, a PIL image, an array, a tensor or bytes.
+
+    Raises:
+        InputError: This is a folder, a pattern, a list or an iterator, or an empty path.
+    """
+    if not _is_single(image):
+        what = repr(str(image)) if isinstance(image, str | Path) else f"a value of type {type(image).__name__}"
+        raise InputError(f"{what} is not one image: use detector.stream(...) for folders, patterns, lists, iterators")
+    return next(find_inputs(image))
 
 
 def find_inputs(images: Any) -> Iterator[ImageInput]:
-    """Find the images in whatever a detector is given.
+    """Find the images in anything that a detector accepts.
 
     Args:
-        images: a path, an address (https://...), a folder (all images in it and below, by name), a pattern as the
-            shell has it ("photos/*.jpg", "**" for folders at any depth), a PIL image, an array, a tensor, an image
-            file's bytes, or a list or iterator of these, which is read as far as is needed.
+        images: a path, a URL (https://...), a folder (all images in it and below, by name), a shell pattern
+            ("photos/*.jpg", "**" for folders at any depth), a PIL image, an array, a tensor, an image file's bytes, or
+            a list or an iterator of these, which is read only as far as needed. An unsupported type raises
+            `ImageError` when it is read.
 
     Raises:
-        InputError: a folder has no images, or nothing matches a pattern; at once, or, inside an iterator, when it is
-            its turn.
+        InputError: A folder has no images, nothing matches a pattern, or a path is empty. Inside a list or an
+            iterator, it is raised when its turn comes.
     """
     numbers = itertools.count(1)
-    if is_single(images) or isinstance(images, str | Path):
-        return _unique(_expand(images, numbers))
-    return _unique(itertools.chain.from_iterable(_expand(image, numbers) for image in images))
+    if isinstance(images, str | Path) or _is_single(images):
+        return _make_unique(_expand(images, numbers))
+    return _make_unique(itertools.chain.from_iterable(_expand(image, numbers) for image in images))
 
 
-def is_address(image: str | Path) -> bool:
-    """Whether this is where something is on the web, not a path."""
+def is_url(image: str | Path) -> bool:
+    """Return whether this is a URL, not a path."""
     return isinstance(image, str) and re.match("https?://", image, re.IGNORECASE) is not None
 
 
+def _is_single(images: Any) -> bool:
+    """Return whether this is one image, not a folder, a pattern or an iterable of images."""
+    if isinstance(images, str | Path):
+        return is_url(images) or images == "" or not (_is_folder(images) or _is_pattern(images))
+    is_image = isinstance(images, bytes | bytearray | Image.Image | np.ndarray) or hasattr(images, "detach")
+    return is_image or not isinstance(images, Iterable)
+
+
 def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
-    """The images that one item stands for."""
+    """Return the images that one item stands for."""
     if not isinstance(image, str | Path):
-        return [_in_memory(image, numbers)]
-    if is_address(image):
-        return [_on_the_web(str(image))]
+        name = f"image-{next(numbers)}"
+        if isinstance(image, bytes | bytearray):
+            return [ImageInput(name, name, partial(decode_image, bytes(image), name))]
+        return [ImageInput(name, name, partial(to_pixels, image, name))]
+    if is_url(image):
+        return [ImageInput(_url_name(str(image)), str(image), partial(_fetch, str(image)))]
+    if image == "":
+        raise InputError("the path of an image is empty")
     path = Path(image)
     if _is_folder(path):
-        found = _images_below(path)
-        if not found:
+        folder, paths = path, _images_below(path)
+        if not paths:
             raise InputError(f"{path}: there are no images in this folder")
-        return [_file(each, each.relative_to(path).as_posix()) for each in found]
-    if _is_pattern(image):
-        return _matching(str(image))
-    return [_file(path, path.name)]
-
-
-def _file(path: Path, name: str) -> ImageInput:
-    return ImageInput(name, str(path), partial(load_image, path))
+    elif _is_pattern(image):
+        folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+        paths = sorted(folder.glob("/".join(path.parts[len(folder.parts) :])))
+        paths = [each for each in paths if each.is_file() and not each.name.startswith(".")]
+        if not paths:
+            raise InputError(f"{image}: nothing matches this pattern")
+    else:
+        folder, paths = path.parent, [path]
+    return [ImageInput(each.relative_to(folder).as_posix(), str(each), partial(load_image, each)) for each in paths]
 
 
 def _images_below(folder: Path) -> list[Path]:
-    """The image files of a folder and those below it, by name; hidden ones and linked folders are left out."""
-    suffixes = _image_suffixes()
-    found = []
+    """Return the image files of a folder and those below it, by name, without hidden files and linked folders."""
+    suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
+    paths = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(parent, name) for name in files if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in suffixes]
-    return sorted(found)
-
-
-def _image_suffixes() -> set[str]:
-    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+        paths += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in paths if path.suffix.lower() in suffixes)
 
 
 def _is_pattern(image: str | Path) -> bool:
-    """Whether a path is to be matched: it has a wildcard, and no file has that very name."""
+    """Return whether a path has a wildcard, and no file has exactly this name."""
     return glob.has_magic(str(image)) and not os.path.lexists(image)
 
 
 def _is_folder(path: str | Path) -> bool:
     try:
         return Path(path).is_dir()
-    except OSError:  # a name longer than any; reading it tells
+    except OSError:  # a name that is too long: reading it reports the error
         return False
 
 
-def _matching(pattern: str) -> list[ImageInput]:
-    parts = Path(pattern).parts
-    fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
-    found = sorted(fixed.glob("/".join(parts[len(fixed.parts) :])))
-    found = [path for path in found if path.is_file() and not path.name.startswith(".")]
-    if not found:
-        raise InputError(f"{pattern}: nothing matches this pattern")
-    return [_file(path, path.relative_to(fixed).as_posix()) for path in found]
+def _url_name(url: str) -> str:
+    """Return the file name in a URL, made safe for any file system."""
+    name = re.sub(r'[\x00-\x1f\\:*?"<>|]', "_", PurePosixPath(unquote(urlsplit(url).path)).name)
+    return name if name not in ("", "..") else "image"
 
 
-def _on_the_web(address: str) -> ImageInput:
-    name = PurePosixPath(unquote(urlsplit(address).path)).name
-    name = re.sub(r'[\x00-\x1f\\:*?"<>|]', "_", name)  # it becomes a file's, on any system
-    return ImageInput(name if name not in ("", "..") else "image", address, partial(_fetch, address))
-
-
-def _fetch(address: str) -> NDArray[np.uint8]:
-    """Fetch an image from the web; an attempt that fails on the way is repeated twice."""
+def _fetch(url: str) -> NDArray[np.uint8]:
+    """Download an image; a failed attempt is repeated twice."""
     retries = Retry(2, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), respect_retry_after_header=False)
     content = io.BytesIO()
     try:
@@ -149,40 +153,33 @@ def _fetch(address: str) -> NDArray[np.uint8]:
             session.mount("https://", HTTPAdapter(max_retries=retries))
             session.mount("http://", HTTPAdapter(max_retries=retries))
             session.headers["User-Agent"] = f"dpt-zoo/{__version__}"
-            with session.get(address, stream=True, timeout=TIMEOUT) as response:
+            with session.get(url, stream=True, timeout=TIMEOUT) as response:
                 response.raise_for_status()
                 for chunk in response.iter_content(1 << 20):
                     content.write(chunk)
-                    if content.tell() > LARGEST_DOWNLOAD:
-                        raise ImageError(f"{address}: refused, it is larger than {LARGEST_DOWNLOAD >> 20} MB")
+                    if content.getbuffer().nbytes > MAX_DOWNLOAD:
+                        raise ImageError(f"{url}: refused, it is larger than {MAX_DOWNLOAD >> 20} MB")
     except requests.HTTPError as error:
-        raise ImageError(f"{address}: the server answers {error.response.status_code}") from error
+        raise ImageError(f"{url}: the server answers {error.response.status_code}") from error
     except (requests.RequestException, ValueError) as error:
-        raise ImageError(f"{address}: it cannot be fetched: {_reason(error)}") from error
-    return decode_image(content.getvalue(), address)
+        raise ImageError(f"{url}: it cannot be downloaded: {_root_cause(error)}") from error
+    return decode_image(content.getvalue(), url)
 
 
-def _reason(error: Exception) -> str:
-    """What is at the bottom of an error of requests, in one line."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+def _root_cause(error: BaseException) -> str:
+    """Return the first cause of an error of requests, in one line."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _in_memory(image: Any, numbers: Iterator[int]) -> ImageInput:
-    name = f"image-{next(numbers)}"
-    if isinstance(image, bytes | bytearray):
-        return ImageInput(name, name, partial(decode_image, bytes(image), name))
-    return ImageInput(name, name, partial(to_pixels, image, name))
-
-
-def _unique(sources: Iterable[ImageInput]) -> Iterator[ImageInput]:
-    """The same sources; of those with one name, the second becomes "name-2", and so on."""
+def _make_unique(inputs: Iterable[ImageInput]) -> Iterator[ImageInput]:
+    """Yield the same inputs; the second one with a name becomes "name-2", and so on."""
     taken: set[str] = set()
-    for source in sources:
-        path, name, number = PurePosixPath(source.name), source.name, 1
+    for input in inputs:
+        path, name, number = PurePosixPath(input.name), input.name, 1
         while name in taken:
             number += 1
             name = path.with_name(f"{path.stem}-{number}{path.suffix}").as_posix()
         taken.add(name)
-        yield replace(source, name=name)
+        yield replace(input, name=name)

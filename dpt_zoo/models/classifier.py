@@ -9,7 +9,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..weights.store import read_trusted
+from ..weights.store import read_trusted_weights
 from .backbone import DPT, STRIDES, init_linear
 from .depatch import patch_centres
 
@@ -158,7 +158,7 @@ def _create(
     overlay = dict(pretrained_cfg_overlay or {})
     given = resolve_pretrained_cfg(name, pretrained_cfg, overlay)
     if pretrained and not (given.has_weights or given.state_dict):
-        overlay["file"] = str(read_trusted(name)[0])
+        overlay["file"] = str(read_trusted_weights(name)[0])
     return build_model_with_cfg(
         DPTClassifier,
         name,

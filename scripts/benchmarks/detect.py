@@ -224,5 +224,5 @@ def measure_batches(batch: int, runs: int, height: int, width: int, **detector: 
     detect = Detector(model, score_threshold=THRESHOLD, amp=True, compile=True, batch_size=batch)
     pictures = [_read_photograph(height, width)] * batch
     growth = watch_memory("cuda")
-    times = time_in_turn({"ours": awaited(lambda: list(detect(pictures)), "cuda")}, runs)
+    times = time_in_turn({"ours": awaited(lambda: list(detect.stream(pictures)), "cuda")}, runs)
     return times["ours"], growth()

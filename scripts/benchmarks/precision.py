@@ -75,7 +75,7 @@ def _measure_ap(name: str, way: str, device: str, folder: Path) -> float:
     metrics = CocoMetrics(json.loads((folder / "annotations/instances_val2017.json").read_bytes()), ["bbox"])
 
     def records() -> Iterator[dict[str, Any]]:
-        for found in detector(folder / "val2017"):
+        for found in detector.stream(folder / "val2017"):
             yield from found.to_coco(int(Path(found.path).stem), range(1, 11))
 
     metrics.add(records())

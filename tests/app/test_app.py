@@ -1,4 +1,4 @@
-"""The page in the browser: what it shows, what it refuses, and how it starts and ends."""
+"""The web page: what it shows, what its server refuses, how it starts and stops."""
 
 import io
 import json
@@ -28,15 +28,16 @@ from running import Run
 from web_server import WebServer
 
 from dpt_zoo.data.digits import digit_scene, read_digits
-from dpt_zoo.inference import Detections, Detector
+from dpt_zoo.inference.detections import Detections
+from dpt_zoo.inference.detector import Detector
 from dpt_zoo.manifest.records import list_models, read_manifest
 
-pytestmark = pytest.mark.xdist_group("app")  # one server
+pytestmark = [pytest.mark.xdist_group("app"), pytest.mark.network, pytest.mark.slow]  # one server
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "dpt_zoo" / "app" / "examples").glob("*.png"))
 SCENE = EXAMPLES[0].read_bytes()
 MODEL = "mrcnn_dpt_nano_digits"
-FIRST_SCORE, LEAST_SCORE = 0.3, 0.05
+DEFAULT_SCORE, MIN_SCORE = 0.3, 0.05
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -52,12 +53,12 @@ SLOW_ANSWERS = """{
         return is_stream ? new Response(response.body.pipeThrough(late()), response) : response;
     };
 }"""
-"""For a page: what the server says arrives when it may no longer be so."""
+"""A script for a page: the server's messages arrive late."""
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """One server for all tests: visitors do not notice one another."""
+    """One server for all tests: visitors do not affect one another."""
     with running_app(temporary=tmp_path_factory.mktemp("tmp")) as app:
         yield app
 
@@ -75,7 +76,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(app: App, browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open the page; in the end, nothing was asked of another machine."""
+    """Open the page; at the end, check that it sent no request to another machine."""
     asked: list[str] = []
 
     def open_it(*, slow_answers: bool = False, **options: Any) -> Page:
@@ -98,43 +99,39 @@ def open_page(app: App, browser: Browser) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector(MODEL, score_threshold=LEAST_SCORE, device="cpu")
+    return Detector(MODEL, score_threshold=MIN_SCORE, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def found(detector: Detector) -> Detections:
-    """What the detector itself finds in the first example."""
-    return detect(detector, EXAMPLES[0])
-
-
-def detect(detector: Detector, image: Any) -> Detections:
-    detections = detector(image)
-    assert isinstance(detections, Detections)
-    return detections
+    """The detector's own detections in the first example."""
+    return detector(EXAMPLES[0])
 
 
 # --- What the page shows.
 
 
+@pytest.mark.browser
 def test_objects_of_an_upload_are_drawn_and_listed(open_page: Callable[..., Page], found: Detections) -> None:
     page = open_page()
     upload(page, EXAMPLES[0])
-    expect_counts(page, len(found[FIRST_SCORE]), len(found))
-    assert [row[0] for row in table(page)] == found[FIRST_SCORE].names
-    check_drawn(shown_picture(page), found[FIRST_SCORE])
+    expect_counts(page, len(found.filter(DEFAULT_SCORE)), len(found))
+    assert [row[0] for row in table(page)] == found.filter(DEFAULT_SCORE).names
+    check_drawn(shown_picture(page), found.filter(DEFAULT_SCORE))
 
 
+@pytest.mark.browser
 def test_score_and_classes_filter_without_the_network(
     app: App, open_page: Callable[..., Page], found: Detections
 ) -> None:
     page = open_page()
     upload(page, EXAMPLES[0])
-    expect_counts(page, len(found[FIRST_SCORE]), len(found))
+    expect_counts(page, len(found.filter(DEFAULT_SCORE)), len(found))
     before, runs = shown_picture(page), app.detections()
 
     set_score(page, 0.9)
-    sure = found[0.9]
-    assert 0 < len(sure) < len(found[FIRST_SCORE])
+    sure = found.filter(0.9)
+    assert 0 < len(sure) < len(found.filter(DEFAULT_SCORE))
     expect_counts(page, len(sure), len(found))
     check_drawn(shown_picture(page), sure)
     assert not np.array_equal(shown_picture(page), before)
@@ -142,36 +139,38 @@ def test_score_and_classes_filter_without_the_network(
     name = sure.names[0]
     page.get_by_label("Classes").click()
     page.get_by_role("option", name=name, exact=True).click()
-    expect_counts(page, len(sure[name]), len(found))
+    expect_counts(page, len(sure.filter(classes=name)), len(found))
     assert {row[0] for row in table(page)} == {name}
-    check_drawn(shown_picture(page), sure[name])
+    check_drawn(shown_picture(page), sure.filter(classes=name))
     assert app.detections() == runs
 
 
-def test_downloaded_json_is_what_the_detector_gives(open_page: Callable[..., Page], found: Detections) -> None:
+@pytest.mark.browser
+def test_the_downloaded_json_has_the_detections(open_page: Callable[..., Page], found: Detections) -> None:
     page = open_page()
     upload(page, EXAMPLES[0])
-    expect_counts(page, len(found[FIRST_SCORE]), len(found))
+    expect_counts(page, len(found.filter(DEFAULT_SCORE)), len(found))
     set_score(page, 0.5)
-    expect_counts(page, len(found[0.5]), len(found))
+    expect_counts(page, len(found.filter(0.5)), len(found))
     with page.expect_download() as download:
         page.get_by_role("button", name="Download as JSON").click()
-    check_json(read_json(download.value), found[0.5], EXAMPLES[0].name)
+    check_json(read_json(download.value), found.filter(0.5), EXAMPLES[0].name)
 
 
+@pytest.mark.browser
 def test_an_example_a_pasted_image_and_a_picture_of_the_camera(
     open_page: Callable[..., Page], detector: Detector
 ) -> None:
     page = open_page(permissions=["clipboard-read", "clipboard-write", "camera"])
     page.get_by_role("button", name="Digit scene 2").click()
-    example = detect(detector, EXAMPLES[1])
-    expect_counts(page, len(example[FIRST_SCORE]), len(example))
+    example = detector(EXAMPLES[1])
+    expect_counts(page, len(example.filter(DEFAULT_SCORE)), len(example))
 
     copy_to_clipboard(page, EXAMPLES[2])
     page.get_by_role("button", name="Remove Image").click()
     page.get_by_role("button", name="Paste from clipboard").click()
-    pasted = detect(detector, EXAMPLES[2])
-    expect_counts(page, len(pasted[FIRST_SCORE]), len(pasted))
+    pasted = detector(EXAMPLES[2])
+    expect_counts(page, len(pasted.filter(DEFAULT_SCORE)), len(pasted))
 
     page.get_by_role("button", name="Remove Image").click()
     expect_nothing(page)
@@ -182,48 +181,50 @@ def test_an_example_a_pasted_image_and_a_picture_of_the_camera(
     counts(page).wait_for()
 
 
-def test_of_images_chosen_in_quick_succession_the_last_is_shown(
+@pytest.mark.browser
+def test_the_last_of_images_chosen_in_quick_succession_is_shown(
     open_page: Callable[..., Page], detector: Detector
 ) -> None:
     page = open_page()
     buttons = [page.get_by_role("button", name=f"Digit scene {number}").element_handle() for number in (1, 2, 3)]
     for last in (2, 0, 1):
         page.evaluate("buttons => buttons.forEach((each) => each.click())", [*buttons, buttons[last]])
-        found = detect(detector, EXAMPLES[last])
-        expect_counts(page, len(found[FIRST_SCORE]), len(found))
+        found = detector(EXAMPLES[last])
+        expect_counts(page, len(found.filter(DEFAULT_SCORE)), len(found))
 
 
-def test_what_is_asked_while_an_answer_is_on_its_way_is_answered(
-    open_page: Callable[..., Page], found: Detections
-) -> None:
+@pytest.mark.browser
+def test_requests_during_an_answer_are_answered(open_page: Callable[..., Page], found: Detections) -> None:
     page = open_page(slow_answers=True)
     upload(page, EXAMPLES[0])
     for score in (0.2, 0.25, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9):
         set_score(page, score)
         page.wait_for_timeout(100)
-    expect_counts(page, len(found[0.9]), len(found))
+    expect_counts(page, len(found.filter(0.9)), len(found))
 
 
-def test_another_model_is_asked_and_described(open_page: Callable[..., Page], found: Detections) -> None:
+@pytest.mark.browser
+def test_another_model_detects_and_is_described(open_page: Callable[..., Page], found: Detections) -> None:
     page = open_page()
     upload(page, EXAMPLES[0])
-    expect_counts(page, len(found[FIRST_SCORE]), len(found))
+    expect_counts(page, len(found.filter(DEFAULT_SCORE)), len(found))
     page.get_by_label("Model").click()
     assert len(page.get_by_role("option").all()) == len([*list(read_manifest().demos), *list_models()])
     page.get_by_role("option", name="RetinaNet DPT-Nano for digit scenes").click()
-    other = detect(Detector("retinanet_dpt_nano_digits", score_threshold=LEAST_SCORE, device="cpu"), EXAMPLES[0])
-    expect_counts(page, len(other[FIRST_SCORE]), len(other))
+    other = Detector("retinanet_dpt_nano_digits", score_threshold=MIN_SCORE, device="cpu")(EXAMPLES[0])
+    expect_counts(page, len(other.filter(DEFAULT_SCORE)), len(other))
     page.get_by_text("RetinaNet DPT-Nano for digit scenes, trained by this project").wait_for()
     page.get_by_role("button", name="About this model").click()
     page.get_by_text("configs/demo/retinanet_dpt_nano_digits.py", exact=True).wait_for()
 
 
+@pytest.mark.browser
 def test_an_error_is_one_line_and_the_page_goes_on(
     open_page: Callable[..., Page], found: Detections, tmp_path: Path
 ) -> None:
     page = open_page()
     upload(page, EXAMPLES[0])
-    expect_counts(page, len(found[FIRST_SCORE]), len(found))
+    expect_counts(page, len(found.filter(DEFAULT_SCORE)), len(found))
     page.get_by_role("button", name="Remove Image").click()
     text = tmp_path / "<img src=x onerror=alert(1)>.png"
     text.write_text("no image")
@@ -234,9 +235,10 @@ def test_an_error_is_one_line_and_the_page_goes_on(
     expect_nothing(page)
     page.get_by_role("button", name="Remove Image").click()
     upload(page, EXAMPLES[0])
-    expect_counts(page, len(found[FIRST_SCORE]), len(found))
+    expect_counts(page, len(found.filter(DEFAULT_SCORE)), len(found))
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_window_has_room_and_contrast(
@@ -253,6 +255,7 @@ def test_every_window_has_room_and_contrast(
     assert brightness[2] <= text < brightness[3]
 
 
+@pytest.mark.browser
 def test_everything_has_a_name_and_is_reached_by_the_keyboard(open_page: Callable[..., Page]) -> None:
     page = open_page()
     upload(page, EXAMPLES[0])
@@ -264,7 +267,7 @@ def test_everything_has_a_name_and_is_reached_by_the_keyboard(open_page: Callabl
     for _ in range(60):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.ariaLabel || document.activeElement.innerText"))
-    wanted = ["Model", "Upload file", "Digit scene 1", "range slider for Least score", "Classes (none chosen: all)"]
+    wanted = ["Model", "Upload file", "Digit scene 1", "range slider for Minimum score", "Classes (none selected: all)"]
     assert set(wanted) - reached == set()
     assert any("Download as JSON" in each for each in reached)
     assert any("About this model" in each for each in reached)
@@ -300,7 +303,7 @@ def table(page: Page) -> list[list[str]]:
 
 def shown_picture(page: Page) -> NDArray[np.int_]:
     """The pixels that the page shows."""
-    address = page.locator("#found img").get_attribute("src")
+    address = page.locator("#detections img").get_attribute("src")
     assert address
     return np.asarray(Image.open(io.BytesIO(page.request.get(address).body())), int)
 
@@ -343,10 +346,10 @@ def read_json(download: Download) -> Any:
     return json.loads(Path(download.path()).read_text())
 
 
-def check_json(content: Any, found: Detections, source: str) -> None:
+def check_json(content: Any, found: Detections, path: str) -> None:
     """Check that a file has the objects that a detector in another process found."""
     expected = found.to_json()
-    assert content["source"] == source
+    assert content["path"] == path
     assert (content["width"], content["height"]) == (expected["width"], expected["height"])
     assert [each["name"] for each in content["objects"]] == found.names
     for each, other in zip(content["objects"], expected["objects"], strict=True):
@@ -366,9 +369,9 @@ def test_no_model_was_trained_on_the_examples() -> None:
 # --- Many at once.
 
 
-def test_a_hundred_at_once_are_all_answered_rightly(app: App, detector: Detector) -> None:
+def test_a_hundred_visitors_at_once_get_their_own_answers(app: App, detector: Detector) -> None:
     images = [scene(number) for number in range(5)]
-    expected = [detect(detector, image) for image in images]
+    expected = [detector(image) for image in images]
     contents = [png(image) for image in images]
 
     def visit(number: int) -> Any:
@@ -379,7 +382,7 @@ def test_a_hundred_at_once_are_all_answered_rightly(app: App, detector: Detector
     with ThreadPoolExecutor(100) as pool:
         answers = list(pool.map(visit, range(100)))
     for number, answer in enumerate(answers):
-        check_json(answer, expected[number % 5][0.4], f"{number}.png")
+        check_json(answer, expected[number % 5].filter(0.4), f"{number}.png")
 
 
 def scene(number: int) -> NDArray[np.uint8]:
@@ -424,7 +427,7 @@ NO_IMAGES = {
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 @pytest.mark.parametrize("kind", NO_IMAGES)
-def test_what_is_no_image_is_refused(client: Client, kind: str, suffix: str) -> None:
+def test_files_that_are_no_images_are_refused(client: Client, kind: str, suffix: str) -> None:
     content, reason = NO_IMAGES[kind]
     with pytest.raises(AppError, match=reason) as refusal:
         client.detect(content, f"image.{suffix}")
@@ -507,7 +510,7 @@ READS = [
 
 
 @pytest.mark.parametrize("path", READS)
-def test_no_file_or_address_of_elsewhere_is_read(app: App, secret: Secret, path: str) -> None:
+def test_no_other_file_or_url_is_read(app: App, secret: Secret, path: str) -> None:
     address = path.format(secret=secret.path, folder=secret.folder, server=secret.server.url)
     for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE"):
         status, body = ask(app.url, method, address)
@@ -548,7 +551,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path)[:30])
-def test_no_message_names_a_file_of_elsewhere(client: Client, secret: Secret, path: Any) -> None:
+def test_no_message_names_another_file(client: Client, secret: Secret, path: Any) -> None:
     if isinstance(path, str):
         path = path.format(secret=secret.path, folder=secret.folder, server=secret.server.url)
     for file in (file_data(path), {"path": path}, [[{"x": file_data(path)}]]):
@@ -566,7 +569,7 @@ def test_no_message_names_a_file_of_elsewhere(client: Client, secret: Secret, pa
 def test_only_the_uploaded_file_of_an_image_counts(client: Client, secret: Secret, found: Detections, url: str) -> None:
     url = url.format(server=secret.server.url)
     client.call("detect", [file_data(client.upload(SCENE), url=url, orig_name="image.png"), MODEL])
-    check_json(client.show(0.5, []), found[0.5], "image.png")
+    check_json(client.show(0.5, []), found.filter(0.5), "image.png")
     client.call("detect", [file_data(None, url=url), MODEL])
     assert client.call("show", [None, 0.5, []])[0] is None
     assert secret.server.log == []
@@ -613,11 +616,11 @@ def test_other_sites_cannot_use_it(app: App, headers: dict[str, str]) -> None:
 # --- How it starts and ends.
 
 
-def test_what_cannot_be_served_is_one_clear_line(run: Run) -> None:
+def test_an_error_at_the_start_is_one_clear_line(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         check_line(run("app", "--port", port), f"port {port} (Address already in use): choose others with --host and")
-    check_line(run("app", "--port", 70_000), "--port is from 0 to 65535, not 70000")
+    check_line(run("app", "--port", 70_000), "--port must be from 0 to 65535, not 70000")
     check_line(run("app", "--host", "no such host"), "the page cannot be served at no such host")
     check_line(run("app", "--host", "192.0.2.1", "--port", "0"), "the page cannot be served at 192.0.2.1")
     check_line(run("app", "--model", "mrcnn_dpt_nano"), "did you mean mrcnn_dpt_nano_digits?")
@@ -646,7 +649,7 @@ def test_it_ends_quietly_and_leaves_nothing(tmp_path: Path) -> None:
         assert list(pool.map(end, [signal.SIGINT, signal.SIGTERM])) == [130, 143]
 
 
-def test_models_that_cannot_be_had_are_an_error_in_the_page(client: Client) -> None:
+def test_unknown_models_are_an_error_in_the_page(client: Client) -> None:
     with pytest.raises(AppError, match="there is no model 'x'"):
         client.detect(SCENE, model="x")
 

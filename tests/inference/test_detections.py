@@ -1,10 +1,12 @@
-"""Detections: choosing, drawing, cutting out, and the forms in which they are given on."""
+"""Detections: selecting, drawing, cropping, resizing, and other formats."""
 
 import dataclasses
 import errno
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from pycocotools import mask as coco_mask
 
 from dpt_zoo.errors import InputError, OutputError
 from dpt_zoo.inference import Detections
-from dpt_zoo.inference.detections import coco_category_ids, encode_mask
+from dpt_zoo.inference.detections import COCO_CLASSES, coco_category_ids, encode_mask
 from dpt_zoo.inference.drawing import draw
 from dpt_zoo.utils.files import open_atomic
 
@@ -41,48 +43,122 @@ def found() -> Detections:
     )
 
 
-class TestChoosing:
+def assert_selected(some: Detections, found: Detections, selected: list[int]) -> None:
+    assert len(some) == len(selected)
+    assert some.boxes.shape == (len(selected), 4) and some.boxes.tolist() == found.boxes[selected].tolist()
+    assert some.scores.tolist() == found.scores[selected].tolist()
+    assert some.names == [found.names[index] for index in selected]
+    assert some.masks is not None and found.masks is not None and (some.masks == found.masks[selected]).all()
+    assert (some.image_size, some.path, some.image) == (found.image_size, found.path, found.image)
+
+
+class TestIndexing:
+    """As in NumPy."""
+
     @pytest.mark.parametrize(
-        ("which", "chosen"),
+        ("index", "selected"),
         [
-            (0.5, [0, 1]),
-            (np.float32(0.5), [0, 1]),
-            (0.0, [0, 1, 2]),
-            (1.0, []),
-            ("person", [0, 2]),
-            ("toothbrush", []),
             (1, [1]),
             (-1, [2]),
             (np.int64(1), [1]),
+            (np.uint8(2), [2]),
+            (np.array(1), [1]),
             (slice(1, None), [1, 2]),
+            (slice(5, 9), []),
             ([2, 0], [2, 0]),
+            ([-1], [2]),
             ([], []),
             ([True, False, True], [0, 2]),
+            (np.array([2, 1], np.int16), [2, 1]),
             (np.array([False, True, False]), [1]),
         ],
+        ids=repr,
     )
-    def test_all_parts_are_chosen_alike(self, found: Detections, which: Any, chosen: list[int]) -> None:
-        some = found[which]
-        assert len(some) == len(chosen)
-        assert some.boxes.tolist() == found.boxes[chosen].tolist()
-        assert some.scores.tolist() == found.scores[chosen].tolist()
-        assert some.names == [found.names[index] for index in chosen]
-        assert some.masks is not None and found.masks is not None and (some.masks == found.masks[chosen]).all()
-        assert (some.image_size, some.path, some.image) == (found.image_size, found.path, found.image)
+    def test_all_parts_are_selected_alike(self, found: Detections, index: Any, selected: list[int]) -> None:
+        assert_selected(found[index], found, selected)
 
-    def test_one_by_one(self, found: Detections) -> None:
+    def test_iterating_yields_each_object(self, found: Detections) -> None:
         assert [each.names for each in found] == [["person"], ["bicycle"], ["person"]]
 
     @pytest.mark.parametrize(
-        ("which", "complaint"), [("unicorn", "there is no class 'unicorn'"), (1.5, "from 0 to 1"), (np.nan, "nan")]
+        "index",
+        [1.0, 0.5, np.float32(0.5), np.array([0.5]), [0.5], "person", ["person"], "", None, True, np.True_, ...],
     )
-    def test_what_cannot_be_chosen(self, found: Detections, which: Any, complaint: str) -> None:
-        with pytest.raises(InputError, match=complaint):
-            found[which]
+    def test_scores_and_classes_are_not_indices(self, found: Detections, index: Any) -> None:
+        with pytest.raises(InputError, match=r"use detections\.filter\(min_score=\.\.\., classes=\.\.\.\)"):
+            found[index]
 
-    def test_beyond_the_last(self, found: Detections) -> None:
+    @pytest.mark.parametrize("index", [3, -4, [0, 3], np.array([True]), np.ones(4, bool), (0, 1)], ids=repr)
+    def test_out_of_range(self, found: Detections, index: Any) -> None:
         with pytest.raises(IndexError):
-            found[3]
+            found[index]
+
+
+class TestFilter:
+    @pytest.mark.parametrize(
+        ("arguments", "selected"),
+        [
+            ({}, [0, 1, 2]),
+            ({"min_score": 0.5}, [0, 1]),
+            ({"min_score": np.float32(0.5)}, [0, 1]),
+            ({"min_score": 0}, [0, 1, 2]),
+            ({"min_score": 1}, []),
+            ({"classes": "person"}, [0, 2]),
+            ({"classes": "toothbrush"}, []),
+            ({"classes": ["bicycle", "person"]}, [0, 1, 2]),
+            ({"classes": ("bicycle",)}, [1]),
+            ({"classes": []}, []),
+            ({"min_score": 0.5, "classes": "person"}, [0]),
+        ],
+        ids=str,
+    )
+    def test_by_score_and_class(self, found: Detections, arguments: Any, selected: list[int]) -> None:
+        assert_selected(found.filter(**arguments), found, selected)
+
+    def test_nothing_can_be_filtered(self, found: Detections) -> None:
+        assert len(found[[]].filter(min_score=0.5, classes=["person"])) == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "complaint"),
+        [
+            ({"min_score": 1.5}, "min_score must be a number from 0 to 1, not 1.5"),
+            ({"min_score": np.nan}, "min_score must be a number from 0 to 1, not nan"),
+            ({"min_score": "0.5"}, "min_score must be a number"),
+            ({"classes": "unicorn"}, "the model has no class 'unicorn': its classes are person, bicycle"),
+            ({"classes": ["person", 1]}, "the model has no class 1"),
+        ],
+        ids=str,
+    )
+    def test_wrong_arguments(self, found: Detections, arguments: Any, complaint: str) -> None:
+        with pytest.raises(InputError, match=complaint):
+            found.filter(**arguments)
+
+
+class TestResize:
+    def test_boxes_masks_and_image(self, found: Detections) -> None:
+        large = found.resize((120, 90))
+        assert large.image_size == (120, 90) and large.boxes.dtype == np.float32
+        np.testing.assert_allclose(large.boxes, found.boxes * [1.5, 3, 1.5, 3], rtol=1e-6)
+        assert large.masks is not None and large.masks.shape == (3, 120, 90)
+        assert large.image is not None and large.image.shape == (120, 90, 3) and (large.image == 100).all()
+        assert (large.names, large.path) == (found.names, found.path)
+
+    def test_whole_factors_repeat_the_pixels_of_masks(self, found: Detections) -> None:
+        large = found.resize((80, 120))
+        assert large.masks is not None and found.masks is not None
+        assert np.array_equal(large.masks, found.masks.repeat(2, axis=1).repeat(2, axis=2))
+        back = large.resize((40, 60))
+        assert back.masks is not None and np.array_equal(back.masks, found.masks)
+        np.testing.assert_allclose(back.boxes, found.boxes, rtol=1e-6)
+
+    def test_without_masks_and_image(self, found: Detections) -> None:
+        small = dataclasses.replace(found, rles=None, image=None).resize((20, 30))
+        assert small.masks is None and small.image is None and len(small) == 3
+
+    @pytest.mark.parametrize("image_size", [(0, 60), (40, -1), (40.5, 60)])
+    def test_wrong_sizes(self, found: Detections, image_size: Any) -> None:
+        with pytest.raises(InputError, match="must be a whole number from 1"):
+            found.resize(image_size)
 
 
 def test_masks_are_made_when_asked_for(found: Detections) -> None:
@@ -115,7 +191,7 @@ class TestDrawing:
 
     def test_nothing_found_leaves_the_image(self, found: Detections) -> None:
         image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        assert np.array_equal(np.asarray(draw(image, found[1.0])), image)
+        assert np.array_equal(np.asarray(draw(image, found[[]])), image)
 
     @pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.png", "PNG")])
     def test_saved(self, found: Detections, tmp_path: Path, name: str, kind: str) -> None:
@@ -133,7 +209,7 @@ class TestDrawing:
         assert png and np.array_equal(np.asarray(Image.open(io.BytesIO(png))), np.asarray(found.plot()))
         assert dataclasses.replace(found, image=None)._repr_png_() is None
         assert repr(found) == "<Detections in street.jpg (60x40): person 0.90, bicycle 0.50, person 0.40>"
-        assert repr(found[1.0]) == "<Detections in street.jpg (60x40): nothing>"
+        assert repr(found[[]]) == "<Detections in street.jpg (60x40): nothing>"
 
     def test_without_the_image(self, found: Detections) -> None:
         for action in (Detections.plot, Detections.crop):
@@ -141,7 +217,7 @@ class TestDrawing:
                 action(dataclasses.replace(found, image=None))
 
 
-def test_cut_out(found: Detections) -> None:
+def test_crop(found: Detections) -> None:
     image = np.arange(40 * 60 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 60, 3)
     crops = [np.asarray(crop) for crop in dataclasses.replace(found, image=image).crop()]
     assert [crop.shape for crop in crops] == [(10, 20, 3), (31, 21, 3), (2, 3, 3)]  # whole pixels, inside the image
@@ -162,6 +238,7 @@ class TestCoco:
 
     def test_categories(self, found: Detections) -> None:
         assert [record["category_id"] for record in found.to_coco(1, [7, *[None] * 79])] == [7, 7]
+        assert COCO_CLASSES == COCO
         ids = coco_category_ids(COCO)
         assert (ids[0], ids[11], ids[24], ids[-1], len(ids)) == (1, 13, 27, 90, 80)  # by COCO's file
         assert list(coco_category_ids(["cat", "dog"])) == [1, 2]
@@ -175,7 +252,7 @@ class TestCoco:
 def test_json_and_back(found: Detections, with_masks: bool) -> None:
     found = found if with_masks else dataclasses.replace(found, rles=None)
     content = json.loads(json.dumps(found.to_json()))
-    assert (content["source"], content["width"], content["height"]) == ("street.jpg", 60, 40)
+    assert (content["path"], content["width"], content["height"]) == ("street.jpg", 60, 40)
     assert content["objects"][0].items() >= {"name": "person", "label": 0, "box": [5, 10, 25, 20]}.items()
     back = Detections.from_json(content, COCO)
     assert (back.boxes == found.boxes).all() and (back.scores == found.scores).all() and back.names == found.names
@@ -186,13 +263,24 @@ def test_json_and_back(found: Detections, with_masks: bool) -> None:
         assert back.masks is None
 
 
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_no_objects_in_json_and_back(found: Detections, with_masks: bool) -> None:
+    """The result of a model with masks stays one."""
+    nothing = found[[]] if with_masks else dataclasses.replace(found[[]], rles=None)
+    back = Detections.from_json(json.loads(json.dumps(nothing.to_json())), COCO)
+    assert len(back) == 0 and back.boxes.shape == (0, 4)
+    assert back.rles == ([] if with_masks else None)
+    assert (back.masks is not None and back.masks.shape == (0, 40, 60)) == with_masks
+    assert ("area" in back.to_dataframe()) == with_masks
+
+
 def test_table(found: Detections) -> None:
     table = found.to_dataframe()
     assert list(table.columns) == ["name", "label", "score", "x1", "y1", "x2", "y2", "area"]
     assert table["area"].tolist() == [200, 0, 6] and table["name"].tolist() == found.names
     assert table.loc[0, ["x1", "y1", "x2", "y2"]].tolist() == [5, 10, 25, 20]
     assert "area" not in dataclasses.replace(found, rles=None).to_dataframe()
-    assert len(found[1.0].to_dataframe()) == 0
+    assert len(found[[]].to_dataframe()) == 0
 
 
 def test_supervision(found: Detections) -> None:
@@ -200,7 +288,7 @@ def test_supervision(found: Detections) -> None:
     assert isinstance(theirs, sv.Detections) and (theirs.xyxy == found.boxes).all()
     assert np.asarray(theirs["class_name"]).tolist() == found.names
     assert (np.asarray(theirs.mask) == found.masks).all()
-    assert len(found[1.0].to_supervision()) == 0
+    assert len(found[[]].to_supervision()) == 0
     assert dataclasses.replace(found, rles=None).to_supervision().mask is None
 
 
@@ -239,3 +327,14 @@ class TestFiles:
             raise ZeroDivisionError
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
         assert (tmp_path / "file").read_text() == "old"
+
+
+def test_detections_need_no_pytorch() -> None:
+    code = (
+        "import sys, numpy as np; from dpt_zoo.inference.detections import Detections; from dpt_zoo import Detections\n"
+        "nothing = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), ('cat',), (4, 4), [])\n"
+        "Detections.from_json(nothing.to_json(), ['cat']).resize((8, 8)).filter(0.5, 'cat').to_coco(1)\n"
+        "print({'torch', 'mmdet', 'mmengine', 'mmcv'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")

@@ -1,4 +1,4 @@
-"""Detector: everything that it takes, in the order of the input, one by one, whatever is wrong with some of it."""
+"""Detector: all forms of images, one image and streams of images, and images that cannot be read."""
 
 import io
 import itertools
@@ -12,8 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmcv.transforms import Compose
 from mmdet.apis import inference_detector
 from mmdet.models.utils import filter_scores_and_topk
+from mmdet.utils import get_test_pipeline_cfg as test_pipeline
 from mmengine.config import ConfigDict
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,7 +27,7 @@ from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import DPTZooError, ImageError, InputError
 from dpt_zoo.inference import Detections, Detector, inputs
 from dpt_zoo.inference.detector import _bfloat16_is_faster
-from dpt_zoo.inference.inputs import find_inputs, is_single
+from dpt_zoo.inference.inputs import find_inputs
 from dpt_zoo.inference.pytorch_backend import _drop_all_but_the_highest
 from dpt_zoo.utils.images import load_image
 
@@ -58,27 +60,28 @@ def assert_same(ours: Detections, theirs: Detections, tolerance: float = 0) -> N
 
 class TestFidelity:
     @pytest.mark.parametrize("name", ["retinanet_dpt_t_1x", "mrcnn_dpt_t_1x"])
-    @pytest.mark.parametrize("threshold", [0.0, 0.1])
-    def test_it_finds_what_mmdetections_own_inference_finds(self, name: str, threshold: float) -> None:
-        model = rule_model(name)
-        theirs = inference_detector(model, str(PHOTO)).pred_instances.numpy()
-        theirs = theirs[theirs.scores >= threshold]
-        ours = Detector(model, score_threshold=threshold)(PHOTO)
-        assert len(ours) == len(theirs) > 0
-        assert np.abs(ours.boxes - theirs.bboxes).max() < 1e-3 and np.abs(ours.scores - theirs.scores).max() < 5e-5
-        assert ours.labels.tolist() == theirs.labels.tolist()
-        if ours.masks is not None:
-            assert (ours.masks != theirs.masks).mean() < 1e-6
+    def test_detections_are_those_of_mmdetections_own_inference(self, name: str) -> None:
+        model, scale = rule_model(name), (667, 400)  # half of the config's
+        pipeline = [{**step, "scale": scale} if step["type"] == "Resize" else step for step in test_pipeline(model.cfg)]
+        everything = inference_detector(model, str(PHOTO), Compose(pipeline)).pred_instances.numpy()
+        for threshold in (0.0, 0.1):
+            theirs = everything[everything.scores >= threshold]
+            ours = Detector(model, score_threshold=threshold, scale=scale)(PHOTO)
+            assert len(ours) == len(theirs) > 0
+            assert np.abs(ours.boxes - theirs.bboxes).max() < 1e-3 and np.abs(ours.scores - theirs.scores).max() < 5e-5
+            assert ours.labels.tolist() == theirs.labels.tolist()
+            if ours.masks is not None:
+                assert (ours.masks != theirs.masks).mean() < 1e-6
 
     def test_images_of_all_sizes_at_once_or_one_by_one(self, detector: Detector, folder: Path) -> None:
-        """Padding an image to another's size would change what is found in it."""
+        """Padding an image to the size of another one would change its detections."""
         scenes = [Image.open(path) for path in sorted(folder.iterdir())]
         sizes = [(192, 192), (300, 200), (200, 300), (192, 192), (64, 64), (191, 190), (500, 100), (300, 201)]
         mixed = [scene.resize(size) for scene, size in zip(itertools.cycle(scenes), 4 * sizes, strict=False)]
         assert len(mixed) == 32
         one_by_one = [detector(image) for image in mixed]
         assert sum(map(len, one_by_one)) > 32
-        together = Detector(detector.model, batch_size=8)(mixed)
+        together = Detector(detector.model, batch_size=8).stream(mixed)
         for alone, batched, image in zip(one_by_one, together, mixed, strict=True):
             assert batched.image_size == image.size[::-1]
             assert batched.names == alone.names
@@ -86,11 +89,9 @@ class TestFidelity:
             assert batched.masks is not None and alone.masks is not None
             assert (batched.masks != alone.masks).sum() <= 2  # a pixel on the threshold
 
-    def test_size(self, scene: NDArray[np.uint8], detector: Detector) -> None:
-        smaller = Detector(detector.model, size=(96, 96), score_threshold=0)
+    def test_scale(self, scene: NDArray[np.uint8], detector: Detector) -> None:
+        smaller = Detector(detector.model, scale=(96, 96), score_threshold=0)
         pipeline = [{"type": "LoadImageFromNDArray"}, {"type": "Resize", "scale": (96, 96), "keep_ratio": True}]
-        from mmcv.transforms import Compose
-
         theirs = inference_detector(
             detector.model, scene[..., ::-1], Compose([*pipeline, {"type": "PackDetInputs"}])
         ).pred_instances
@@ -114,7 +115,7 @@ class TestHalfPrecision:
 
     def test_not_elsewhere(self, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("dpt_zoo.inference.detector._bfloat16_is_faster", lambda: False)
-        with pytest.raises(InputError, match="amp needs a GPU, or a processor that multiplies bfloat16 faster"):
+        with pytest.raises(InputError, match="amp needs a GPU, or a CPU on which bfloat16 is faster"):
             Detector(detector.model, amp=True)
 
     @pytest.mark.parametrize("faster", [True, False])
@@ -153,7 +154,6 @@ class TestForms:
     def test_gives_the_same(self, detector: Detector, folder: Path, form: str) -> None:
         path = folder / "000001.png"
         image = self.FORMS[form](path)
-        assert is_single(image)
         found = detector(image)
         assert_same(found, detector(path))
         assert found.path == (str(path) if isinstance(image, str | Path) else "image-1")
@@ -174,7 +174,7 @@ class TestForms:
 
 @dataclass
 class Bad:
-    """An image that cannot be used, and words of what is told."""
+    """An image that cannot be read, and a part of the error's text."""
 
     image: Any
     complaint: str
@@ -205,7 +205,7 @@ class TestBadImages:
         "normalised": Bad(torch.linspace(-2, 2, 192).reshape(3, 8, 8), "these go from -2 to 2: undo the normalisation"),
         "0 to 255 as float": Bad(np.full((8, 8, 3), 255.0), "from 255 to 255"),
         "PIL of floats": Bad(Image.new("F", (8, 8)), "floating-point pixels have no fixed range"),
-        "thin": Bad(np.zeros((1, 5000, 3), np.uint8), "5000x1 pixels cannot be resized: one side would vanish"),
+        "thin": Bad(np.zeros((1, 5000, 3), np.uint8), "5000x1 pixels cannot be resized: the shorter side"),
         "missing": Bad("no/such/file.png", "there is no such file"),
         "null character": Bad("a\0b.png", "cannot be read"),
         "a long name": Bad("a" * 5000, "cannot be read"),
@@ -218,34 +218,130 @@ class TestBadImages:
             detector(bad.image)
         assert "\n" not in str(raised.value)
 
-    def test_in_a_list_those_before_it_have_been_given(self, detector: Detector, scene: NDArray[np.uint8]) -> None:
-        found = detector([scene, scene, b"bad", scene])
+    def test_the_images_before_it_are_yielded(self, detector: Detector, scene: NDArray[np.uint8]) -> None:
+        found = detector.stream([scene, scene, b"bad", scene])
         assert_same(next(found), next(found))
         with pytest.raises(ImageError, match="image-3: this is not an image"):
             next(found)
 
+    @pytest.mark.parametrize("batch_size", [1, 2])
+    def test_they_can_be_skipped(
+        self, detector: Detector, scene: NDArray[np.uint8], batch_size: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        images = [b"", scene, "missing.png", scene]
+        stream = Detector(detector.model, batch_size=batch_size).stream(images, on_error="skip")
+        assert [each.path for each in stream] == ["image-2", "image-3"]
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert warnings == [
+            "skipped: image-1: there is nothing in it",
+            "skipped: missing.png: there is no such file",
+        ]
+
+    def test_on_error_has_two_values(self, detector: Detector) -> None:
+        with pytest.raises(InputError, match="on_error must be 'raise' or 'skip', not 'ignore'"):
+            detector.stream([], on_error="ignore")  # type: ignore[arg-type]
+
     @pytest.mark.parametrize("batch_size", [1, 3])
-    def test_a_stream_goes_on(self, detector: Detector, scene: NDArray[np.uint8], batch_size: int) -> None:
+    def test_each_input_has_its_detections_or_its_error(
+        self, detector: Detector, scene: NDArray[np.uint8], batch_size: int
+    ) -> None:
         images = [b"", scene, "missing.png", None, scene]
         stream = list(Detector(detector.model, batch_size=batch_size).detect_each(find_inputs(images)))
-        assert [source.name for source, _ in stream] == ["image-1", "image-2", "missing.png", "image-3", "image-4"]
+        assert [input.name for input, _ in stream] == ["image-1", "image-2", "missing.png", "image-3", "image-4"]
         kinds = [type(found) for _, found in stream]
         assert kinds == [ImageError, Detections, ImageError, ImageError, Detections]
 
     @pytest.mark.parametrize(
         ("arguments", "complaint"),
         [
-            ({"score_threshold": -0.1}, "score_threshold must be from 0 to 1"),
-            ({"score_threshold": 1.5}, "score_threshold must be from 0 to 1"),
-            ({"score_threshold": float("nan")}, "score_threshold must be from 0 to 1"),
-            ({"batch_size": 0}, "batch_size must be at least 1"),
-            ({"size": (0, 800)}, "size must be two lengths in pixels"),
-            ({"size": (800,)}, "size must be two lengths in pixels"),
+            ({"score_threshold": -0.1}, "score_threshold must be a number from 0 to 1"),
+            ({"score_threshold": 1.5}, "score_threshold must be a number from 0 to 1"),
+            ({"score_threshold": float("nan")}, "score_threshold must be a number from 0 to 1"),
+            ({"batch_size": 0}, "batch_size must be a whole number from 1, not 0"),
+            ({"batch_size": 1.5}, "batch_size must be a whole number from 1, not 1.5"),
+            ({"scale": (0, 800)}, "scale must be two lengths in pixels"),
+            ({"scale": (800,)}, "scale must be two lengths in pixels"),
+            ({"scale": 800}, "scale must be two lengths in pixels"),
+            ({"scale": (1333.5, 800)}, "scale must be two lengths in pixels"),
+            ({"weights": "mine.pth"}, "weights can be given only with a model's name"),
+            ({"device": "cpu"}, "device can be given only with a model's name"),
+            ({"device": "auto"}, "device can be given only with a model's name"),
         ],
     )
     def test_arguments(self, detector: Detector, arguments: Any, complaint: str) -> None:
         with pytest.raises(InputError, match=complaint):
             Detector(detector.model, **arguments)
+
+    @pytest.mark.parametrize("model", [Path("x"), None, 7, torch.nn.Linear(1, 1), Detector, {"name": "x"}], ids=repr)
+    def test_models(self, model: Any) -> None:
+        with pytest.raises(InputError, match=r"model must be a name or a detector from dpt_zoo\.create_model"):
+            Detector(model)
+
+
+class TestOneImage:
+    @pytest.mark.parametrize("kind", ["folder", "path of a folder", "pattern", "list", "tuple", "iterator", "empty"])
+    def test_several_images_are_for_a_stream(self, detector: Detector, folder: Path, kind: str) -> None:
+        several = {
+            "folder": str(folder),
+            "path of a folder": folder,
+            "pattern": f"{folder}/*.png",
+            "list": [folder / "000001.png"],
+            "tuple": (folder / "000001.png",),
+            "iterator": iter([folder / "000001.png"]),
+            "empty": [],
+        }
+        with pytest.raises(InputError, match=r"is not one image: use detector\.stream\(\.\.\.\)"):
+            detector(several[kind])  # type: ignore[arg-type]
+
+    def test_an_empty_path(self, detector: Detector) -> None:
+        with pytest.raises(InputError, match="the path of an image is empty"):
+            detector("")
+        with pytest.raises(InputError, match="the path of an image is empty"):
+            detector.stream("")
+
+    def test_a_stream_of_one_image(self, detector: Detector, folder: Path) -> None:
+        (found,) = detector.stream(folder / "000001.png")
+        assert_same(found, detector(folder / "000001.png"))
+
+
+class TestModelOfTheCaller:
+    def test_it_is_in_eval_mode_only_during_a_call(self, detector: Detector, scene: NDArray[np.uint8]) -> None:
+        expected, model = detector(scene), detector.model
+        model.train()
+        model.neck.eval()  # as frozen layers are
+        modes = [module.training for module in model.modules()]
+        assert True in modes and False in modes
+        try:
+            assert_same(Detector(model)(scene), expected)
+            assert [module.training for module in model.modules()] == modes
+            with pytest.raises(RuntimeError, match="out of memory"), pytest.MonkeyPatch.context() as patch:
+                patch.setattr(type(model.neck), "forward", fail)
+                Detector(model)(scene)
+            assert [module.training for module in model.modules()] == modes
+        finally:
+            model.eval()
+
+    def test_its_backbone_is_not_compiled(
+        self, detector: Detector, scene: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = []
+
+        def compile(module: torch.nn.Module) -> Callable[[Tensor], Any]:
+            def run(images: Tensor) -> Any:
+                calls.append(images.shape)
+                return module(images)
+
+            return run
+
+        monkeypatch.setattr(torch, "compile", compile)
+        backbone = detector.model.backbone
+        assert_same(Detector(detector.model, compile=True)(scene), detector(scene))
+        assert len(calls) == 1
+        assert detector.model.backbone is backbone and backbone._compiled_call_impl is None
+
+
+def fail(*_: Any) -> None:
+    raise RuntimeError("out of memory")
 
 
 class TestManyImages:
@@ -256,8 +352,8 @@ class TestManyImages:
         (tmp_path / "b/loop").symlink_to(tmp_path)
         (tmp_path / "link.png").symlink_to(folder / "000002.png")
         found = list(find_inputs(tmp_path))
-        assert [source.name for source in found] == ["b/1.png", "b/c/ä ö.PNG", "link.png", "z.png"]
-        assert [each.path for each in detector(tmp_path)] == [source.origin for source in found]
+        assert [input.name for input in found] == ["b/1.png", "b/c/ä ö.PNG", "link.png", "z.png"]
+        assert [each.path for each in detector.stream(tmp_path)] == [input.origin for input in found]
 
     @pytest.mark.parametrize(
         ("pattern", "names"),
@@ -272,18 +368,18 @@ class TestManyImages:
         (tmp_path / "b/c").mkdir(parents=True)
         for name in ("a.png", "x[1].png", "b/1.png", "b/c/2.png"):
             (tmp_path / name).touch()
-        assert [source.name for source in find_inputs(f"{tmp_path}/{pattern}")] == names
+        assert [input.name for input in find_inputs(f"{tmp_path}/{pattern}")] == names
 
-    def test_names_are_told_apart(self, tmp_path: Path) -> None:
+    def test_names_are_unique(self, tmp_path: Path) -> None:
         for name in ("a/1.png", "b/1.png", "b/1-2.png"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).touch()
         images = [tmp_path / "a/1.png", tmp_path / "b", tmp_path / "a", b"", Image.new("L", (1, 1)), "http://x/1.png"]
-        names = [source.name for source in find_inputs(images)]
+        names = [input.name for input in find_inputs(images)]
         assert names == ["1.png", "1-2.png", "1-3.png", "1-4.png", "image-1", "image-2", "1-5.png"]
 
     @pytest.mark.parametrize(
-        ("address", "name"),
+        ("url", "name"),
         [
             ("http://x/photo.jpg?size=1#top", "photo.jpg"),
             ("HTTPS://x/a%20b.png", "a b.png"),
@@ -293,15 +389,15 @@ class TestManyImages:
             ("https://x/a%00b%5Cc.png", "a_b_c.png"),
         ],
     )
-    def test_names_of_addresses_stay_inside_the_folder(self, address: str, name: str) -> None:
-        assert [source.name for source in find_inputs(address)] == [name]
+    def test_names_of_urls_stay_inside_the_folder(self, url: str, name: str) -> None:
+        assert [input.name for input in find_inputs(url)] == [name]
 
     def test_nothing_in_it(self, detector: Detector, tmp_path: Path) -> None:
-        assert list(detector([])) == [] and list(detector(iter(()))) == []
+        assert list(detector.stream([])) == [] and list(detector.stream(iter(()))) == []
         with pytest.raises(InputError, match="there are no images in this folder"):
-            detector(tmp_path)
+            detector.stream(tmp_path)
         with pytest.raises(InputError, match="nothing matches this pattern"):
-            detector(f"{tmp_path}/*.png")
+            detector.stream(f"{tmp_path}/*.png")
 
     def test_an_endless_iterator_is_read_as_far_as_needed(self, detector: Detector, scene: NDArray[np.uint8]) -> None:
         read = []
@@ -311,9 +407,9 @@ class TestManyImages:
                 read.append(number)
                 yield scene
 
-        found = detector(images())
+        found = detector.stream(images())
         assert_same(next(found), next(found))
-        assert len(read) <= 2 + sources_ahead()
+        assert len(read) <= 2 + images_ahead()
 
     def test_the_images_own_errors_come_through(self, detector: Detector, scene: NDArray[np.uint8]) -> None:
         def images() -> Iterator[NDArray[np.uint8]]:
@@ -321,17 +417,18 @@ class TestManyImages:
             raise RuntimeError("the camera fell down")
 
         with pytest.raises(RuntimeError, match="fell down"):
-            list(detector(images()))
+            list(detector.stream(images()))
 
 
-def sources_ahead() -> int:
+def images_ahead() -> int:
     """How many images are read before they are asked for."""
     from dpt_zoo.inference.detector import READERS
 
     return READERS + 1
 
 
-class TestAddresses:
+@pytest.mark.network
+class TestURLs:
     def test_an_image(self, detector: Detector, folder: Path) -> None:
         path = folder / "000001.png"
         with WebServer({"/a/1.png": path.read_bytes()}) as server:
@@ -351,11 +448,11 @@ class TestAddresses:
         [
             ([status(404)], "the server answers 404"),
             ([status(403)], "the server answers 403"),
-            ([status(500), ...], "cannot be fetched: .*500"),
-            ([hang_up, ...], "cannot be fetched"),
-            ([cut(100), ...], "cannot be fetched"),
+            ([status(500), ...], "cannot be downloaded: .*500"),
+            ([hang_up, ...], "cannot be downloaded"),
+            ([cut(100), ...], "cannot be downloaded"),
             ([page("<html>log in</html>")], "not an image of a known format"),
-            ([redirect("/1.png"), ...], "cannot be fetched: Exceeded 30 redirects"),
+            ([redirect("/1.png"), ...], "cannot be downloaded: Exceeded 30 redirects"),
             ([endless], "refused, it is larger than 1 MB"),
         ],
     )
@@ -367,17 +464,17 @@ class TestAddresses:
         complaint: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(inputs, "LARGEST_DOWNLOAD", 1 << 20)
+        monkeypatch.setattr(inputs, "MAX_DOWNLOAD", 1 << 20)
         with WebServer({"/1.png": (folder / "000001.png").read_bytes()}) as server:
             server.faults["/1.png"] = faults
             with pytest.raises(DPTZooError, match=complaint) as raised:
                 detector(f"{server.url}/1.png")
         assert str(raised.value).startswith(f"{server.url}/1.png: ") and "\n" not in str(raised.value)
 
-    @pytest.mark.parametrize("address", ["http://127.0.0.1:9/1.png", "http://no.such.host.invalid/1.png", "http://"])
-    def test_nobody_there(self, detector: Detector, address: str) -> None:
-        with pytest.raises(ImageError, match="cannot be fetched") as raised:
-            detector(address)
+    @pytest.mark.parametrize("url", ["http://127.0.0.1:9/1.png", "http://no.such.host.invalid/1.png", "http://"])
+    def test_no_server(self, detector: Detector, url: str) -> None:
+        with pytest.raises(ImageError, match="cannot be downloaded") as raised:
+            detector(url)
         assert "\n" not in str(raised.value)
 
 

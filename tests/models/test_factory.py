@@ -302,7 +302,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
     def test_score_threshold(self, threshold: float) -> None:
-        with pytest.raises(InputError, match="score_threshold must be from 0 to 1"):
+        with pytest.raises(InputError, match="score_threshold must be a number from 0 to 1"):
             Detector(rule_model("retinanet_dpt_t_1x"), score_threshold=threshold)
 
 

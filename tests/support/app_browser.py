@@ -1,4 +1,4 @@
-"""A real browser: the system's Chromium, or else one that is installed now."""
+"""A real browser: the system's Chromium, or one that is installed on first use."""
 
 import contextlib
 import shutil
@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Playwright, sync_playwright
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 OPTIONS = [
-    "--no-sandbox",  # which containers do not have
+    "--no-sandbox",  # containers have none
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-component-update",
@@ -32,9 +32,9 @@ def running_browser() -> Iterator[Browser]:
 
 
 def _find(playwright: Playwright) -> str:
-    found = [path for path in map(shutil.which, NAMES) if path]
-    if found:
-        return found[0]
+    paths = [path for path in map(shutil.which, NAMES) if path]
+    if paths:
+        return paths[0]
     if not Path(playwright.chromium.executable_path).exists():
         installed = subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
         if installed.returncode:

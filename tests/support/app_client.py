@@ -1,4 +1,4 @@
-"""The page's server as a process of its own, and clients that speak to it as the page does."""
+"""The page's server in its own process, and clients that send the same requests as the page."""
 
 import contextlib
 import functools
@@ -21,13 +21,13 @@ ANSWER_SECONDS = 120
 
 
 class App:
-    """`dpt-zoo app` in a process of its own.
+    """`dpt-zoo app` in its own process.
 
     Attributes:
-        url: the page's address.
-        folder: where it keeps uploads and results.
-        log: the lines that it wrote to standard error.
-        process: of it.
+        url: the URL of the page.
+        folder: the folder of uploads and results.
+        log: the lines of its standard error.
+        process: the process.
     """
 
     def __init__(self, *options: str, temporary: Path) -> None:
@@ -48,11 +48,11 @@ class App:
         (self.folder,) = temporary.glob("dpt-zoo-app-*")
 
     def detections(self) -> list[str]:
-        """What was logged of each run of a network."""
+        """Return the log line of each run of a model."""
         return [line for line in self.log if " objects in " in line]
 
     def stop(self, number: int = signal.SIGINT) -> int:
-        """Send a signal, and give the exit status."""
+        """Send a signal, and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(START_SECONDS)
 
@@ -73,11 +73,11 @@ def running_app(*options: str, temporary: Path) -> Iterator[App]:
 
 
 class AppError(Exception):
-    """What the page would show as an error."""
+    """An error that the page would show."""
 
 
 class Client:
-    """One visitor: uploads, asks and hears the answers by the addresses that the page uses."""
+    """One visitor, who uses the same routes as the page."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -91,7 +91,7 @@ class Client:
         return self._http.get(f"{self.url}{path}", timeout=ANSWER_SECONDS)
 
     def upload(self, content: bytes, name: str = "image.png") -> str:
-        """Upload a file, and give the path that the server keeps it under."""
+        """Upload a file, and return its path on the server."""
         files = {"files": (name, content)}
         answer = self._http.post(f"{self.url}/gradio_api/upload", files=files, timeout=ANSWER_SECONDS)
         answer.raise_for_status()
@@ -99,20 +99,20 @@ class Client:
         return path
 
     def detect(self, content: bytes, name: str = "image.png", model: str = "mrcnn_dpt_nano_digits") -> None:
-        """Have the objects in an image found."""
+        """Detect the objects in an image."""
         self.call("detect", [file_data(self.upload(content, name), orig_name=name), model])
 
     def show(self, threshold: float, classes: list[str]) -> dict[str, Any]:
-        """Have the objects shown, and give the JSON file that is offered."""
+        """Show the objects, and return the content of the JSON file that the page offers."""
         *_, download = self.call("show", [None, threshold, classes])
         return self.get(download["url"].removeprefix(self.url)).json()
 
     def call(self, name: str, data: list[Any]) -> list[Any]:
-        """Have one of the page's functions run, and give its answer; a message of the page's is raised at its end."""
+        """Call one of the page's functions, and return its answer; a message that it shows is raised at the end."""
         joined = self.join({"data": data, "fn_index": self._ids[name], "session_hash": self.session_hash})
         assert joined.status_code == 200, joined.text
-        address = f"{self.url}/gradio_api/queue/data?session_hash={self.session_hash}"
-        with self._http.get(address, stream=True, timeout=ANSWER_SECONDS) as events:
+        url = f"{self.url}/gradio_api/queue/data?session_hash={self.session_hash}"
+        with self._http.get(url, stream=True, timeout=ANSWER_SECONDS) as events:
             message = None
             for line in events.iter_lines():
                 event = json.loads(line.removeprefix(b"data: ")) if line else {}
@@ -131,14 +131,14 @@ class Client:
 
 
 def file_data(path: Any, **fields: Any) -> dict[str, Any]:
-    """How a message names a file."""
+    """Return a file as a message names it."""
     return {"path": path, "meta": {"_type": "gradio.FileData"}, **fields}
 
 
 def ask(
     url: str, method: str, path: str, headers: Mapping[str, str] = {}, body: bytes | None = None
 ) -> tuple[int, bytes]:
-    """Send a request exactly as it is written, which HTTP clients would tidy up: status and body of the answer."""
+    """Send a request without the corrections of HTTP clients, and return status and body of the answer."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=ANSWER_SECONDS)
     with contextlib.closing(connection):
         connection.putrequest(method, path, skip_host="Host" in headers)

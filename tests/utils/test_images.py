@@ -13,7 +13,7 @@ from PIL import Image
 from reference_data import PHOTO, read_json
 
 from dpt_zoo.errors import ImageError
-from dpt_zoo.inference import load_image
+from dpt_zoo.utils.images import load_image
 
 ORIENTATION = 0x0112
 
