@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import InputError
 from ..evaluation.result import RESULT, Evaluation
@@ -149,24 +149,31 @@ def _environment(processes: int) -> dict[str, str]:
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a program and return its exit status, negative for a signal.
 
-    Ctrl-C interrupts the program and waits until it has ended; a second Ctrl-C kills it.
+    Ctrl-C interrupts the program, and a second Ctrl-C kills it. `KeyboardInterrupt` is raised when it has ended.
     """
-    # In a session of its own: otherwise, a terminal's Ctrl-C would reach the program twice. Started by another thread:
-    # Ctrl-C interrupts the main one, which could lose a program that it had just started.
-    options: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "start_new_session": True}
-    with ThreadPoolExecutor(1) as pool:
-        starting = pool.submit(subprocess.Popen, command, **options)
-        try:
-            return starting.result().wait()
-        except BaseException:
-            process = starting.result()
-            try:
-                process.send_signal(signal.SIGINT)
-                process.wait()
-            finally:
-                process.kill()
-                process.wait()
-            raise
+    num_interrupts = num_sent = 0
+
+    def count_interrupt(*_: object) -> None:
+        nonlocal num_interrupts
+        num_interrupts += 1
+
+    # A handler, because an exception could lose a program that has just started. Only the main thread can have one.
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGINT, count_interrupt) if is_main else None
+    try:
+        # In a session of its own: otherwise, a terminal's Ctrl-C would reach the program twice.
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+        while (status := process.poll()) is None:
+            if num_sent < num_interrupts:
+                process.send_signal(signal.SIGINT if num_sent == 0 else signal.SIGKILL)
+                num_sent += 1
+            time.sleep(0.05)
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, previous)
+    if num_interrupts:
+        raise KeyboardInterrupt
+    return status
 
 
 def _describe_failure(status: int, error_file: Path) -> str:
