@@ -5,7 +5,9 @@ Each is between `<!-- table: NAME -->` and `<!-- end of table -->`; the names ar
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,10 +31,11 @@ def update_tables(readme: Path) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"{readme} cannot be read ({error}): name a Markdown file") from error
     manifest = read_manifest()
-    published = manifest.checkpoints.values()
+    published = manifest.published_detectors.values()
     places = {name: [record for record in published if record.architecture == name] for name in ARCHITECTURE_TITLES}
     end = "<!-- end of table -->"
-    for name, records in {**places, "demos": list(manifest.demos.values())}.items():
+    sections: list[tuple[str, Sequence[Any]]] = [*places.items(), ("demos", list(manifest.demos.values()))]
+    for name, records in sections:
         begin = f"<!-- table: {name} -->"
         tables = metrics_tables(
             records,

@@ -24,7 +24,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism
 
 libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-if hasattr(libc, "mallopt"):
+if libc and hasattr(libc, "mallopt"):
     M_MMAP_THRESHOLD = -3
     libc.mallopt(M_MMAP_THRESHOLD, 2**22)  # blocks of 4 MiB return to the system as soon as they are freed
 
@@ -35,7 +35,7 @@ def free_memory() -> Iterator[None]:
     yield
     rule_model.cache_clear()
     gc.collect()
-    if hasattr(libc, "malloc_trim"):
+    if libc and hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 
 

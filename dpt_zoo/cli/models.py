@@ -95,8 +95,9 @@ def _average_precisions(record: DetectorRecord) -> tuple[str, ...]:
 def _local_state(record: PublishedDetector | Classifier | DemoDetector) -> dict[str, str]:
     """Return the paths of a model's files and the known hashes, with their origin."""
     entry = CacheEntry(default_cache_dir(), record.name)
-    known: WeightsRecord | Provenance | None = entry.read_provenance()
-    origin = f"recorded at the first download, {known.recorded}" if known else ""
+    provenance = entry.read_provenance()
+    known: WeightsRecord | Provenance | None = provenance
+    origin = f"recorded at the first download, {provenance.recorded}" if provenance else ""
     if record.sha256 or record.tensors_sha256:
         known, origin = record, "from the manifest"
     unknown = "unknown, not yet recorded"

@@ -3,7 +3,7 @@
 import re
 import reprlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ _TOLERANCE = 1.0  # pixels: valid boxes and polygons cross the border by roundin
 
 def check_box(annotation: dict[str, Any], image_size: tuple[int, int] | None) -> Iterator[Finding]:
     """Check an annotation's box and area, in an image of this (height, width)."""
-    box, area = _parse_box(annotation.get("bbox")), annotation.get("area")
+    box, area = _parse_box(annotation.get("bbox")), cast(Any, annotation.get("area"))
     if box is None:
         if "bbox" in annotation:
             yield IssueType.BOX, f"bbox is {reprlib.repr(annotation['bbox'])}"
@@ -67,7 +67,7 @@ def _check_polygons(polygons: list[Any], image_size: tuple[int, int] | None) -> 
         if points is None:
             yield IssueType.POLYGON, f"polygon {number} of {len(polygons)} is {reprlib.repr(polygon)}"
     valid = [points for points in outlines if points is not None]
-    if image_size and any(_is_across(*points.min(0), *points.max(0), image_size) for points in valid):
+    if image_size and any(_is_across(*each.min(0), *each.max(0), image_size=image_size) for each in valid):
         yield IssueType.POLYGON_ACROSS, f"the image is {format_size(image_size)}"
 
 

@@ -20,12 +20,11 @@ def _read_splits(folder: Path) -> list[LabelledSplit]:
     labels, images = folder / "Annotations", folder / "JPEGImages"
     if not any(labels.glob("*.xml")):
         homes = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-        names = {home: "train" if home == folder else home.name for home in homes if any(home.glob("*.xml"))}
-        return [_read_split(LabelledSplit(name, folder), home, home) for home, name in names.items()]
+        labelled = [(home, "train" if home == folder else home.name) for home in homes if any(home.glob("*.xml"))]
+        return [_read_split(LabelledSplit(name, folder), home, home) for home, name in labelled]
     lists = {path.stem: path for path in (folder / "ImageSets" / "Main").glob("*.txt")}
-    names = [name for name in ("train", "val", "test") if name in lists] or [
-        "trainval" if "trainval" in lists else "train"
-    ]
+    names = [str(name) for name in ("train", "val", "test") if name in lists]
+    names = names or ["trainval" if "trainval" in lists else "train"]
     return [_read_split(LabelledSplit(name, folder), images, labels, lists.get(name)) for name in names]
 
 

@@ -112,7 +112,7 @@ def _load_config(options: EvaluationOptions) -> tuple[Config, Sequence[Task]]:
     if options.amp:
         configs.use_amp_in_tests(cfg)
     metric = cfg.test_evaluator.metric
-    known: list[Task] = [metric] if isinstance(metric, str) else list(metric)
+    known: list[Task] = list(metric) if isinstance(metric, list | tuple) else [metric]
     for task in options.tasks or ():
         if task not in known:
             raise InputError(f"tasks: this model does not predict {task!r}, only {' and '.join(known)}")

@@ -200,8 +200,10 @@ class SeededDataset(Dataset[Any]):
             _set_generators(states)
 
 
-_COPIED = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
-_COPIED += ("prefetch_factor", "persistent_workers")
+_COPIED = (
+    *("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"),
+    *("prefetch_factor", "persistent_workers"),
+)
 
 
 def _with_seeded_samples(loader: Any) -> tuple[DataLoader[Any], SeededBatches]:

@@ -76,7 +76,7 @@ def _measure_ap(name: str, way: str, device: str, folder: Path) -> float:
 
     def records() -> Iterator[dict[str, Any]]:
         for found in detector.stream(folder / "val2017"):
-            yield from found.to_coco(int(Path(found.path).stem), range(1, 11))
+            yield from found.to_coco(int(Path(str(found.path)).stem), range(1, 11))
 
     metrics.add(records())
     ap = metrics.compute()["bbox"].metrics["mAP"]

@@ -228,7 +228,7 @@ class TestBadImages:
     def test_they_can_be_skipped(
         self, detector: Detector, scene: NDArray[np.uint8], batch_size: int, caplog: pytest.LogCaptureFixture
     ) -> None:
-        images = [b"", scene, "missing.png", scene]
+        images: list[Any] = [b"", scene, "missing.png", scene]
         stream = Detector(detector.model, batch_size=batch_size).stream(images, on_error="skip")
         assert [each.path for each in stream] == ["image-2", "image-3"]
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

@@ -40,6 +40,7 @@ def test_invalid_integers(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "0.5", None])
 def test_invalid_fractions(value: Any) -> None:
-    check_fraction("score", 0), check_fraction("score", np.float32(0.5)), check_fraction("score", 1)
+    for valid in (0, np.float32(0.5), 1):
+        check_fraction("score", valid)
     with pytest.raises(InputError, match=f"^score must be a number from 0 to 1, not {value!r}$"):
         check_fraction("score", value)
