@@ -2,7 +2,7 @@
 
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -32,7 +32,7 @@ def check_box(annotation: dict[str, Any], image_size: tuple[int, int] | None) ->
         message = f"bbox is {box}, the image is {format_size(image_size)}"
         if x1 >= image_size[1] or y1 >= image_size[0] or x2 <= 0 or y2 <= 0:
             yield IssueType.BOX_OUTSIDE, message
-        elif _is_across(x1, y1, x2, y2, image_size):
+        elif _is_across([x1, y1, x2, y2], image_size):
             yield IssueType.BOX_ACROSS, message
     if "area" not in annotation:
         return
@@ -67,7 +67,7 @@ def _check_polygons(polygons: list[Any], image_size: tuple[int, int] | None) -> 
         if points is None:
             yield IssueType.POLYGON, f"polygon {number} of {len(polygons)} is {reprlib.repr(polygon)}"
     valid = [points for points in outlines if points is not None]
-    if image_size and any(_is_across(*each.min(0), *each.max(0), image_size=image_size) for each in valid):
+    if image_size and any(_is_across([*each.min(0), *each.max(0)], image_size) for each in valid):
         yield IssueType.POLYGON_ACROSS, f"the image is {format_size(image_size)}"
 
 
@@ -135,7 +135,8 @@ def _parse_numbers(values: Any) -> NDArray[Any] | None:
     return array if array.ndim == 1 and array.size and array.dtype.kind in "iuf" else None
 
 
-def _is_across(x1: float, y1: float, x2: float, y2: float, image_size: tuple[int, int]) -> bool:
+def _is_across(corners: Sequence[float], image_size: tuple[int, int]) -> bool:
+    x1, y1, x2, y2 = corners
     return min(x1, y1) < -_TOLERANCE or x2 > image_size[1] + _TOLERANCE or y2 > image_size[0] + _TOLERANCE
 
 
