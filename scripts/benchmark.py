@@ -20,7 +20,7 @@ from importlib import import_module
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.measuring import QUICK, Settings, serve_parent
+from benchmarks.measuring import QUICK, Settings
 
 MODULES = {
     "limits": "limits",
@@ -41,14 +41,7 @@ def main() -> None:
     options = _options()
     for subject in (*MODULES, "all"):
         commands.add_parser(subject, parents=[options])
-    child = commands.add_parser("child", description="used by the benchmark itself")
-    for argument in ("module", "function", "arguments"):
-        child.add_argument(argument)
-    args = parser.parse_args()
-    if args.subject == "child":
-        serve_parent(args.module, args.function, args.arguments)
-    else:
-        _measure(args)
+    _measure(parser.parse_args())
 
 
 def _options() -> argparse.ArgumentParser:

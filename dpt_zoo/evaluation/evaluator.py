@@ -87,8 +87,7 @@ def evaluate(
     """
     options = EvaluationOptions(**locals())  # the arguments by name
     cfg, tasks = _load_config(options)
-    with process_group(), _run_folder(options.work_dir) as folder:
-        find_device(options.device)
+    with process_group(options.device), _run_folder(options.work_dir) as folder:
         split = from_main_process(lambda: _check_data(cfg, tasks, folder, options))
         ground_truth: CocoDict = json.loads(split.annotations.read_bytes()) if is_main_process() else {}
         path, content = read_trusted_weights(options.weights or options.model)
@@ -110,7 +109,7 @@ def _load_config(options: EvaluationOptions) -> tuple[Config, Sequence[Task]]:
     if options.workers is not None:
         configs.set_workers(cfg, options.workers)
     if options.amp:
-        configs.use_amp_in_tests(cfg)
+        configs.use_amp_in_tests(cfg, options.device)
     metric = cfg.test_evaluator.metric
     known: list[Task] = list(metric) if isinstance(metric, list | tuple) else [metric]
     for task in options.tasks or ():

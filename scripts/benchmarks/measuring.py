@@ -1,12 +1,11 @@
 """Measuring: actions take turns after a warm-up; for memory, each action runs in a process of its own."""
 
 import ctypes
-import json
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -95,7 +94,7 @@ def compare_ways(
 
     Args:
         subject, setting: see `Comparison`.
-        make: a module's function that returns the action for a way, a device and the JSON-serialisable `arguments`.
+        make: a module's function that returns the action for a way, a device and the picklable `arguments`.
         ways: names of the ways.
         settings: number of runs and threads.
         device: "cpu" or "cuda".
@@ -146,17 +145,11 @@ def run_in_children(
 
 
 def run_in_child(function: Callable[..., Any], **arguments: Any) -> Any:
-    """Return the result of a module's function in a new process; arguments and result are JSON-serialisable."""
-    command = ["child", function.__module__, function.__name__, json.dumps(arguments)]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/benchmark.py"), *command], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])  # libraries may have printed before
-
-
-def serve_parent(module: str, function: str, arguments: str) -> None:
-    """Call the function and print its result, in the child process."""
-    print(json.dumps(getattr(import_module(module), function)(**json.loads(arguments))))
+    """Return the result of a module's function in a new process, in which only imports have been done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.detect", "benchmarks.train"])  # imported once, not by every process
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(function, **arguments).result()
 
 
 def watch_memory(device: str = "cpu") -> Callable[[], float]:
