@@ -6,29 +6,16 @@ exactly its coordinates, and with its file and line.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
 from ..utils.files import make_folder, open_atomic
-from ..utils.progress import ProgressCallback
 from .annotations import LabelledSplit
-from .checks import CheckedSplit, check_coco
-from .issues import Issue
+from .checks import SplitFiles
 from .voc import read_voc
 from .yolo import find_yaml, read_yolo
-
-
-@dataclass(frozen=True)
-class SplitFiles:
-    """The files of one split of a data set, in COCO's format."""
-
-    name: str  # in the data set, such as "train2017"
-    annotations: Path
-    images: Path  # the folder that the file's image names are relative to
-    issues: tuple[Issue, ...] = ()  # labels of other formats that could not be converted
 
 
 def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
@@ -57,41 +44,6 @@ def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
         raise DataError(f"{folder}: there is no such folder")
     splits = _find_coco(folder) or _convert(folder, work_dir)
     return sorted(splits, key=lambda split: (not split.name.startswith("train"), split.name))
-
-
-def check_splits(
-    splits: Iterable[SplitFiles],
-    *,
-    classes: Sequence[str] | None = None,
-    with_objects: bool = True,
-    with_masks: bool = False,
-    read_images: bool = True,
-    jobs: int | None = None,
-    progress: ProgressCallback | None = None,
-) -> list[CheckedSplit]:
-    """Find all issues of splits.
-
-    Args:
-        splits: see `find_splits`.
-        classes: the expected class names in order; by default those of the first split.
-        with_objects, with_masks, read_images, jobs, progress: see `check_coco`.
-    """
-    checked = []
-    for split in splits:
-        result = check_coco(
-            split.annotations,
-            split.images,
-            classes=classes,
-            with_objects=with_objects,
-            with_masks=with_masks,
-            read_images=read_images,
-            jobs=jobs,
-            progress=progress,
-        )
-        result.issues[:0] = split.issues
-        checked.append(result)
-        classes = classes or tuple(result.classes) or None
-    return checked
 
 
 def _find_coco(folder: Path) -> list[SplitFiles]:

@@ -8,9 +8,9 @@ from mmengine.config import Config
 
 from ..errors import DataError
 from ..utils.progress import ProgressCallback
-from .checks import CheckedSplit, raise_errors
+from .checks import CheckedSplit, SplitFiles, check_splits, raise_errors
 from .issues import IssueType
-from .layouts import SplitFiles, check_splits, find_splits
+from .layouts import find_splits
 
 Split = Literal["train", "val"]
 
@@ -28,7 +28,6 @@ def prepare_splits(
     read_images: bool = True,
     with_objects: bool = True,
     with_masks: bool | None = None,
-    jobs: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[Split, CheckedSplit]:
     """Find and check the data of a config, or the COCO, YOLO or Pascal VOC data in a folder instead.
@@ -39,8 +38,10 @@ def prepare_splits(
         work_dir: the folder for converted annotations.
         splits: the splits to use; of those in `data_root`, only the first is required.
         ignored: the types of errors that are accepted where they concern a single image.
+        read_images: whether to decode the images, see `check_splits`.
+        with_objects: whether objects are required, see `check_splits`.
         with_masks: whether every object needs a mask; by default, if the config's model predicts masks.
-        read_images, with_objects, jobs, progress: see `check_coco`.
+        progress: called with the number of checked images and the total, for each split.
 
     Raises:
         DataError: The data cannot be used. The text lists the issues.
@@ -50,12 +51,7 @@ def prepare_splits(
     if with_masks is None:
         with_masks = "mask_head" in cfg.model.get("roi_head", {})
     checked = check_splits(
-        files.values(),
-        with_objects=with_objects,
-        with_masks=with_masks,
-        read_images=read_images,
-        jobs=jobs,
-        progress=progress,
+        files.values(), with_objects=with_objects, with_masks=with_masks, read_images=read_images, progress=progress
     )
     raise_errors(*checked, ignored=ignored)
     return dict(zip(files, checked, strict=True))
