@@ -196,8 +196,9 @@ def _check_images(split: CheckedSplit, images: list[Any]) -> list[_Image]:
             split.add(IssueType.IMAGE_PATH, f"file_name is {name!r}", where, id)
             name = None
         if name and first.setdefault(PurePosixPath(name), where) is not where:
-            message = f"{name!r} is also the file of {first[PurePosixPath(name)]}"
-            split.add(IssueType.DUPLICATE_IMAGE, message, where, id)
+            split.add(
+                IssueType.DUPLICATE_IMAGE, f"{name!r} is also the file of {first[PurePosixPath(name)]}", where, id
+            )
         valid.append(_Image(where, id, name, (height, width) if height and width else None))
     if not images:
         split.add(IssueType.EMPTY, "the file has no images")

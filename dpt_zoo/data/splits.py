@@ -1,4 +1,4 @@
-"""The training and validation splits of a config, found and checked before it runs."""
+"""Find and check the training and validation splits of a config before it runs."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -14,8 +14,7 @@ from .layouts import find_splits
 
 Split = Literal["train", "val"]
 
-_PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
-"""The prefixes of each split's name in a data set, the preferred one first."""
+_PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}  # of names, preferred first
 
 
 def prepare_splits(
@@ -33,15 +32,13 @@ def prepare_splits(
     """Find and check the data of a config, or the COCO, YOLO or Pascal VOC data in a folder instead.
 
     Args:
-        cfg: the config.
-        data_root: the folder. If it has a single split without a known name, it is the first of `splits`.
+        data_root: the folder. If it has one split, and its name is unknown, it is used as the first of `splits`.
         work_dir: the folder for converted annotations.
         splits: the splits to use; of those in `data_root`, only the first is required.
         ignored: the types of errors that are accepted where they concern a single image.
         read_images: whether to decode the images, see `check_splits`.
         with_objects: whether objects are required, see `check_splits`.
         with_masks: whether every object needs a mask; by default, if the config's model predicts masks.
-        progress: called with the number of checked images and the total, for each split.
 
     Raises:
         DataError: The data cannot be used. The text lists the issues.
@@ -74,9 +71,7 @@ def _choose(available: list[SplitFiles], splits: Sequence[Split], folder: Path) 
 def _read_config(cfg: Config, splits: Sequence[Split]) -> dict[Split, SplitFiles]:
     files: dict[Split, SplitFiles] = {}
     for split in splits:
-        loader = cfg.get(f"{split}_dataloader")
-        if loader:
+        if loader := cfg.get(f"{split}_dataloader"):
             root = Path(loader.dataset.get("data_root", ""))
-            annotations, images = root / loader.dataset.ann_file, root / loader.dataset.data_prefix.img
-            files[split] = SplitFiles(annotations.stem.removeprefix("instances_"), annotations, images)
+            files[split] = SplitFiles(split, root / loader.dataset.ann_file, root / loader.dataset.data_prefix.img)
     return files
