@@ -74,7 +74,7 @@ class LabelledSplit:
         name = self.relative(path)
         try:
             with Image.open(path) as image:
-                is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by a quarter
+                is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by 90 degrees
                 image_size = image.size if is_turned else image.size[::-1]
         except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
             self.add_issue(IssueType.UNREADABLE_IMAGE, name, str(error))

@@ -195,10 +195,9 @@ def _check_images(split: CheckedSplit, images: list[Any]) -> list[_Image]:
         if name and _leaves_folder(name):
             split.add(IssueType.IMAGE_PATH, f"file_name is {name!r}", where, id)
             name = None
-        if name and first.setdefault(PurePosixPath(name), where) is not where:
-            split.add(
-                IssueType.DUPLICATE_IMAGE, f"{name!r} is also the file of {first[PurePosixPath(name)]}", where, id
-            )
+        other = first.setdefault(PurePosixPath(name), where) if name else where
+        if other is not where:
+            split.add(IssueType.DUPLICATE_IMAGE, f"{name!r} is also the file of {other}", where, id)
         valid.append(_Image(where, id, name, (height, width) if height and width else None))
     if not images:
         split.add(IssueType.EMPTY, "the file has no images")
@@ -244,9 +243,8 @@ def _check_annotations(
     split.num_objects = len(annotations)
     split.num_empty_images -= len(annotated)
     if images and not num_learned:
-        reason = (
-            f"none of the {len(annotations):,} objects can be learned" if annotations else "the file has no objects"
-        )
+        total = len(annotations)
+        reason = f"none of the {total:,} objects can be learned" if total else "the file has no objects"
         split.add(IssueType.EMPTY, reason)
 
 

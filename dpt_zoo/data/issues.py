@@ -10,8 +10,8 @@ from ..utils.text import printable
 class IssueType(Enum):
     """A type of issue: its `title`, its `advice` (the effect or the remedy), and whether it `is_error`.
 
-    Errors stop training and evaluation, or would falsify their results. The others are warnings: MMDetection 3 ignores
-    the object or the file, or handles it.
+    Errors stop training and evaluation, or would make their results wrong. The others are warnings: MMDetection 3
+    handles the object or the file, or ignores it.
     """
 
     FILE = "invalid annotation file", "use a COCO file with annotations of objects"

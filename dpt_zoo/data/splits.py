@@ -39,6 +39,7 @@ def prepare_splits(
         read_images: whether to decode the images, see `check_splits`.
         with_objects: whether objects are required, see `check_splits`.
         with_masks: whether every object needs a mask; by default, if the config's model predicts masks.
+        progress: called with the number of checked images and the total, for each split.
 
     Raises:
         DataError: The data cannot be used. The text lists the issues.

@@ -54,7 +54,7 @@ class JsonLinesWriter:
 
     Args:
         path: the file; it is created if missing.
-        size: the number of bytes of an existing file to keep.
+        size: the number of bytes of an existing file to keep; the rest is removed.
 
     Raises:
         OutputError: The file cannot be written.
