@@ -39,7 +39,7 @@ with explain_opencv_import():
 # --- 1. Operators, with the signatures, in-place outputs and semantics of mmcv 2.1's csrc/pytorch/pybind.cpp.
 
 
-def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Any:
     """Return the indices `(K,)` of the boxes that greedy non-maximum suppression keeps, by descending score.
 
     A box is dropped if its IoU with a kept box is above the threshold. Of equal scores, the first box comes first.
@@ -51,8 +51,7 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
     # mmcv compares in the precision of the boxes, in which an IoU of exactly 0.6 is not above 0.6.
     threshold = torch.tensor(iou_threshold, dtype=dtype).item()
-    kept: Tensor = torch.ops.torchvision.nms(boxes, scores, threshold)
-    return kept
+    return torch.ops.torchvision.nms(boxes, scores, threshold)
 
 
 def _roi_align_forward(
@@ -68,31 +67,23 @@ def _roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Write the average of each cell of each region into `output`.
+    """Write the average of each cell of each region into `output`, `(K, C, aligned_height, aligned_width)`.
 
-    Args:
-        input: feature maps `(N, C, H, W)`, in any memory layout.
-        rois: regions `(K, 5)`: the index of the map, then x1, y1, x2, y2 (x1 <= x2, y1 <= y2) in image pixels.
-        output: `(K, C, aligned_height, aligned_width)`.
-        argmax_y, argmax_x: unused; for maximum pooling only.
-        spatial_scale: pixels of the map per pixel of the image.
-        sampling_ratio: samples per cell and direction; 0 for about one per pixel of the map.
-        pool_mode: 1 for the average; 0, the maximum, is not in torchvision.
-        aligned: whether coordinates are shifted by half a pixel, which is correct.
-
-    Raises:
-        OperatorUnavailableError: `pool_mode` is 0.
+    The `input` is feature maps `(N, C, H, W)`. `rois` is `(K, 5)`: the index of a map, then x1, y1, x2, y2 in image
+    pixels. `spatial_scale` is the map's size relative to the image; `sampling_ratio` is the samples per cell and
+    direction, or 0 for about one per pixel of the map. `aligned` shifts coordinates by half a pixel, which is correct.
+    Maximum pooling (`pool_mode` 0), which uses the argmax tensors, is not in torchvision.
     """
-    _require_average(pool_mode)
+    if pool_mode == 0:
+        _refuse("roi_align with pool_mode='max'")
     dtype = _precision(input, rois)
     # torchvision needs contiguous maps: cast and reorder in at most one copy.
     features = input.detach().to(dtype, memory_format=torch.contiguous_format)
     rois = rois.detach().to(dtype)
     geometry = spatial_scale, aligned_height, aligned_width
 
-    def align(channels: slice) -> Tensor:
-        part: Tensor = torch.ops.torchvision.roi_align(features[:, channels], rois, *geometry, sampling_ratio, aligned)
-        return part
+    def align(channels: slice) -> Any:
+        return torch.ops.torchvision.roi_align(features[:, channels], rois, *geometry, sampling_ratio, aligned)
 
     for channels, part in _by_channels(align, output):
         output[:, channels] = part
@@ -112,38 +103,36 @@ def _roi_align_backward(
     aligned: bool,
 ) -> None:
     """Add the gradient of `roi_align_forward` to `grad_input`, `(N, C, H, W)`."""
-    _require_average(pool_mode)
+    if pool_mode == 0:
+        _refuse("roi_align with pool_mode='max'")
     dtype = _precision(grad_output, rois)
     grad, rois = grad_output.to(dtype), rois.to(dtype)
     geometry = spatial_scale, aligned_height, aligned_width
 
-    def scatter(channels: slice) -> Tensor:
-        shape = grad_input[:, channels].shape
-        part: Tensor = torch.ops.torchvision._roi_align_backward(
-            grad[:, channels], rois, *geometry, *shape, sampling_ratio, aligned
-        )
-        return part
+    def scatter(channels: slice) -> Any:
+        settings = *geometry, *grad_input[:, channels].shape, sampling_ratio, aligned
+        return torch.ops.torchvision._roi_align_backward(grad[:, channels], rois, *settings)
 
     for channels, part in _by_channels(scatter, grad_input):
         grad_input[:, channels] += part
 
 
-def _by_channels(compute: Callable[[slice], Tensor], maps: Tensor) -> Iterable[tuple[slice, Tensor]]:
-    """Compute all channels of maps `(N, C, H, W)`; in threads, because torchvision's CPU kernels use only one."""
+def _by_channels(compute: Callable[[slice], Any], maps: Tensor) -> Iterable[tuple[slice, Tensor]]:
+    """Compute all channels of maps `(N, C, H, W)`, on a CPU in threads, because torchvision's kernels use only one."""
     threads = torch.get_num_threads() if maps.device.type == "cpu" else 1
     step = max(1, math.ceil(maps.shape[1] / threads))
     parts = [slice(start, start + step) for start in range(0, maps.shape[1], step)]
-    # A single part is computed in this thread, which saves waking another.
-    return zip(parts, (map if len(parts) == 1 else _pool(threads).map)(compute, parts), strict=True)
+    compute_all = map if len(parts) == 1 else _pool(threads).map  # a single part needs no other thread
+    return zip(parts, compute_all(compute, parts), strict=True)
 
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Return threads without OpenMP workers of their own, which would compete with those of this thread."""
+    """Return a pool of threads without OpenMP workers, which would compete with those of this thread."""
     started = Barrier(threads + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # initialises OpenMP's number for this thread, before it is set
+        torch.get_num_threads()  # initialises the number of OpenMP threads, which is set next
         torch.set_num_threads(1)
         started.wait()
 
@@ -190,11 +179,6 @@ def _focal_terms(logits: Tensor, target: Tensor, weight: Tensor, alpha: float) -
 def _precision(*tensors: Tensor) -> torch.dtype:
     """Return the type to compute in: at least float32, because some kernels lack half precision."""
     return functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
-
-
-def _require_average(pool_mode: int) -> None:
-    if pool_mode == 0:
-        _refuse("roi_align with pool_mode='max'")
 
 
 def _refuse(operator: str, *args: Any, **kwargs: Any) -> NoReturn:
@@ -244,12 +228,11 @@ except ImportError:
 # calls of `getattr`. Allowing `getattr` would defeat `weights_only=True`, so a restricted function takes its name.
 
 
-def _history_method(owner: Any, name: str) -> Callable[..., Any]:
+def _history_method(owner: Any, name: str) -> Any:
     """Replace `getattr`: return one of the four statistics of `HistoryBuffer`."""
     if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
         raise UnpicklingError(f"Unsupported in a checkpoint: getattr({owner!r}, {name!r})")
-    method: Callable[..., Any] = getattr(owner, name)
-    return method
+    return getattr(owner, name)
 
 
 allow_numpy_values()

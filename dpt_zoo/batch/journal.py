@@ -126,11 +126,10 @@ class Journal:
         """Yield all results, and the byte offset of each line's end."""
         number = 1
         try:
-            for line in read_json_lines(self._path):
-                content = line.content
+            for content, end in read_json_lines(self._path):
                 detections = Detections.from_json(content, self.settings.classes)
                 video = (content.get("frame"), content.get("time"), content.get("last", False))
-                yield ImageResult(content["name"], content["stem"], detections, *video), line.end
+                yield ImageResult(content["name"], content["stem"], detections, *video), end
                 number += 1
         except FileNotFoundError:  # the run was stopped before its first image
             return

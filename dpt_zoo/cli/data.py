@@ -40,7 +40,8 @@ def run_check_data(args: argparse.Namespace) -> int:
     pair = (args.annotations, args.images)
     if pair.count(None) != (2 if args.data else 0):
         raise InputError("give a data set's folder, or both --annotations and --images")
-    from ..data.layouts import SplitFiles, check_splits, find_splits
+    from ..data.checks import SplitFiles, check_splits
+    from ..data.layouts import find_splits
 
     with tempfile.TemporaryDirectory() as work_dir, progress_bar("reading images") as progress:
         splits = find_splits(args.data, Path(work_dir)) if args.data else [SplitFiles(args.annotations.stem, *pair)]

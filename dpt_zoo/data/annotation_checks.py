@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from .issues import IssueType
 
-Finding = tuple[IssueType, str]
-"""The type and the message of an issue, without its place."""
+Finding = tuple[IssueType, str]  # an issue's type and message
 
 MAX_NUMBER = 1e6
 """The largest coordinate in pixels. pycocotools runs out of memory on very long outlines."""
@@ -20,7 +19,7 @@ _TOLERANCE = 1.0  # pixels: valid boxes and polygons cross the border by roundin
 
 
 def check_box(annotation: dict[str, Any], image_size: tuple[int, int] | None) -> Iterator[Finding]:
-    """Check an annotation's box and area, in an image of this (height, width)."""
+    """Check the box and the area of an `annotation` in an image with `image_size` (height, width) or unknown size."""
     box, area = _parse_box(annotation.get("bbox")), cast(Any, annotation.get("area"))
     if box is None:
         if "bbox" in annotation:
@@ -28,11 +27,11 @@ def check_box(annotation: dict[str, Any], image_size: tuple[int, int] | None) ->
     elif box[2] < 1 or box[3] < 1:
         yield IssueType.EMPTY_BOX, f"bbox is {box}"
     elif image_size:
-        x1, y1, x2, y2 = box[0], box[1], box[0] + box[2], box[1] + box[3]
+        x1, y1, x2, y2 = corners = box[0], box[1], box[0] + box[2], box[1] + box[3]
         message = f"bbox is {box}, the image is {format_size(image_size)}"
         if x1 >= image_size[1] or y1 >= image_size[0] or x2 <= 0 or y2 <= 0:
             yield IssueType.BOX_OUTSIDE, message
-        elif _is_across([x1, y1, x2, y2], image_size):
+        elif _is_across(corners, image_size):
             yield IssueType.BOX_ACROSS, message
     if "area" not in annotation:
         return
@@ -46,7 +45,7 @@ def check_box(annotation: dict[str, Any], image_size: tuple[int, int] | None) ->
 
 
 def check_mask(annotation: dict[str, Any], image_size: tuple[int, int] | None, is_needed: bool) -> Iterator[Finding]:
-    """Check an annotation's mask, in an image of this (height, width), and its presence if it is needed."""
+    """Check the mask of an `annotation` as `check_box` does, given `image_size`. `is_needed`: a mask is required."""
     segmentation = annotation.get("segmentation")
     if not segmentation:
         if is_needed:
@@ -95,16 +94,13 @@ def _parse_counts(counts: Any) -> NDArray[np.int64] | None:
 
 
 def _decompress(text: str) -> NDArray[np.int64] | None:
-    """Decode numbers of base-32 digits, lowest first: bit 5 announces another digit, bit 4 of the last is the sign.
-
-    From the fourth number on, each is the difference to the number two places before.
-    """
+    """Decode base-32 numbers, the lowest digit first. From the fourth on, each is added to that two places before."""
     digits = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - ord("0")
-    ends = np.flatnonzero(digits & 32 == 0)
+    ends = np.flatnonzero(digits & 32 == 0)  # bit 5 means that another digit follows
     starts = np.concatenate([[0], ends[:-1] + 1])
     places = np.arange(digits.size) - np.repeat(starts, ends - starts + 1)
     numbers = np.add.reduceat((digits & 31) << 5 * places, starts)
-    numbers -= np.where(digits[ends] & 16, 1 << 5 * (ends - starts + 1), 0)
+    numbers -= np.where(digits[ends] & 16, 1 << 5 * (ends - starts + 1), 0)  # bit 4 of the last digit is the sign
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     return None if numbers.min() < 0 else numbers
@@ -141,5 +137,5 @@ def _is_across(corners: Sequence[float], image_size: tuple[int, int]) -> bool:
 
 
 def format_size(image_size: tuple[int, int]) -> str:
-    """Format (height, width) as people write it, the width first: "640x480"."""
+    """Format (height, width) with the width first: "640x480"."""
     return f"{image_size[1]}x{image_size[0]}"

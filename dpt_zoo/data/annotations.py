@@ -1,4 +1,4 @@
-"""Labels of other formats than COCO's as COCO annotations, and helpers to read them."""
+"""Conversion of labels in other formats to COCO annotations, and helpers to read them."""
 
 import math
 import reprlib
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..utils.images import DECODER_ERRORS
 from .annotation_checks import MAX_NUMBER
@@ -16,13 +16,11 @@ from .checks import PROVENANCE
 from .issues import Issue, IssueType
 
 _IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-_EXIF_ORIENTATION = 0x0112
-_QUARTER_TURNS = (5, 6, 7, 8)
 
 
 @dataclass
 class LabelledSplit:
-    """A split of a data set while its labels are read: COCO's lists, with ids from 1, and the issues so far."""
+    """A split of a data set while its labels are read: COCO's lists, with ids from 1, and the issues."""
 
     name: str
     folder: Path  # of the data set; image names are relative to it
@@ -31,16 +29,20 @@ class LabelledSplit:
     issues: list[Issue] = field(default_factory=list)
 
     def add_issue(self, issue_type: IssueType, where: str, message: str) -> None:
+        """Add `Issue(issue_type, where, message)`."""
         self.issues.append(Issue(issue_type, where, message))
 
     def add_image(self, name: str, image_size: tuple[int, int], where: str) -> None:
-        """Add an image of this (height, width), which the file `where` describes."""
+        """Add the image with the file `name` and `image_size` (height, width), which the file `where` describes."""
         height, width = image_size
         entry = {"id": len(self.images) + 1, "file_name": name, "width": width, "height": height, PROVENANCE: where}
         self.images.append(entry)
 
     def add_object(self, category: str, box: list[float], polygons: list[list[float]], where: str) -> None:
-        """Add an object of the last image: its box (xyxy) and outlines in pixels from 0, and the place of its label."""
+        """Add an object to the last image, with the name of its `category` and the place of its label, `where`.
+
+        The `box` is x1, y1, x2, y2, and each of the `polygons` x1, y1, x2, y2, x3, y3, ... in pixels from 0.
+        """
         x1, y1, x2, y2 = box
         annotation = {
             "id": len(self.annotations) + 1,
@@ -55,10 +57,11 @@ class LabelledSplit:
         self.annotations.append(annotation)
 
     def relative(self, path: Path) -> str:
+        """Return a path relative to the data set's folder."""
         return path.relative_to(self.folder).as_posix()
 
     def read_lines(self, path: Path) -> Iterator[tuple[int, str]]:
-        """Yield the number and the text of each line that is not empty; an unreadable file becomes an issue."""
+        """Yield the number and the text of each non-empty line. If the file cannot be read, add an issue."""
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
@@ -67,11 +70,11 @@ class LabelledSplit:
         yield from ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
 
     def add_file(self, path: Path) -> tuple[int, int] | None:
-        """Add an image, and return its (height, width) from the file's header, or None if it is unreadable."""
+        """Add an image file. Return the (height, width) in its header, or None and add an issue if it is unreadable."""
         name = self.relative(path)
         try:
             with Image.open(path) as image:
-                is_turned = image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
+                is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by 90 degrees
                 image_size = image.size if is_turned else image.size[::-1]
         except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
             self.add_issue(IssueType.UNREADABLE_IMAGE, name, str(error))

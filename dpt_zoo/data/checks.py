@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import reprlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -28,32 +28,37 @@ _NOT_LEARNED = {
 }
 
 
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of one split of a data set, in COCO's format."""
+
+    name: str  # in the data set, such as "train2017"
+    annotations: Path
+    images: Path  # the folder that the file's image names are relative to
+    issues: tuple[Issue, ...] = ()  # labels of other formats that could not be converted
+
+
 @dataclass
 class CheckedSplit:
     """The contents and the issues of an annotation file and its images."""
 
     annotations: Path
-    images: Path  # the folder that the file's image names are relative to
+    images: Path
     num_images: int = 0
     num_empty_images: int = 0  # images without objects
     num_objects: int = 0  # crowds included
     num_masks: int = 0
-    num_rle_masks: int = (
-        0  # of single objects, not crowds; `LoadAnnotations` with `poly2mask=False` ignores these objects
-    )
-    classes: dict[str, int] = field(
-        default_factory=dict
-    )  # the objects of each class, in the order of MMDetection's labels
+    num_rle_masks: int = 0  # without crowds; `LoadAnnotations` with `poly2mask=False` ignores these objects
+    classes: dict[str, int] = field(default_factory=dict)  # numbers of objects, in the order of MMDetection's labels
     issues: list[Issue] = field(default_factory=list)  # errors and warnings
 
     def add(self, issue_type: IssueType, message: str, where: str | None = None, image_id: int | None = None) -> None:
-        """Add an issue; by default, it concerns the whole annotation file."""
+        """Add `Issue(issue_type, where, message, image_id)`. By default, it concerns the whole annotation file."""
         self.issues.append(Issue(issue_type, where or self.annotations.name, message, image_id))
 
 
-def check_coco(
-    annotations: Path,
-    images: Path,
+def check_splits(
+    splits: Iterable[SplitFiles],
     *,
     classes: Sequence[str] | None = None,
     with_objects: bool = True,
@@ -61,13 +66,12 @@ def check_coco(
     read_images: bool = True,
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
-) -> CheckedSplit:
-    """Find all issues of a COCO annotation file and its images, not only the first one.
+) -> list[CheckedSplit]:
+    """Find all issues of COCO annotation files and their images, not only the first one.
 
     Args:
-        annotations: the JSON file.
-        images: the folder that the file's image names are relative to.
-        classes: the expected class names in order, such as those of the training split; by default any.
+        splits: the files of each split.
+        classes: the expected class names in order; by default those of the first split.
         with_objects: whether objects are required; if not, annotations are not checked at all.
         with_masks: whether every object needs a mask. Existing masks are always checked.
         read_images: whether to decode the images; if not, only their presence is checked.
@@ -79,22 +83,23 @@ def check_coco(
     """
     if jobs is not None:
         check_integer("jobs", jobs, 1)
-    split = CheckedSplit(annotations, images)
-    content = _read(split, with_objects)
-    if content:
-        categories = _check_categories(split, content["categories"], classes)
-        entries = _check_images(split, content["images"])
-        if with_objects:
-            _check_annotations(split, content["annotations"], entries, categories, classes, with_masks)
-        _check_files(split, entries, read_images, jobs, progress)
-    return split
+    checked = []
+    for files in splits:
+        split = CheckedSplit(files.annotations, files.images, issues=list(files.issues))
+        content = _read(split, with_objects)
+        if content:
+            categories = _check_categories(split, content["categories"], classes)
+            entries = _check_images(split, content["images"])
+            if with_objects:
+                _check_annotations(split, content["annotations"], entries, categories, classes, with_masks)
+            _check_files(split, entries, read_images, jobs, progress)
+        checked.append(split)
+        classes = classes or tuple(split.classes) or None
+    return checked
 
 
 def raise_errors(*checked: CheckedSplit, ignored: Collection[IssueType] = ()) -> None:
-    """Raise `DataError`, with a list of the errors, if there are any.
-
-    Errors of the `ignored` types are accepted where they concern a single image.
-    """
+    """Raise `DataError` if `checked` splits have errors. Errors of an `ignored` type in a single image are accepted."""
     issues = [issue for split in checked for issue in split.issues]
     errors = [each for each in issues if each.type.is_error and (each.type not in ignored or each.image_id is None)]
     if errors:
@@ -118,21 +123,19 @@ def _is_side(value: Any) -> bool:
     return type(value) is int and 0 < value < MAX_NUMBER
 
 
-_Fields = Mapping[str, Callable[[Any], bool] | None]
-"""The required fields of an entry, with a check of the value or None for any value."""
-
-_IMAGE_FIELDS: _Fields = {"id": _is_id, "file_name": _is_name, "width": _is_side, "height": _is_side}
-_CATEGORY_FIELDS: _Fields = {"id": _is_id, "name": _is_name}
-_ANNOTATION_FIELDS: _Fields = {
-    **dict.fromkeys(("image_id", "category_id", "bbox", "area")),
-    "id": _is_id,
-    "iscrowd": lambda value: value in (0, 1),
+_FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool] | None]] = {
+    "images": {"id": _is_id, "file_name": _is_name, "width": _is_side, "height": _is_side},
+    "categories": {"id": _is_id, "name": _is_name},
+    "annotations": {
+        **dict.fromkeys(("image_id", "category_id", "bbox", "area")),
+        "id": _is_id,
+        "iscrowd": lambda value: value in (0, 1),
+    },
 }
+"""The required fields of the entries in each list, with a check of the value or None for any value."""
 
 
 class _Image(NamedTuple):
-    """The valid values of an entry in "images"."""
-
     where: str
     id: int | None
     name: str | None
@@ -156,9 +159,9 @@ def _read(split: CheckedSplit, with_objects: bool) -> dict[str, list[Any]] | Non
 
 
 def _check_categories(split: CheckedSplit, categories: list[Any], expected: Sequence[str] | None) -> dict[int, str]:
-    """Check the classes, compare them with those that are expected, and return their names by id."""
+    """Check the classes, compare them with the expected ones, and return their names by id."""
     names: dict[int, str] = {}
-    for where, category in _check_entries(split, "categories", categories, _CATEGORY_FIELDS):
+    for where, category in _check_entries(split, "categories", categories):
         id, name = category.get("id"), category.get("name")
         if name in names.values():
             split.add(IssueType.DUPLICATE_CLASS, f"another category is also named {name!r}", where)
@@ -187,14 +190,14 @@ def _check_images(split: CheckedSplit, images: list[Any]) -> list[_Image]:
     """Check the entries of the images, and return their valid values."""
     valid: list[_Image] = []
     first: dict[PurePosixPath, str] = {}
-    for where, image in _check_entries(split, "images", images, _IMAGE_FIELDS):
+    for where, image in _check_entries(split, "images", images):
         id, name, height, width = (image.get(key) for key in ("id", "file_name", "height", "width"))
         if name and _leaves_folder(name):
             split.add(IssueType.IMAGE_PATH, f"file_name is {name!r}", where, id)
             name = None
-        if name and first.setdefault(PurePosixPath(name), where) is not where:
-            message = f"{name!r} is also the file of {first[PurePosixPath(name)]}"
-            split.add(IssueType.DUPLICATE_IMAGE, message, where, id)
+        other = first.setdefault(PurePosixPath(name), where) if name else where
+        if other is not where:
+            split.add(IssueType.DUPLICATE_IMAGE, f"{name!r} is also the file of {other}", where, id)
         valid.append(_Image(where, id, name, (height, width) if height and width else None))
     if not images:
         split.add(IssueType.EMPTY, "the file has no images")
@@ -214,7 +217,7 @@ def _check_annotations(
     images_by_id = {image.id: image for image in images if image.id is not None}
     annotated: set[int] = set()  # ids of images
     num_learned = 0
-    for where, annotation in _check_entries(split, "annotations", annotations, _ANNOTATION_FIELDS):
+    for where, annotation in _check_entries(split, "annotations", annotations):
         image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
         image = images_by_id.get(image_id) if _is_id(image_id) else None
         name = categories.get(category_id) if _is_id(category_id) else None
@@ -241,8 +244,8 @@ def _check_annotations(
     split.num_empty_images -= len(annotated)
     if images and not num_learned:
         total = len(annotations)
-        message = f"none of the {total:,} objects can be learned" if total else "the file has no objects"
-        split.add(IssueType.EMPTY, message)
+        reason = f"none of the {total:,} objects can be learned" if total else "the file has no objects"
+        split.add(IssueType.EMPTY, reason)
 
 
 def _check_files(
@@ -264,19 +267,17 @@ def _check_files(
                     progress(done, len(images))
     num_missing = sum(issue_type is IssueType.MISSING_IMAGE for _, (issue_type, _) in findings)
     if num_missing == len(images) > 1:
-        message = f"none of the {len(images):,} images is in {split.images}: is this another split's folder?"
-        split.add(IssueType.MISSING_IMAGE, message)
+        reason = f"none of the {len(images):,} images is in {split.images}: is this another split's folder?"
+        split.add(IssueType.MISSING_IMAGE, reason)
         return
     for image, (issue_type, message) in findings:
         split.add(issue_type, message, image.where, image.id)
 
 
-def _check_entries(
-    split: CheckedSplit, key: str, entries: list[Any], fields: _Fields
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _check_entries(split: CheckedSplit, key: str, entries: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Check the fields of each entry of a list; yield its place and content, with None for invalid values."""
     noun = {"images": "image", "categories": "category", "annotations": "annotation"}[key]
-    ids: set[int] = set()
+    fields, ids = _FIELDS[key], set[int]()
     for index, entry in enumerate(entries):
         where = f"{split.annotations.name}, {key}[{index}]"
         if not isinstance(entry, dict):
@@ -338,5 +339,4 @@ def _check_file(folder: Path, read: bool, image: _Image) -> Finding | None:
 
 def _leaves_folder(name: str) -> bool:
     """Return whether a relative path leads out of its folder on any operating system."""
-    paths = (PurePosixPath(name), PureWindowsPath(name))
-    return any(path.anchor or ".." in path.parts for path in paths)
+    return any(path.anchor or ".." in path.parts for path in (PurePosixPath(name), PureWindowsPath(name)))

@@ -24,7 +24,6 @@ from ..utils.progress import ProgressCallback
 from ..utils.validation import check_integer
 
 CLASSES = tuple("0123456789")
-
 MIN_DIGITS, MAX_DIGITS = 3, 9  # in a scene
 MIN_VISIBLE = 0.7  # of a digit's pixels
 MIN_CONTRAST = 60  # grey levels between a digit and nine tenths of what it covers
@@ -33,9 +32,7 @@ MAX_TURN = 25  # degrees
 DigitSplit = Literal["train", "test"]
 
 _SETTINGS_FILE = "digit_scenes.json"  # in a complete folder: the settings that it was made with
-_VERSION = 1  # of the scenes that a seed gives
 _FOLDERS: dict[DigitSplit, str] = {"train": "train2017", "test": "val2017"}
-_NUM_TRAIN_DIGITS = 1347
 _SHARPEN = ImageFilter.Kernel((3, 3), (0, -1, 0, -1, 8, -1, 0, -1, 0), scale=4)
 
 
@@ -69,7 +66,8 @@ def make_digit_scenes(
 
     Args:
         folder: a new or empty folder.
-        num_train, num_test: the number of scenes in each split, from 1 to 999,999. No digit is in both splits.
+        num_train: the number of training scenes, from 1 to 999,999.
+        num_test: the number of test scenes, from 1 to 999,999. No digit is in both splits.
         seed: the seed of all random choices, not negative.
         size: the height and width of a scene in pixels, from 64 to 1024.
         progress: called with the number of finished scenes and the total.
@@ -77,9 +75,9 @@ def make_digit_scenes(
     Raises:
         InputError: An argument is invalid, or the folder holds something else.
         OutputError: The folder cannot be written.
-        DPTZooError: scikit-learn, which contains the digits, is not installed.
+        DPTZooError: The package scikit-learn, which contains the digits, is not installed.
     """
-    settings = {"version": _VERSION, "num_train": num_train, "num_test": num_test, "seed": seed, "size": size}
+    settings = {"version": 1, "num_train": num_train, "num_test": num_test, "seed": seed, "size": size}
     ranges = {"num_train": (1, 999_999), "num_test": (1, 999_999), "seed": (0, 2**63 - 1), "size": (64, 1024)}
     for name, (minimum, maximum) in ranges.items():
         check_integer(name, settings[name], minimum, maximum)
@@ -91,7 +89,7 @@ def make_digit_scenes(
             return
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
-            if _is_complete(folder, settings):  # another process made it meanwhile
+            if _is_complete(folder, settings):  # another process has made it
                 return
             shutil.rmtree(partial, ignore_errors=True)  # of a killed process
             try:
@@ -110,22 +108,22 @@ def read_digits(split: DigitSplit) -> Digits:
     Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 
     Raises:
-        DPTZooError: scikit-learn is not installed.
+        DPTZooError: The package scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DPTZooError("the digits are part of scikit-learn: pip install scikit-learn") from error
     digits = load_digits()
-    chosen = slice(_NUM_TRAIN_DIGITS) if split == "train" else slice(_NUM_TRAIN_DIGITS, None)
+    chosen = slice(1347) if split == "train" else slice(1347, None)
     return Digits(digits.images[chosen].astype(np.uint8), digits.target[chosen].astype(np.int64))
 
 
 def digit_scene(rng: np.random.Generator, digits: Digits, size: int = 192) -> Scene:
-    """Draw a scene of `size` x `size` pixels with 3 to 9 complete digits.
+    """Draw a scene of `size` x `size` pixels with 3 to 9 complete `digits` and the random numbers of `rng`.
 
     An upright digit's 8 rows take 1/8 to 5/12 of the height (24 to 80 pixels of 192), small sizes more often. It is
-    scaled sideways by 3/4 to 5/4 and turned by up to 25 degrees. Later digits cover earlier ones, but at least 7/10 of
+    scaled sideways by 3/4 to 5/4 and rotated by up to 25 degrees. Later digits cover earlier ones, but at least 7/10 of
     each stay visible, and nine tenths of the pixels that a digit covers differ from its colour by 60 grey levels.
     """
     image = _draw_ground(rng, size)
@@ -141,7 +139,8 @@ def digit_scene(rng: np.random.Generator, digits: Digits, size: int = 192) -> Sc
         mask = np.asarray(alpha) >= 128
         covered = np.asarray(image.crop(box).convert("L"))[mask].astype(int)
         color = _draw_color(rng, int(covered.mean()))
-        if np.mean(abs(covered - _grey(color)) < MIN_CONTRAST) > 0.1:
+        grey = np.dot(color, (299, 587, 114)) // 1000  # as in Pillow's mode L
+        if np.mean(abs(covered - grey) < MIN_CONTRAST) > 0.1:
             continue
         window = owners[top : top + alpha.height, left : left + alpha.width]
         hidden = np.bincount(window[mask], minlength=count)[:count]
@@ -191,18 +190,8 @@ def _draw_color(rng: np.random.Generator, ground: int) -> tuple[int, ...]:
     return tuple((grey + rng.integers(-40, 41, 3)).clip(0, 255).tolist())
 
 
-def _grey(color: tuple[int, ...]) -> int:
-    """Return a colour's grey level, as in Pillow's mode L."""
-    red, green, blue = color
-    return (299 * red + 587 * green + 114 * blue) // 1000
-
-
 def _is_complete(folder: Path, settings: dict[str, int]) -> bool:
-    """Return whether the folder was made with these settings, or False if it is missing or empty.
-
-    Raises:
-        InputError: The folder holds something else.
-    """
+    """Return whether the folder was made with these settings. False means that it is missing or empty."""
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
@@ -216,23 +205,20 @@ def _is_complete(folder: Path, settings: dict[str, int]) -> bool:
 
 
 def _write(folder: Path, settings: dict[str, int], progress: ProgressCallback | None) -> None:
-    counts: dict[DigitSplit, int] = {"train": settings["num_train"], "test": settings["num_test"]}
-    done, total = 0, sum(counts.values())
+    size, done, total = settings["size"], 0, settings["num_train"] + settings["num_test"]
     (folder / "annotations").mkdir(parents=True)
-    for stream, (split, count) in enumerate(counts.items()):
+    for stream, (split, folder_name) in enumerate(_FOLDERS.items()):
         digits = read_digits(split)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        (folder / _FOLDERS[split]).mkdir()
-        for image_id in range(1, count + 1):
+        (folder / folder_name).mkdir()
+        for image_id in range(1, settings[f"num_{split}"] + 1):
             rng = np.random.Generator(np.random.PCG64([settings["seed"], stream, image_id]))
-            scene = digit_scene(rng, digits, settings["size"])
-            height, width, _ = scene.image.shape
+            scene = digit_scene(rng, digits, size)
             name = f"{image_id:06d}.png"
-            images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+            images.append({"id": image_id, "file_name": name, "width": size, "height": size})
             annotations += _annotate(scene, image_id, len(annotations) + 1)
-            picture = Image.fromarray(scene.image)
-            picture.save(folder / _FOLDERS[split] / name, compress_type=zlib.Z_RLE)  # fast, and no larger than others
+            Image.fromarray(scene.image).save(folder / folder_name / name, compress_type=zlib.Z_RLE)  # fast and small
             done += 1
             if progress:
                 progress(done, total)
@@ -242,7 +228,7 @@ def _write(folder: Path, settings: dict[str, int], progress: ProgressCallback | 
             "annotations": annotations,
             "categories": [{"id": label + 1, "name": name} for label, name in enumerate(CLASSES)],
         }
-        (folder / "annotations" / f"instances_{_FOLDERS[split]}.json").write_text(json.dumps(content))
+        (folder / "annotations" / f"instances_{folder_name}.json").write_text(json.dumps(content))
     (folder / _SETTINGS_FILE).write_text(json.dumps(settings))
     if hasattr(os, "sync"):
         os.sync()  # once, instead of for each of thousands of files

@@ -1,4 +1,4 @@
-"""The types of issues in a data set, and how issues are listed."""
+"""Issues of a data set: their types, and how they are listed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from ..utils.text import printable
 
 
 class IssueType(Enum):
-    """A type of issue: its title, the effect or the remedy, and whether it is an error.
+    """A type of issue: its `title`, its `advice` (the effect or the remedy), and whether it `is_error`.
 
-    Errors stop training and evaluation, or would falsify their results. The others are warnings: MMDetection 3 ignores
-    the object or the file, or handles it.
+    Errors stop training and evaluation, or would make their results wrong. The others are warnings: MMDetection 3
+    handles the object or the file, or ignores it.
     """
 
     FILE = "invalid annotation file", "use a COCO file with annotations of objects"
@@ -45,9 +45,7 @@ class IssueType(Enum):
     ORPHAN = "label without image", "the label is ignored", False
 
     def __init__(self, title: str, advice: str, is_error: bool = True) -> None:
-        self.title = title
-        self.advice = advice
-        self.is_error = is_error
+        self.title, self.advice, self.is_error = title, advice, is_error
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Issue:
 
 
 def describe(issues: Iterable[Issue], limit: int | None = None) -> str:
-    """List issues by type, one per line: all of them, or the first `limit` of each type and a count of the rest."""
+    """List `issues` by type, one per line: all, or the first `limit` of each type and the number of the others."""
     by_type: dict[IssueType, list[Issue]] = {}
     for issue in issues:
         by_type.setdefault(issue.type, []).append(issue)
@@ -78,6 +76,6 @@ def describe(issues: Iterable[Issue], limit: int | None = None) -> str:
 
 
 def list_names(names: Sequence[str], limit: int = 5) -> str:
-    """Return the first names, quoted, and the number of the others."""
+    """Return the first `limit` of `names`, quoted, and the number of the others."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(repr, names[:limit])) + rest

@@ -1,53 +1,29 @@
-"""Data sets in COCO's, YOLO's and Pascal VOC's layouts, all as COCO annotation files.
+"""Data sets in the layouts of COCO, YOLO and Pascal VOC, as COCO annotation files.
 
-`supervision` also reads all three, but through pixel masks: the corners of polygons move, polygons that fall apart
-become crowds, which are not learned, and all masks are in memory at once. Here a label becomes a COCO annotation with
-exactly its coordinates, and with its file and line.
+Coordinates are converted exactly; `supervision` would move the corners of polygons, which it turns into pixel masks.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError
 from ..utils.files import make_folder, open_atomic
-from ..utils.progress import ProgressCallback
-from .annotations import LabelledSplit
-from .checks import CheckedSplit, check_coco
-from .issues import Issue
+from .checks import SplitFiles
 from .voc import read_voc
 from .yolo import find_yaml, read_yolo
-
-
-@dataclass(frozen=True)
-class SplitFiles:
-    """The files of one split of a data set, in COCO's format."""
-
-    name: str  # in the data set, such as "train2017"
-    annotations: Path
-    images: Path  # the folder that the file's image names are relative to
-    issues: tuple[Issue, ...] = ()  # labels of other formats that could not be converted
 
 
 def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
     """Find the splits of a data set, the training split first, and convert YOLO's and Pascal VOC's labels.
 
-    COCO: `annotations/instances_NAME.json`, with the images in `NAME/`, `images/NAME/` or `images/`; or, as Roboflow
-    exports it, `NAME/_annotations.coco.json` beside the images.
+    - COCO: `annotations/instances_NAME.json`, with the images in `NAME/`, `images/NAME/` or `images/`; or, as Roboflow
+      exports it, `NAME/_annotations.coco.json` beside the images.
+    - YOLO: `data.yaml` with `names`, and with folders (or lists) of images as `train`, `val` and `test`. Labels are
+      boxes or polygons, in files below `labels` instead of `images`. An image without a label has no objects.
+    - Pascal VOC: `Annotations/*.xml` and `JPEGImages/`, split by `ImageSets/Main/NAME.txt`; or XML files beside the
+      images, in the folder or in one for each split. Pixels count from 1; "difficult" is ignored.
 
-    YOLO: `data.yaml` with `names`, and with folders (or lists) of images as `train`, `val` and `test`. Labels are boxes
-    or polygons, in files below `labels` instead of `images`. An image without a label has no objects.
-
-    Pascal VOC: `Annotations/*.xml` and `JPEGImages/`, split by `ImageSets/Main/NAME.txt`; or XML files beside the
-    images, in the folder or in one for each split. Pixels count from 1; "difficult" is ignored.
-
-    Images are not copied. Labels that cannot be converted are left out and reported in `SplitFiles.issues`.
-
-    Args:
-        folder: the data set's folder.
-        work_dir: the folder for converted annotations.
+    Converted annotations are written to `work_dir`; images are not copied. Invalid labels become `SplitFiles.issues`.
 
     Raises:
         DataError: The folder has none of these layouts, or its `data.yaml` cannot be used.
@@ -57,41 +33,6 @@ def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
         raise DataError(f"{folder}: there is no such folder")
     splits = _find_coco(folder) or _convert(folder, work_dir)
     return sorted(splits, key=lambda split: (not split.name.startswith("train"), split.name))
-
-
-def check_splits(
-    splits: Iterable[SplitFiles],
-    *,
-    classes: Sequence[str] | None = None,
-    with_objects: bool = True,
-    with_masks: bool = False,
-    read_images: bool = True,
-    jobs: int | None = None,
-    progress: ProgressCallback | None = None,
-) -> list[CheckedSplit]:
-    """Find all issues of splits.
-
-    Args:
-        splits: see `find_splits`.
-        classes: the expected class names in order; by default those of the first split.
-        with_objects, with_masks, read_images, jobs, progress: see `check_coco`.
-    """
-    checked = []
-    for split in splits:
-        result = check_coco(
-            split.annotations,
-            split.images,
-            classes=classes,
-            with_objects=with_objects,
-            with_masks=with_masks,
-            read_images=read_images,
-            jobs=jobs,
-            progress=progress,
-        )
-        result.issues[:0] = split.issues
-        checked.append(result)
-        classes = classes or tuple(result.classes) or None
-    return checked
 
 
 def _find_coco(folder: Path) -> list[SplitFiles]:
@@ -108,26 +49,23 @@ def _find_coco(folder: Path) -> list[SplitFiles]:
 
 def _convert(folder: Path, work_dir: Path) -> list[SplitFiles]:
     """Write COCO annotation files for a YOLO or Pascal VOC folder."""
-    path = find_yaml(folder)
-    classes, labelled = read_yolo(path) if path else read_voc(folder)
+    yaml_file = find_yaml(folder)
+    classes, labelled = read_yolo(yaml_file) if yaml_file else read_voc(folder)
     if not labelled:
         raise DataError(
             f"{folder}: no data set is found here: COCO has annotations/instances_*.json, YOLO has data.yaml, "
             "Pascal VOC has Annotations/*.xml"
         )
     make_folder(work_dir)
+    ids = {name: id for id, name in enumerate(classes, 1)}
+    categories = [{"id": id, "name": name} for name, id in ids.items()]
     splits = []
     for split in labelled:
-        annotations = work_dir / f"instances_{split.name}.json"
-        with open_atomic(annotations) as file:
-            file.write(json.dumps(_as_coco(split, classes)).encode())
-        splits.append(SplitFiles(split.name, annotations, folder, tuple(split.issues)))
+        for annotation in split.annotations:
+            annotation["category_id"] = ids[annotation.pop("category")]
+        content = {"images": split.images, "annotations": split.annotations, "categories": categories}
+        path = work_dir / f"instances_{split.name}.json"
+        with open_atomic(path) as file:
+            file.write(json.dumps(content).encode())
+        splits.append(SplitFiles(split.name, path, folder, tuple(split.issues)))
     return splits
-
-
-def _as_coco(split: LabelledSplit, classes: Sequence[str]) -> dict[str, Any]:
-    ids = {name: number for number, name in enumerate(classes, 1)}
-    for annotation in split.annotations:
-        annotation["category_id"] = ids[annotation.pop("category")]
-    categories = [{"id": id, "name": name} for name, id in ids.items()]
-    return {"images": split.images, "annotations": split.annotations, "categories": categories}

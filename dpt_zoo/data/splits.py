@@ -1,4 +1,4 @@
-"""The training and validation splits of a config, found and checked before it runs."""
+"""Find and check the training and validation splits of a config before it runs."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -8,14 +8,13 @@ from mmengine.config import Config
 
 from ..errors import DataError
 from ..utils.progress import ProgressCallback
-from .checks import CheckedSplit, raise_errors
+from .checks import CheckedSplit, SplitFiles, check_splits, raise_errors
 from .issues import IssueType
-from .layouts import SplitFiles, check_splits, find_splits
+from .layouts import find_splits
 
 Split = Literal["train", "val"]
 
-_PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
-"""The prefixes of each split's name in a data set, the preferred one first."""
+_PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}  # of names, preferred first
 
 
 def prepare_splits(
@@ -28,19 +27,19 @@ def prepare_splits(
     read_images: bool = True,
     with_objects: bool = True,
     with_masks: bool | None = None,
-    jobs: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[Split, CheckedSplit]:
     """Find and check the data of a config, or the COCO, YOLO or Pascal VOC data in a folder instead.
 
     Args:
-        cfg: the config.
-        data_root: the folder. If it has a single split without a known name, it is the first of `splits`.
+        data_root: the folder. If it has one split, and its name is unknown, it is used as the first of `splits`.
         work_dir: the folder for converted annotations.
         splits: the splits to use; of those in `data_root`, only the first is required.
         ignored: the types of errors that are accepted where they concern a single image.
+        read_images: whether to decode the images, see `check_splits`.
+        with_objects: whether objects are required, see `check_splits`.
         with_masks: whether every object needs a mask; by default, if the config's model predicts masks.
-        read_images, with_objects, jobs, progress: see `check_coco`.
+        progress: called with the number of checked images and the total, for each split.
 
     Raises:
         DataError: The data cannot be used. The text lists the issues.
@@ -50,12 +49,7 @@ def prepare_splits(
     if with_masks is None:
         with_masks = "mask_head" in cfg.model.get("roi_head", {})
     checked = check_splits(
-        files.values(),
-        with_objects=with_objects,
-        with_masks=with_masks,
-        read_images=read_images,
-        jobs=jobs,
-        progress=progress,
+        files.values(), with_objects=with_objects, with_masks=with_masks, read_images=read_images, progress=progress
     )
     raise_errors(*checked, ignored=ignored)
     return dict(zip(files, checked, strict=True))
@@ -78,9 +72,7 @@ def _choose(available: list[SplitFiles], splits: Sequence[Split], folder: Path) 
 def _read_config(cfg: Config, splits: Sequence[Split]) -> dict[Split, SplitFiles]:
     files: dict[Split, SplitFiles] = {}
     for split in splits:
-        loader = cfg.get(f"{split}_dataloader")
-        if loader:
+        if loader := cfg.get(f"{split}_dataloader"):
             root = Path(loader.dataset.get("data_root", ""))
-            annotations, images = root / loader.dataset.ann_file, root / loader.dataset.data_prefix.img
-            files[split] = SplitFiles(annotations.stem.removeprefix("instances_"), annotations, images)
+            files[split] = SplitFiles(split, root / loader.dataset.ann_file, root / loader.dataset.data_prefix.img)
     return files

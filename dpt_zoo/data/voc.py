@@ -1,4 +1,4 @@
-"""Reading of Pascal VOC's labels: an XML file for each image."""
+"""Reader of Pascal VOC's labels: an XML file for each image."""
 
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -11,25 +11,22 @@ from .issues import IssueType
 
 
 def read_voc(folder: Path) -> tuple[list[str], list[LabelledSplit]]:
-    """Return the classes in alphabetical order and the splits of a data set, or no splits if there are no labels."""
-    splits = _read_splits(folder)
+    """Return the classes, in alphabetical order, and the splits of a data set. Without labels, there are no splits."""
+    labels, images = folder / "Annotations", folder / "JPEGImages"
+    if any(labels.glob("*.xml")):
+        lists = {path.stem: path for path in (folder / "ImageSets" / "Main").glob("*.txt")}
+        names = [name for name in ("train", "val", "test") if name in lists]
+        names = names or ["trainval" if "trainval" in lists else "train"]
+        splits = [_read_split(LabelledSplit(name, folder), images, labels, lists.get(name)) for name in names]
+    else:
+        homes = [home for home in [folder, *sorted(filter(Path.is_dir, folder.iterdir()))] if any(home.glob("*.xml"))]
+        names = ["train" if home == folder else home.name for home in homes]
+        splits = [_read_split(LabelledSplit(name, folder), home, home) for name, home in zip(names, homes, strict=True)]
     return sorted({each["category"] for split in splits for each in split.annotations}), splits
 
 
-def _read_splits(folder: Path) -> list[LabelledSplit]:
-    labels, images = folder / "Annotations", folder / "JPEGImages"
-    if not any(labels.glob("*.xml")):
-        homes = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-        labelled = [(home, "train" if home == folder else home.name) for home in homes if any(home.glob("*.xml"))]
-        return [_read_split(LabelledSplit(name, folder), home, home) for home, name in labelled]
-    lists = {path.stem: path for path in (folder / "ImageSets" / "Main").glob("*.txt")}
-    names = [str(name) for name in ("train", "val", "test") if name in lists]
-    names = names or ["trainval" if "trainval" in lists else "train"]
-    return [_read_split(LabelledSplit(name, folder), images, labels, lists.get(name)) for name in names]
-
-
 def _read_split(split: LabelledSplit, images: Path, labels: Path, listed: Path | None = None) -> LabelledSplit:
-    """Read the images that a file has `listed`, or all in a folder."""
+    """Read the images that the file `listed` names, or all in a folder."""
     files = {path.stem: path for path in find_images(images)}
     if listed:
         stems = {line: f"{split.relative(listed)}, line {number}" for number, line in split.read_lines(listed)}
@@ -64,7 +61,7 @@ def _read_image(split: LabelledSplit, path: Path, label: Path) -> None:
 
 
 def _read_object(split: LabelledSplit, element: Element, where: str) -> None:
-    """Read an object. A box's corners are its first and last pixel, counted from 1."""
+    """Read an object. Its box is the first and the last pixel, counted from 1."""
     name = (element.findtext("name") or "").strip()
     if not name:
         raise ValueError("the object has no name")

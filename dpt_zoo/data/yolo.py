@@ -1,4 +1,4 @@
-"""Reading of YOLO's labels: text files with boxes or polygons, and a `data.yaml`."""
+"""Reader of YOLO's labels: text files with boxes or polygons, and a `data.yaml`."""
 
 import reprlib
 from collections.abc import Iterator
@@ -33,11 +33,8 @@ def read_yolo(path: Path) -> tuple[list[str], list[LabelledSplit]]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be used: {' '.join(str(error).split())}") from error
     splits = []
-    for name in ("train", "val", "test"):
-        split = LabelledSplit(name, path.parent)
-        entries = content.get(name)
-        if not entries:
-            continue
+    for name in filter(content.get, ("train", "val", "test")):
+        split, entries = LabelledSplit(name, path.parent), content[name]
         for entry in entries if isinstance(entries, list) else [entries]:
             for image in _find_images(split, entry, content.get("path"), f"{path}, {name}"):
                 _read_image(split, image, classes)
@@ -51,11 +48,7 @@ def read_yolo(path: Path) -> tuple[list[str], list[LabelledSplit]]:
 
 
 def _read_classes(content: Any) -> list[str]:
-    """Return the classes that a YAML file names.
-
-    Raises:
-        ValueError: Its content is invalid, or it describes another task.
-    """
+    """Return the classes in a YAML file's content. Raise `ValueError` if they are invalid or for another task."""
     if not isinstance(content, dict) or not content.get("names") or not isinstance(content["names"], list | dict):
         raise ValueError("it has no names: give the classes, in order, as a list")
     if "kpt_shape" in content:
@@ -73,11 +66,9 @@ def _read_classes(content: Any) -> list[str]:
 
 
 def _find_images(split: LabelledSplit, entry: Any, prefix: Any, where: str) -> Iterator[Path]:
-    """Yield the images of an entry in the YAML file: a folder, or a text file with a list."""
-    path = _find(split.folder, prefix, entry)
-    if path is None:
-        split.add_issue(IssueType.MISSING_IMAGE, where, f"there is no {reprlib.repr(entry)} below {split.folder}")
-    elif path.is_dir():
+    """Yield the images of an entry in the YAML file: a folder, or a text file that lists them."""
+    path = _find(split, prefix, entry, where)
+    if path and path.is_dir():
         images = find_images(path)
         yield from images
         expected = {_label_of(split.relative(image)) for image in images}
@@ -85,29 +76,26 @@ def _find_images(split: LabelledSplit, entry: Any, prefix: Any, where: str) -> I
             name = split.relative(label)
             if name not in expected and label.name != "classes.txt":  # some tools put the names there
                 split.add_issue(IssueType.ORPHAN, name, f"there is no image {label.stem!r}")
-    else:
-        for number, line in split.read_lines(path):
-            image = _find(split.folder, prefix, line)
-            if image:
-                yield image
-            else:
-                message = f"there is no {line!r} below {split.folder}"
-                split.add_issue(IssueType.MISSING_IMAGE, f"{path}, line {number}", message)
+    elif path:
+        listed = (_find(split, prefix, line, f"{path}, line {number}") for number, line in split.read_lines(path))
+        yield from filter(None, listed)
 
 
-def _find(folder: Path, prefix: Any, entry: Any) -> Path | None:
+def _find(split: LabelledSplit, prefix: Any, entry: Any, where: str) -> Path | None:
     """Find a path from the YAML file in the file's own folder, because data sets are moved after they are written."""
     for start in ("", prefix):
         if isinstance(start, str) and isinstance(entry, str):
             names = f"{start}/{entry}".replace("\\", "/").split("/")
-            path = folder.joinpath(*(name for name in names if name not in ("", ".", "..")))
+            path = split.folder.joinpath(*(name for name in names if name not in ("", ".", "..")))
             if exists(path):
                 return path
+    name = repr(entry) if isinstance(entry, str) else reprlib.repr(entry)
+    split.add_issue(IssueType.MISSING_IMAGE, where, f"there is no {name} below {split.folder}")
     return None
 
 
 def _label_of(image: str) -> str:
-    """Return the label of an image: below "labels" instead of the last "images". Both are relative to the data set."""
+    """Return an image's label: its path with "labels" instead of the last "images". Paths are relative to the data."""
     *folders, name = image.split("/")
     if "images" in folders:
         folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"

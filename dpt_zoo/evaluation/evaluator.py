@@ -18,8 +18,8 @@ from ..engine.distributed import process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError
 from ..models.factory import set_num_classes
-from ..utils.devices import find_device
-from ..utils.environment import device_name, processor_name, versions
+from ..utils.devices import device_name, find_device
+from ..utils.environment import versions
 from ..utils.files import make_folder
 from ..utils.progress import progress_bar
 from ..weights.loading import load_weights
@@ -207,7 +207,7 @@ def _measure(plan: Plan, ground_truth: CocoDict, tasks: Sequence[Task], options:
         annotations=plan.annotations,
         seconds={"detecting": detecting, "measuring": time.perf_counter() - start},
         processes=get_world_size(),
-        device=device_name() if find_device(options.device).type == "cuda" else processor_name(),
+        device=device_name(find_device(options.device)),
         versions=versions(),
     )
     if errors and options.work_dir:

@@ -15,7 +15,7 @@ from mmengine.registry import METRICS
 from .. import mmlab  # noqa: F401  (before mmdet)
 from ..inference.detections import Detections, encode_mask
 from ..utils.files import open_atomic
-from ..utils.json_files import JsonLinesWriter, JsonListWriter, read_json_lines
+from ..utils.json_files import JsonLinesWriter, json_list, read_json_lines
 from .metrics import SHAPE_KEYS, CocoDict, Task
 
 
@@ -105,8 +105,8 @@ def read_image_ids(folder: Path) -> set[int]:
 def _read_file(path: Path) -> Iterator[ImagePredictions]:
     """Yield the complete lines of a file, up to a damaged one: a process may have ended while it wrote."""
     with contextlib.suppress(ValueError):
-        for line in read_json_lines(path):
-            yield ImagePredictions(**line.content)
+        for content, _ in read_json_lines(path):
+            yield ImagePredictions(**content)
 
 
 @contextlib.contextmanager
@@ -121,15 +121,15 @@ def coco_results_files(prefix: Path | None, tasks: Iterable[Task]) -> Iterator[C
         OutputError: A file cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        writers: list[tuple[JsonListWriter, tuple[str, ...]]] = []
+        writers: list[tuple[Callable[[CocoDict], None], tuple[str, ...]]] = []
         for task in tasks if prefix else ():
             file = stack.enter_context(open_atomic(Path(f"{prefix}.{task}.json")))
             keys = ("image_id", "category_id", SHAPE_KEYS[task], "score")
-            writers.append((stack.enter_context(JsonListWriter(file)), keys))
+            writers.append((stack.enter_context(json_list(file)), keys))
 
         def add(predictions: Iterable[CocoDict]) -> None:
-            for writer, keys in writers:
+            for write, keys in writers:
                 for prediction in predictions:
-                    writer.append({key: prediction[key] for key in keys})
+                    write({key: prediction[key] for key in keys})
 
         yield add

@@ -1,8 +1,9 @@
-"""Choose the device to compute on."""
+"""The device to compute on."""
 
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .environment import processor_name
 
 if TYPE_CHECKING:
     import torch
@@ -12,7 +13,7 @@ def find_device(device: "str | int | torch.device | None" = "auto") -> "torch.de
     """Return a PyTorch device after checking that it works.
 
     Args:
-        device: "auto" or None for a GPU (CUDA, or MPS on a Mac) if there is one and the CPU otherwise; or "cpu",
+        device: "auto" or None for a GPU (CUDA, or MPS on a Mac) if there is one, and the CPU otherwise; or "cpu",
             "cuda", "cuda:1", "mps", a GPU's number, or a `torch.device`.
 
     Raises:
@@ -21,12 +22,17 @@ def find_device(device: "str | int | torch.device | None" = "auto") -> "torch.de
     import torch
 
     if device is None or device == "auto":
-        mps = getattr(torch.backends, "mps", None)
-        device = "cuda" if torch.cuda.is_available() else "mps" if mps is not None and mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(device)!r} cannot be used ({reason}): try 'cpu'") from error
+        raise InputError(f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]}): try 'cpu'") from error
     return found
+
+
+def device_name(device: "torch.device") -> str:
+    """Return the name of a CUDA device or, for another device, of the processor."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()

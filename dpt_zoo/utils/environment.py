@@ -1,5 +1,6 @@
 """The software and hardware that measurements were made with."""
 
+import contextlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,20 +14,9 @@ def versions() -> dict[str, str]:
     """Return the versions of DPT Zoo, Python, and the installed packages that affect results."""
     found = {"dpt-zoo": __version__, "python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
-
-
-def device_name() -> str:
-    """Return the name of the first GPU that PyTorch can use or, without one, of the processor."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return processor_name()
 
 
 def processor_name() -> str:

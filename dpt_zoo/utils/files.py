@@ -1,4 +1,4 @@
-"""Files that are either complete or do not exist."""
+"""Write files completely or not at all, and other helpers for files and folders."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from ..errors import OutputError
 
 @contextlib.contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name when the block succeeds, and is removed when the block fails.
+    """Open a file for writing. It appears at `path` when the block succeeds, and is removed when the block fails.
 
     Raises:
         OutputError: The file cannot be written: no such folder, no permission, no space, ...
@@ -49,11 +49,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path, role: str = "folder") -> None:
-    """Create a folder and its parents if they do not exist.
-
-    Args:
-        folder: the folder.
-        role: the name of the argument in the error text.
+    """Create a folder and its parents if they do not exist. `role` is the argument's name in the error text.
 
     Raises:
         OutputError: The folder cannot be created.
@@ -65,11 +61,7 @@ def make_folder(folder: Path, role: str = "folder") -> None:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Check the free disk space of a folder.
-
-    Args:
-        folder: the folder.
-        needed: the required space in bytes.
+    """Check that a folder's disk has `needed` bytes of free space.
 
     Raises:
         OutputError: The free space is smaller.

@@ -1,7 +1,6 @@
-"""Reading of images in any form as RGB pixels, and writing of pictures."""
+"""Read images as RGB pixels from files and from memory, and write pictures."""
 
 import contextlib
-import functools
 import io
 import struct
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from ..errors import ImageError, InputError
 from .files import open_atomic
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX")
-"""Pillow's names of the supported formats. EPS is not supported because Pillow runs another program to read it."""
+"""Pillow's names of the supported formats. EPS is not supported, because Pillow runs another program to read it."""
 
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, struct.error)
 """The exceptions that Pillow's decoders raise for damaged files."""
@@ -45,7 +44,7 @@ def load_image(path: Path) -> NDArray[np.uint8]:
 
 
 def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode the bytes of an image file as `load_image` does. Error texts start with `name`."""
+    """Decode an image file's `content` as `load_image` does. Error texts start with `name`."""
     if not content:
         raise ImageError(f"{name}: there is nothing in it")
     return _decode(io.BytesIO(content), name)
@@ -67,12 +66,13 @@ def to_pixels(image: Any, name: str) -> NDArray[np.uint8]:
         with _image_errors(name):
             return _to_rgb(image, name)
     if isinstance(image, np.ndarray):
-        return _from_array(image, name, "(H, W, 3)")
+        return _from_array(image, name, f"(H, W, 3), not {image.shape}")
     if hasattr(image, "detach"):  # a tensor, recognised without importing torch
         array = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()  # NumPy has no bfloat16
-        return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, name, "(3, H, W)")
-    expected = "a path, a URL, a PIL image, an array, a tensor or bytes"
-    raise ImageError(f"{name}: {type(image).__name__} is not an image: give {expected}")
+        expected = f"(3, H, W), not {array.shape}"
+        return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, name, expected)
+    types = "a path, a URL, a PIL image, an array, a tensor or bytes"
+    raise ImageError(f"{name}: {type(image).__name__} is not an image: give {types}")
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:
@@ -90,15 +90,10 @@ def write_picture(path: Path, picture: Image.Image) -> None:
 
 
 def _decode(file: BinaryIO, name: str) -> NDArray[np.uint8]:
-    with _image_errors(name), Image.open(file, formats=_formats()) as image:
-        return _to_rgb(image, name)
-
-
-@functools.cache
-def _formats() -> list[str]:
-    """Return the supported formats that this build of Pillow reads."""
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    formats = [format for format in FORMATS if format in Image.OPEN]  # those that this build of Pillow reads
+    with _image_errors(name), Image.open(file, formats=formats) as image:
+        return _to_rgb(image, name)
 
 
 @contextlib.contextmanager
@@ -129,13 +124,12 @@ def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
 
 
 def _from_array(array: NDArray[Any], name: str, expected: str) -> NDArray[np.uint8]:
-    """Convert an array, with the channels (if any) as its last dimension; `expected` is the shape in error texts."""
+    """Convert an array, whose last dimension is the channels, if any. Error texts have the `expected` shape."""
     if array.ndim == 4:
         raise ImageError(f"{name}: these are several images, {array.shape}: give them as a list")
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
-        shape = array.transpose(2, 0, 1).shape if array.ndim == 3 and expected.startswith("(3") else array.shape
-        raise ImageError(f"{name}: an image is {expected}, not {shape}")
+        raise ImageError(f"{name}: an image is {expected}")
     array = array[..., :3] if array.shape[2] > 1 else array.repeat(3, axis=2)
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)

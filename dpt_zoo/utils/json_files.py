@@ -1,55 +1,41 @@
 """JSON files that are written item by item: lists, and JSON lines."""
 
+import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from ..errors import OutputError
 
 
-class JsonListWriter:
-    """Writes a JSON list to a file, one item a line, without holding the items in memory.
+@contextlib.contextmanager
+def json_list(file: BinaryIO) -> Iterator[Callable[[Any], None]]:
+    """Write a JSON list, which ends with the block. Yield the function that writes an item, one per line."""
+    start = separator = b"[\n"
 
-    Args:
-        file: where to write. The list is complete when the `with` block ends.
-    """
+    def append(item: Any) -> None:
+        nonlocal separator
+        file.write(separator + json.dumps(item).encode())
+        separator = b",\n"
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._is_empty = True
-
-    def __enter__(self) -> "JsonListWriter":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.write(b"[]" if self._is_empty else b"\n]")
-
-    def append(self, item: Any) -> None:
-        """Write an item."""
-        self._file.write((b"[\n" if self._is_empty else b",\n") + json.dumps(item).encode())
-        self._is_empty = False
+    yield append
+    file.write(b"[]" if separator == start else b"\n]")
 
 
 def write_json_list(file: BinaryIO, items: Iterable[Any]) -> None:
-    """Write a JSON list, one item a line, without holding all items in memory."""
-    with JsonListWriter(file) as writer:
+    """Write `items` to a `file` as a JSON list, one per line, without holding all of them in memory."""
+    with json_list(file) as append:
         for item in items:
-            writer.append(item)
+            append(item)
 
 
-class JsonLine(NamedTuple):
-    """The content of one line of a JSON lines file, and its byte offsets."""
+def read_json_lines(path: Path) -> Iterator[tuple[Any, int]]:
+    """Yield the content of each complete line in a JSON lines file, and the byte offset of its end.
 
-    content: Any
-    start: int
-    end: int
-
-
-def read_json_lines(path: Path) -> Iterator[JsonLine]:
-    """Yield the complete lines of a JSON lines file. A last line without a line break is incomplete and left out.
+    A last line without a line break is incomplete and left out.
 
     Raises:
         ValueError: A complete line is not JSON.
@@ -59,16 +45,16 @@ def read_json_lines(path: Path) -> Iterator[JsonLine]:
         for line in file:
             if not line.endswith(b"\n"):
                 return
-            start, end = end, end + len(line)
-            yield JsonLine(json.loads(line), start, end)
+            end += len(line)
+            yield json.loads(line), end
 
 
 class JsonLinesWriter:
-    """Appends JSON objects to a file, one per line. Each line is written completely or not at all.
+    """A writer that appends JSON values to a file, one per line. Each line is written completely or not at all.
 
     Args:
         path: the file; it is created if missing.
-        size: bytes of an existing file to keep; the rest is removed.
+        size: the number of bytes of an existing file to keep; the rest is removed.
 
     Raises:
         OutputError: The file cannot be written.
@@ -81,12 +67,6 @@ class JsonLinesWriter:
             self._file.truncate(size)
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-
-    def __enter__(self) -> "JsonLinesWriter":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -7,17 +7,11 @@ from .text import printable
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str | None = None) -> str:
-    """Return a Markdown table.
-
-    Args:
-        header: the titles of the columns.
-        rows: the cells, as Markdown.
-        align: one letter per column, "l" for left or "r" for right; all left by default.
-    """
+    """Return a table of a `header` and `rows` of Markdown. `align` has "l" or "r" for each column; default: all "l"."""
     rules = ["---:" if letter == "r" else "---" for letter in align or "l" * len(header)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rules, *rows))
 
 
 def escape(text: str) -> str:
-    """Escape text of unknown origin, such as a class name, so that Markdown shows it literally in one line."""
+    """Escape untrusted text, for example a class name, so that Markdown shows it literally in one line."""
     return re.sub(r"([\\`*_|\[\]<>])", r"\\\1", printable(text))

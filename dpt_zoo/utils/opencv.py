@@ -1,4 +1,4 @@
-"""An explained failure to import OpenCV, whose desktop build needs graphics libraries that servers often lack."""
+"""Explain why OpenCV cannot be imported: its desktop build needs graphics libraries that many servers lack."""
 
 import contextlib
 import re
@@ -9,11 +9,7 @@ from ..errors import DependencyError
 
 @contextlib.contextmanager
 def explain_opencv_import() -> Iterator[None]:
-    """Turn a failed import of OpenCV's desktop build into a `DependencyError` that names the remedy.
-
-    Raises:
-        DependencyError: A shared library that OpenCV's desktop build needs is missing, for example `libGL.so.1`.
-    """
+    """Turn the `ImportError` of a missing graphics library, such as libGL.so.1, into a helpful `DependencyError`."""
     try:
         yield
     except ImportError as error:

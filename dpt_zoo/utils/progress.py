@@ -15,7 +15,7 @@ ProgressCallback = Callable[[int, int | None], None]
 
 @contextlib.contextmanager
 def progress_bar(description: str) -> Iterator[ProgressCallback]:
-    """Show a bar for countable work, with the rate and the remaining time, until the block ends."""
+    """Show a progress bar with a `description`, the rate and the remaining time until the block ends."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -32,13 +32,7 @@ def progress_bar(description: str) -> Iterator[ProgressCallback]:
 
 
 class Downloads:
-    """A bar for each file that is being fetched and, for several files, one for all of them.
-
-    The bars appear when the first bytes are received.
-
-    Args:
-        num_files: number of files to fetch.
-    """
+    """A progress bar for each of `num_files` downloads, and one for all. They appear with the first bytes."""
 
     def __init__(self, num_files: int = 1) -> None:
         self._num_files = num_files

@@ -2,7 +2,7 @@
 
 
 def printable(text: str) -> str:
-    """Escape control characters and others that are not printable in one line."""
+    """Escape characters that are not printable in one line, such as control characters."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
@@ -12,5 +12,5 @@ def format_percent(value: float | None) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Format a count with its noun: "1 image", "1,200 images"."""
+    """Format a `count` with its `noun`: "1 image", "1,200 images"."""
     return f"{count:,} {noun}{'s' * (count != 1)}"

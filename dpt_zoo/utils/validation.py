@@ -6,10 +6,10 @@ from ..errors import InputError
 
 
 def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> None:
-    """Check that an argument is a whole number in a range. NumPy integers are accepted, booleans are not.
+    """Check that the `value` of the argument `name` is a whole number from `minimum` to `maximum`, and not a boolean.
 
     Raises:
-        InputError: The value is invalid. The text names the argument, the range and the value.
+        InputError: The value is invalid.
     """
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_integer or value < minimum or (maximum is not None and value > maximum):  # type: ignore[operator]
@@ -18,10 +18,10 @@ def check_integer(name: str, value: object, minimum: int, maximum: int | None = 
 
 
 def check_fraction(name: str, value: object) -> None:
-    """Check that an argument is a number in [0, 1].
+    """Check that the `value` of the argument `name` is a number from 0 to 1.
 
     Raises:
-        InputError: The value is invalid. The text names the argument and the value.
+        InputError: The value is invalid.
     """
     if not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
         raise InputError(f"{name} must be a number from 0 to 1, not {value!r}")

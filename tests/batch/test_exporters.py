@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from dpt_zoo.batch.exporters import WRITERS
 from dpt_zoo.batch.journal import ImageResult, Journal
 from dpt_zoo.cli import detect
-from dpt_zoo.data.checks import check_coco
+from dpt_zoo.data.checks import SplitFiles, check_splits
 from dpt_zoo.data.voc import read_voc
 from dpt_zoo.inference import Detections
 
@@ -74,7 +74,7 @@ def test_coco(journal: Journal, images: Path, tmp_path: Path) -> None:
 def test_coco_is_data_to_train_on(images: Path, tmp_path: Path) -> None:
     journal = write(tmp_path, [result_of("1.jpg")])
     export(journal, tmp_path, "coco")
-    check = check_coco(tmp_path / "coco.json", images)
+    (check,) = check_splits([SplitFiles("coco", tmp_path / "coco.json", images)])
     assert check.num_objects == check.num_masks == 2 and not check.issues
 
 

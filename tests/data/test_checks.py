@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from small_data import CLASSES, HEIGHT, POLYGON, WIDTH, Json, coco_annotation, coco_content, make_coco, make_image
 
 from dpt_zoo.data.annotation_checks import check_mask
-from dpt_zoo.data.checks import CheckedSplit, check_coco, raise_errors
+from dpt_zoo.data.checks import CheckedSplit, SplitFiles, check_splits, raise_errors
 from dpt_zoo.data.issues import IssueType, describe
 from dpt_zoo.errors import DataError, InputError
 
@@ -28,7 +28,12 @@ INF = float("inf")
 
 
 def check(root: Path, **options: Any) -> CheckedSplit:
-    return check_coco(root / "annotations" / "instances_train2017.json", root / "train2017", **options)
+    return check_files(root / "annotations" / "instances_train2017.json", root / "train2017", **options)
+
+
+def check_files(annotations: Path, images: Path, **options: Any) -> CheckedSplit:
+    (split,) = check_splits([SplitFiles("train2017", annotations, images)], **options)
+    return split
 
 
 def test_a_valid_data_set(tmp_path: Path) -> None:
@@ -383,9 +388,9 @@ def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
 def test_a_wrong_folder_is_reported_once(tmp_path: Path) -> None:
     path = make_coco(tmp_path)
     (tmp_path / "other").mkdir()
-    (issue,) = check_coco(path, tmp_path / "other").issues
+    (issue,) = check_files(path, tmp_path / "other").issues
     assert "none of the 4 images is in" in issue.message and "another split's folder?" in issue.message
-    (issue,) = check_coco(path, tmp_path / "none").issues
+    (issue,) = check_files(path, tmp_path / "none").issues
     assert (issue.where, issue.message) == (str(tmp_path / "none"), "there is no such folder")
 
 
@@ -407,7 +412,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
         (tmp_path / "train2017" / str(image["file_name"])).unlink(missing_ok=True)
         (tmp_path / "train2017" / str(image["file_name"])).hardlink_to(tmp_path / "big.png")
     tracemalloc.start()
-    check_coco(path, tmp_path / "train2017", jobs=2)
+    check_files(path, tmp_path / "train2017", jobs=2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6 < len(images) * size * size * 3  # NumPy's arrays are counted

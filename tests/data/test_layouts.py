@@ -27,9 +27,9 @@ from small_data import (
     voc_xml,
 )
 
-from dpt_zoo.data.checks import CheckedSplit, raise_errors
+from dpt_zoo.data.checks import CheckedSplit, SplitFiles, check_splits, raise_errors
 from dpt_zoo.data.issues import Issue, IssueType
-from dpt_zoo.data.layouts import SplitFiles, check_splits, find_splits
+from dpt_zoo.data.layouts import find_splits
 from dpt_zoo.errors import DataError, DPTZooError, OutputError
 
 

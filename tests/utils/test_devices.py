@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dpt_zoo.errors import InputError
-from dpt_zoo.utils.devices import find_device
-from dpt_zoo.utils.environment import device_name, processor_name, versions
+from dpt_zoo.utils.devices import device_name, find_device
+from dpt_zoo.utils.environment import processor_name, versions
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
@@ -29,5 +29,7 @@ def test_devices_that_do_not_exist(device: Any) -> None:
 
 def test_the_environment() -> None:
     assert processor_name()
-    assert device_name() == (torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name())
+    assert device_name(torch.device("cpu")) == processor_name()
+    if torch.cuda.is_available():
+        assert device_name(torch.device("cuda")) == torch.cuda.get_device_name()
     assert {"dpt-zoo", "python", "torch", "mmdet"} <= versions().keys()
