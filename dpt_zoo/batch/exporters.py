@@ -66,7 +66,7 @@ def write_csv(journal: Journal, folder: Path) -> None:
 
 
 def write_yolo(journal: Journal, folder: Path) -> None:
-    """Write `data.yaml`, and `labels/STEM.txt` with a line per object: class, centre, width and height (0 to 1), score."""
+    """Write `data.yaml`, and `labels/STEM.txt` with a line per object: class, centre, width, height (0 to 1), score."""
     _write_folder(folder / "labels", ((f"{result.stem}.txt", _yolo_lines(result.detections)) for result in journal))
     names = dict(enumerate(journal.settings.classes))
     with open_atomic(folder / "data.yaml") as file:

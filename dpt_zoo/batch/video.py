@@ -1,7 +1,4 @@
-"""Read video files and cameras, and write videos as MP4 with their times and sound.
-
-PyAV, which includes FFmpeg's libraries, reads and writes files. OpenCV reads cameras.
-"""
+"""Read and write video files with PyAV, which includes FFmpeg's libraries, and read cameras with OpenCV."""
 
 import contextlib
 import math
