@@ -133,7 +133,7 @@ class TestOneImage:
             ([*MASK_RCNN, "--device", "gpu"], "device 'gpu' cannot be used"),
             ([*MASK_RCNN, "--classes", "dog"], "--classes: mrcnn_dpt_nano_digits has no class 'dog', only 0, 1, 2, 3"),
             ([*RETINANET, "--save-masks"], "--save-masks: retinanet_dpt_nano_digits has no masks"),
-            ([*MASK_RCNN, "--work-dir", "/dev/null/folder"], "--work-dir /dev/null/folder cannot be made: "),
+            ([*MASK_RCNN, "--work-dir", "/dev/null/folder"], "/dev/null/folder cannot be made: Not a directory: choose another --work-dir"),
         ],
     )
     def test_one_clear_line(self, run: Run, tmp_path: Path, options: list[str], complaint: str) -> None:
