@@ -5,7 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, count
@@ -77,6 +77,7 @@ class VideoReader:
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="dpt-zoo-video")
+        self._ahead = deque[Future[Frame | None]]()
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -86,10 +87,10 @@ class VideoReader:
         self.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        num_ahead = 4 if self.path else 1  # a camera's frames would be late
-        ahead = deque(self._pool.submit(next, self.frames, None) for _ in range(num_ahead))
-        while frame := ahead.popleft().result():
-            ahead.append(self._pool.submit(next, self.frames, None))
+        while len(self._ahead) < (4 if self.path else 1):  # more frames of a camera would be late
+            self._ahead.append(self._pool.submit(next, self.frames, None))
+        while frame := self._ahead.popleft().result():
+            self._ahead.append(self._pool.submit(next, self.frames, None))
             yield frame
         self.at_end = True
 
