@@ -1,7 +1,4 @@
-"""Middleware that lets only the page's own requests through to its server, within limits.
-
-Gradio serves dozens of routes, some of which fetch a URL or read a file that the caller names. The page needs few.
-"""
+"""Middleware that refuses all requests but the page's own. Some of Gradio's routes read any file or fetch any URL."""
 
 import json
 import re
@@ -27,13 +24,13 @@ UPLOAD = "/gradio_api/upload"
 MESSAGES = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-"""Names of this machine in a URL. Another name that resolves to it belongs to another site."""
+"""Names of this machine in a URL. Any other name that resolves to it may belong to another site."""
 
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
-"""With this, the browser does not let the page send requests to other machines."""
+"""With this header, the browser refuses the page's requests to other machines."""
 
 
 class Guard:
@@ -41,7 +38,7 @@ class Guard:
 
     Args:
         app: the application to protect.
-        folder: the folder of uploads and results; no other file can be named or read.
+        folder: the folder of uploads and results. Requests cannot read or name files outside it.
         is_local: whether only this machine may use the server.
     """
 
@@ -67,7 +64,7 @@ class Guard:
         await self._app(scope, receive, _with_policy(send))
 
     def _check_origin(self, headers: Headers) -> None:
-        """Refuse requests of other sites' pages, and those under a host name that another site gave to this server."""
+        """Refuse requests of other sites' pages, and host names of other sites that resolve to this server."""
         host = headers.get("host", "")
         if self._is_local and re.sub(r":\d+$", "", host) not in LOOPBACK:
             raise HTTPException(403, f"this server does not answer for the host {host}")
@@ -101,7 +98,6 @@ class Guard:
             raise HTTPException(400, "the body is not JSON") from None
         if not names_ours:
             raise HTTPException(403, "only uploaded files may be named")
-
         replay: Iterator[Message] = iter([{"type": "http.request", "body": body, "more_body": False}])
 
         async def receive() -> Message:
@@ -110,7 +106,7 @@ class Guard:
         return receive
 
     def _names_only_ours(self, value: Any) -> bool:
-        """Return whether a message names, at any depth, only files in the folder: Gradio would read or fetch others."""
+        """Return whether all paths in a message, at any depth, are in the folder. Gradio would read or fetch others."""
         if isinstance(value, list):
             return all(map(self._names_only_ours, value))
         if isinstance(value, dict):

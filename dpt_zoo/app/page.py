@@ -1,4 +1,4 @@
-"""The page: upload an image, see what a model detects in it, and filter that without running the model again."""
+"""The page: upload an image, see the detected objects, and filter them without running the model again."""
 
 import functools
 import io
@@ -26,18 +26,18 @@ from ..utils.images import decode_image
 
 MIN_SCORE, DEFAULT_SCORE = 0.05, 0.3  # of the score slider
 MAX_MODELS = 2  # in memory
-MAX_PIXELS = 50_000_000  # of an image: the mask of each object has as many
-MAX_SESSIONS = 128  # pages whose detections are kept; then the one that was unused for longest has to detect again
+MAX_PIXELS = 50_000_000  # in an image: the mask of each object has the same number
+MAX_SESSIONS = 128  # open pages with detections in memory; the least recently used ones have to detect again
 MAX_WAITING = 1000  # requests in the queue
 MIN_SIDE, MAX_SIDE = 640, 1280  # pixels of the longer side of the drawn image
 
 EXAMPLES = sorted(Path(__file__).with_name("examples").glob("*.png"))
-"""Digit scenes that no demo model was trained on."""
+"""Digit scenes that are not in the training data of the demo models."""
 
 THEME = gr.themes.Default(
     primary_hue="teal",
     neutral_hue="slate",
-    font=["system-ui", "sans-serif"],  # fonts of the system: none is downloaded
+    font=["system-ui", "sans-serif"],  # no font is downloaded
     font_mono=["ui-monospace", "monospace"],
 )
 
@@ -45,36 +45,28 @@ CSS = """
 #model input { padding-right: 2rem; text-overflow: ellipsis }
 @media (max-width: 640px) { #detections { height: auto !important } }
 """
-"""A long title ends before the arrow, and a picture on a phone has no empty bands above and below."""
+"""Long titles are cut off before the arrow, and on a phone, pictures have no empty bands above and below."""
 
 NAME_EXAMPLES = """() => document.querySelectorAll("#examples button").forEach(
     (button, index) => button.setAttribute("aria-label", `Digit scene ${index + 1}`))"""
-"""Gradio gives the example buttons no names for screen readers."""
+"""Names for screen readers, which Gradio does not give the example buttons."""
 
 STREAM = Path(__file__).with_name("stream.js").read_text(encoding="utf-8")
-"""A fix for Gradio's client, which can lose answers."""
+"""A fix for Gradio's client, which can lose responses."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Result:
-    """All detections of an image, without the image, and the same ones in an image of the size to draw on."""
+    """All detections of an image, without the image, and the same ones in an image of the size for drawing."""
 
     detections: Detections
     drawable: Detections
 
 
 def make_app(model: str, device: str) -> FastAPI:
-    """Make the web application, with its first model loaded.
-
-    Args:
-        model: the name of the model that is selected first.
-        device: see `create_model`.
-
-    Raises:
-        DPTZooError: The model cannot be loaded, see `Detector`.
-    """
+    """Make the web application, and load the model that is selected first, or raise `DPTZooError`."""
 
     @functools.lru_cache(MAX_MODELS)
     def load(name: str) -> Detector:
@@ -83,7 +75,7 @@ def make_app(model: str, device: str) -> FastAPI:
     load(model)
 
     def detect(image: dict[str, Any] | None, model: str) -> Iterator[tuple[Result | None, gr.Dropdown]]:
-        yield None, gr.Dropdown(choices=[], value=[])  # the detections so far are those of another image
+        yield None, gr.Dropdown(choices=[], value=[])  # clear the detections of the previous image
         if not image or not image["path"]:
             return
         try:
@@ -91,13 +83,12 @@ def make_app(model: str, device: str) -> FastAPI:
             start = time.perf_counter()
             detections = load(model)(pixels)
         except DPTZooError as error:
-            # Not gr.Error: it would discard an image that was chosen in the meantime.
+            # gr.Error would discard an image that was selected in the meantime.
             gr.Warning(str(error), duration=None, title="Error")
             return
         logger.info("%s: %d objects in %.2f s", model, len(detections), time.perf_counter() - start)
         detections = replace(detections, path=image["orig_name"])
-        names = set(detections.names)
-        classes = [name for name in detections.classes if name in names]
+        classes = sorted(set(detections.names), key=detections.classes.index)
         yield Result(replace(detections, image=None), _to_drawable(detections)), gr.Dropdown(choices=classes, value=[])
 
     page = _make_page(model, detect)
@@ -105,25 +96,13 @@ def make_app(model: str, device: str) -> FastAPI:
     page.state_session_capacity = MAX_SESSIONS
     page.has_launched = True  # without it, Gradio lets a message name any file of this machine
     app = FastAPI(openapi_url=None)
-    return gr.mount_gradio_app(
-        app,
-        page,
-        path="",
-        theme=THEME,
-        css=CSS,
-        head=f"<script>{STREAM}</script>",
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        mcp_server=False,
-        pwa=False,
-        enable_monitoring=False,
-        show_error=False,
-    )
+    disabled = ("run_history", "ssr_mode", "mcp_server", "pwa", "enable_monitoring", "show_error")
+    style: dict[str, Any] = {"theme": THEME, "css": CSS, "head": f"<script>{STREAM}</script>", "footer_links": []}
+    return gr.mount_gradio_app(app, page, path="", **style, **dict.fromkeys(disabled, False))
 
 
 def _make_page(first: str, detect: Any) -> gr.Blocks:
-    """Return the components of the page and their events; `detect` yields a `Result` and the dropdown of classes."""
+    """Return the page with its components and events. `detect` yields a `Result` and the dropdown of classes."""
     with gr.Blocks(title="DPT Zoo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         result = gr.State()
         gr.Markdown("# DPT Zoo\nChoose an image to detect the objects in it.")
@@ -176,7 +155,7 @@ def _make_page(first: str, detect: Any) -> gr.Blocks:
             detect,
             [image, model],
             [result, classes],
-            preprocess=False,  # this module decodes the image, not Gradio
+            preprocess=False,  # `detect` decodes the image
             concurrency_limit=1,
             show_progress_on=picture,
             **always_last,
@@ -184,16 +163,16 @@ def _make_page(first: str, detect: Any) -> gr.Blocks:
         gr.on([score.input, classes.input], show, *shown, **quiet)
         model.change(describe, model, [quality, about], **quiet)
         samples = json.dumps([sample for [sample] in examples.samples])
-        examples.click(None, examples, image, js=f"(index) => {samples}[index]")  # in the browser: answers may overtake
+        examples.click(None, examples, image, js=f"(index) => {samples}[index]")  # the server may answer out of order
         page.load(None, js=NAME_EXAMPLES)
     return page
 
 
 def show(result: Result | None, min_score: float, classes: list[str]) -> tuple[Any, ...]:
-    """Return the picture, the count, the table and the file of the objects with these scores and classes."""
+    """Return the picture, count, table and file for the objects of `result` with `min_score` and one of `classes`."""
     if result is None:
         return None, "", gr.Column(visible=False), [], None
-    known = [name for name in classes if name in result.detections.classes]  # the model may just have changed
+    known = [name for name in classes if name in result.detections.classes]  # the model may have changed
     shown, drawn = (each.filter(min_score, known if classes else None) for each in (result.detections, result.drawable))
     picture = io.BytesIO()
     drawn.plot().save(picture, "PNG", compress_level=1)  # a higher level takes longer than drawing
@@ -217,8 +196,7 @@ def describe(model: str) -> tuple[str, str]:
 
 def _model_choices() -> list[tuple[str, str]]:
     """Return titles and names of all models, first those that need no download."""
-    names = [*sorted(read_manifest().demos), *list_models()]
-    return [(get_detector_info(name).title, name) for name in names]
+    return [(get_detector_info(name).title, name) for name in (*sorted(read_manifest().demos), *list_models())]
 
 
 def _card(name: str) -> str:
@@ -227,7 +205,7 @@ def _card(name: str) -> str:
 
 
 def _keep(name: str, content: bytes) -> str:
-    """Write a file for the page, under a path that nobody can guess; Gradio deletes it after an hour."""
+    """Write a file for the page to a path that cannot be guessed. Gradio deletes it after an hour."""
     path = Path(get_upload_folder(), secrets.token_hex(16), name)
     path.parent.mkdir()
     path.write_bytes(content)
@@ -247,7 +225,7 @@ def _read(upload: Path) -> NDArray[np.uint8]:
 
 
 def _to_drawable(detections: Detections) -> Detections:
-    """Return the same objects in an image of a size to draw on quickly and readably."""
+    """Resize detections to a size at which drawing is fast and text is readable."""
     longer = max(detections.image_size)
     scale = min(max(longer, MIN_SIDE), MAX_SIDE) / longer
     height, width = (max(1, round(scale * side)) for side in detections.image_size)

@@ -1,4 +1,4 @@
-"""The server of the page. It keeps its files in a temporary folder, and by default only this machine can use it."""
+"""The server of the page. Its files are in a temporary folder. By default, only this machine can use it."""
 
 import ipaddress
 import os
@@ -17,9 +17,9 @@ def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str
     """Serve the page until the process is interrupted.
 
     Args:
-        model: the name of the model that is selected first; it is loaded before the page is served.
+        model: the name of the model that is selected first. It is loaded before the page is served.
         device: see `create_model`.
-        host: the host or IP address to listen on, such as "127.0.0.1" (only this machine) or "0.0.0.0" (all networks).
+        host: the host or IP address to listen on: "127.0.0.1" (only this machine), "0.0.0.0" (all networks), ...
         port: 1 to 65535, or 0 for any free port.
         ready: called with the page's URL once the page can be opened.
 
@@ -29,10 +29,10 @@ def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str
     """
     get_detector_info(model)
     with tempfile.TemporaryDirectory(prefix="dpt-zoo-app-") as folder, _listen(host, port) as listener:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the folder is removed, too
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the folder is removed
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder)
         try:
-            import gradio  # noqa: F401  (not earlier: it reads the environment)
+            import gradio  # noqa: F401  (it reads the environment)
             import uvicorn
         except ImportError as error:
             raise DPTZooError(f'the page needs Gradio ({error}): pip install "dpt-zoo[app]"') from error

@@ -1,5 +1,5 @@
-// The server closes the stream of answers when none is due. Gradio's client closes it, too, even if it has sent another
-// request in the meantime, and then never gets its answer. This script keeps the stream open while an answer is due.
+// The server closes the stream of answers when no request is pending. Gradio's client also closes it, even if it has
+// just sent another request, and never receives the answer. This script keeps the stream open while a request is pending.
 (() => {
     const fetch = window.fetch;
     let due = 0;

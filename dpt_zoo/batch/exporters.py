@@ -1,4 +1,4 @@
-"""The results of a detection run in the formats of other tools, written with one image in memory at a time."""
+"""Export of a detection run to the formats of other tools, with one image in memory at a time."""
 
 import codecs
 import csv
@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -18,19 +18,18 @@ import yaml
 from pycocotools import mask as coco_mask
 
 from ..errors import OutputError
-from ..inference.detections import RLE, coco_category_ids
+from ..inference.detections import RLE, Detections, coco_category_ids
 from ..utils.files import open_atomic
 from ..utils.json_files import write_json_list
 from ..utils.text import printable
 from .journal import ImageResult, Journal
 
-_RUN_BITS = (4, 8, 12, 16)  # the numbers of bits that the length of a run can have in Label Studio's masks
+_RUN_BITS = (4, 8, 12, 16)  # the numbers of bits for the length of a run in Label Studio's masks
 
 
 def write_json(journal: Journal, folder: Path) -> None:
     """Write `detections.json`: the model, its classes, and each image's line of the journal."""
-    settings = journal.settings
-    head = {"model": settings.model, "score_threshold": settings.score_threshold, "classes": settings.classes}
+    head = {name: getattr(journal.settings, name) for name in ("model", "score_threshold", "classes")}
     with open_atomic(folder / "detections.json") as file:
         file.write(json.dumps(head).encode()[:-1] + b', "images": ')
         write_json_list(file, (result.to_json() for result in journal))
@@ -38,10 +37,7 @@ def write_json(journal: Journal, folder: Path) -> None:
 
 
 def write_coco(journal: Journal, folder: Path) -> None:
-    """Write `coco.json`: images, categories, and annotations with scores.
-
-    If the names of all images are different numbers, as COCO's are, these are the image ids; otherwise 1, 2, 3, ...
-    """
+    """Write `coco.json`. Image ids are the file names if these are different numbers, as in COCO, else 1, 2, 3, ..."""
     classes = journal.settings.classes
     categories = [{"id": id, "name": name} for id, name in zip(coco_category_ids(classes), classes, strict=True)]
     stems = [PurePosixPath(result.name).stem if result.frame is None else "" for result in journal]
@@ -52,47 +48,40 @@ def write_coco(journal: Journal, folder: Path) -> None:
         file.write(b'{"categories": ' + json.dumps(categories).encode() + b', "images": ')
         write_json_list(file, (_coco_image(id, result) for id, result in zip(ids, journal, strict=True)))
         file.write(b', "annotations": ')
-        per_image = (_coco_annotations(id, result) for id, result in zip(ids, journal, strict=True))
-        annotations = enumerate(itertools.chain.from_iterable(per_image), 1)
-        write_json_list(file, ({"id": id, **annotation} for id, annotation in annotations))
+        write_json_list(file, _coco_annotations(ids, journal))
         file.write(b"}\n")
 
 
 def write_csv(journal: Journal, folder: Path) -> None:
     """Write `detections.csv`: one row for each object. Boxes and the areas of masks are in pixels."""
-    columns = ("image", "frame", "time", "name", "label", "score", "x1", "y1", "x2", "y2", "area")
     with open_atomic(folder / "detections.csv") as file:
         rows = csv.writer(codecs.getwriter("utf-8")(file, "backslashreplace"), lineterminator="\n")
-        rows.writerow(columns)
+        rows.writerow(("image", "frame", "time", "name", "label", "score", "x1", "y1", "x2", "y2", "area"))
         for result in journal:
             each = result.detections
             areas = [""] * len(each) if each.rles is None else [int(coco_mask.area(rle)) for rle in each.rles]
             objects = zip(each.names, each.labels, each.scores, each.boxes.tolist(), areas, strict=True)
-            for name, label, score, box, area in objects:
-                rows.writerow((result.name, result.frame, result.time, name, label, score, *box, area))
+            for *values, box, area in objects:
+                rows.writerow((result.name, result.frame, result.time, *values, *box, area))
 
 
 def write_yolo(journal: Journal, folder: Path) -> None:
-    """Write `data.yaml` with the classes, and `labels/STEM.txt` with one line for each object.
-
-    A line has the class, the box (centre, width and height, as fractions of the image's size) and the score.
-    """
-    _write_folder(folder / "labels", ((f"{result.stem}.txt", _yolo_lines(result)) for result in journal))
+    """Write `data.yaml`, and `labels/STEM.txt` with a line per object: class, centre, width, height (0 to 1), score."""
+    _write_folder(folder / "labels", ((f"{result.stem}.txt", _yolo_lines(result.detections)) for result in journal))
     names = dict(enumerate(journal.settings.classes))
     with open_atomic(folder / "data.yaml") as file:
         file.write(yaml.safe_dump({"names": names}, allow_unicode=True, sort_keys=False).encode())
 
 
 def write_voc(journal: Journal, folder: Path) -> None:
-    """Write `annotations/STEM.xml` as Pascal VOC does: a box is its first and last pixel, counted from 1."""
+    """Write `annotations/STEM.xml` in Pascal VOC's format: a box has its first and last pixel, counted from 1."""
     _write_folder(folder / "annotations", ((f"{result.stem}.xml", _voc_annotation(result)) for result in journal))
 
 
 def write_label_studio(journal: Journal, folder: Path) -> None:
-    """Write `labelstudio.json`, tasks with predictions, and `labelstudio.xml`, the labelling interface for them.
+    """Write tasks with boxes and masks to `labelstudio.json`, and the labelling interface to `labelstudio.xml`.
 
-    Boxes are rectangles, and masks are brush strokes. The URLs of local images are those of a Label Studio with
-    LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="/".
+    Label Studio shows images of this machine if it runs with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="/".
     """
     settings = journal.settings
     with open_atomic(folder / "labelstudio.json") as file:
@@ -116,7 +105,7 @@ WRITERS: Mapping[str, Callable[[Journal, Path], None] | None] = {
     "voc": write_voc,
     "labelstudio": write_label_studio,
 }
-"""The function that writes each format into a folder; None for the journal, which is already there."""
+"""The function that writes each format into a folder. None: the journal itself is in this format."""
 
 
 def _coco_image(id: int, result: ImageResult) -> dict[str, Any]:
@@ -124,23 +113,21 @@ def _coco_image(id: int, result: ImageResult) -> dict[str, Any]:
     return {"id": id, "file_name": result.name, "width": width, "height": height}
 
 
-def _coco_annotations(image_id: int, result: ImageResult) -> Iterator[dict[str, Any]]:
-    for annotation in result.detections.to_coco(image_id):
-        _, _, width, height = annotation["bbox"]
-        area = float(coco_mask.area(annotation["segmentation"])) if "segmentation" in annotation else width * height
-        yield {**annotation, "area": area, "iscrowd": 0}
+def _coco_annotations(image_ids: Sequence[int], journal: Journal) -> Iterator[dict[str, Any]]:
+    numbers = itertools.count(1)
+    for image_id, result in zip(image_ids, journal, strict=True):
+        for annotation in result.detections.to_coco(image_id):
+            _, _, width, height = annotation["bbox"]
+            area = float(coco_mask.area(annotation["segmentation"])) if "segmentation" in annotation else width * height
+            yield {"id": next(numbers), **annotation, "area": area, "iscrowd": 0}
 
 
-def _yolo_lines(result: ImageResult) -> bytes:
-    detections = result.detections
+def _yolo_lines(detections: Detections) -> bytes:
     height, width = detections.image_size
     x1, y1, x2, y2 = (detections.boxes / np.array([width, height, width, height], np.float64)).T
-    boxes = zip((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, strict=True)
-    lines = (
-        f"{label} {' '.join(f'{number:.6f}' for number in box)} {score:.6f}\n"
-        for label, box, score in zip(detections.labels, boxes, detections.scores, strict=True)
-    )
-    return "".join(lines).encode()
+    columns = (detections.labels, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, detections.scores)
+    line = "{} {:.6f} {:.6f} {:.6f} {:.6f} {:.6f}\n"
+    return "".join(line.format(*row) for row in zip(*columns, strict=True)).encode()
 
 
 def _voc_annotation(result: ImageResult) -> bytes:
@@ -153,9 +140,8 @@ def _voc_annotation(result: ImageResult) -> bytes:
         element = ElementTree.SubElement(root, "object")
         _add(element, name=printable(name), difficult=0, score=f"{score:.6f}")
         left, top = (math.floor(side) + 1 for side in box[:2])
-        right, bottom = (math.ceil(side) for side in box[2:])
-        corners = {"xmin": left, "ymin": top, "xmax": max(left, right), "ymax": max(top, bottom)}
-        _add(ElementTree.SubElement(element, "bndbox"), **corners)
+        right, bottom = max(left, math.ceil(box[2])), max(top, math.ceil(box[3]))
+        _add(ElementTree.SubElement(element, "bndbox"), xmin=left, ymin=top, xmax=right, ymax=bottom)
     return _to_bytes(root)
 
 
@@ -187,19 +173,14 @@ def _label_studio_task(result: ImageResult, model: str) -> dict[str, Any]:
             add_region("mask", "brush", score, name, format="rle", rle=_label_studio_rle(detections.rles[index]))
     score = float(detections.scores.mean()) if len(detections) else 0.0
     prediction = {"model_version": model, "score": score, "result": regions}
-    return {"data": {"image": _label_studio_image(result)}, "predictions": [prediction]}
-
-
-def _label_studio_image(result: ImageResult) -> str:
-    location = result.detections.path or result.name
-    path = Path(location)
-    if result.frame is not None or not path.is_file():
-        return location
-    return f"/data/local-files/?d={quote(os.fsencode(path.resolve().as_posix().lstrip('/')))}"
+    url = detections.path or result.name
+    if result.frame is None and Path(url).is_file():
+        url = f"/data/local-files/?d={quote(os.fsencode(Path(url).resolve().as_posix().lstrip('/')))}"
+    return {"data": {"image": url}, "predictions": [prediction]}
 
 
 def _label_studio_rle(mask: RLE) -> list[int]:
-    """Return a mask as bytes of the `rle-pack` code: runs of 0 and 255 over the four channels of the pixels in rows."""
+    """Encode a mask in Label Studio's `rle-pack` code: runs of 0 and 255 over the RGBA pixels, row by row."""
     values = np.repeat(coco_mask.decode(mask).ravel(), 4)
     edges = np.flatnonzero(np.diff(values)) + 1
     bits = [f"{values.size:032b}", f"{8 - 1:05b}", *(f"{size - 1:04b}" for size in _RUN_BITS)]
@@ -213,7 +194,7 @@ def _label_studio_rle(mask: RLE) -> list[int]:
 
 
 def _write_folder(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write files, given by name and content, to a new folder, which then replaces `path`."""
+    """Write files, given as pairs of name and content, to a new folder that then replaces `path`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -221,8 +202,7 @@ def _write_folder(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
         for name, content in files:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(content)
-        if path.exists():
-            shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
         partial.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}: choose another folder") from error

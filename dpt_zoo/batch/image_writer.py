@@ -12,8 +12,6 @@ from ..utils.files import make_folder
 from ..utils.images import write_picture
 from .journal import ImageResult
 
-_LONGEST_JPEG = 65_500  # pixels of a side
-
 
 @dataclass(frozen=True)
 class ImageWriter:
@@ -24,7 +22,7 @@ class ImageWriter:
         pictures: write `pictures/STEM.jpg`, or .png for a PNG: the image with its objects drawn.
         crops: write `crops/CLASS/STEM-N.jpg`: the Nth object, from 1, cut out.
         masks: write `masks/STEM.png`: a 16-bit image with the number of each pixel's object, from 1, or 0 for the
-            background. Where objects overlap, the number is that of the object with the higher score.
+            background. Where objects overlap, the one with the higher score is on top.
     """
 
     folder: Path
@@ -33,18 +31,15 @@ class ImageWriter:
     masks: bool = False
 
     def write(self, result: ImageResult) -> None:
-        """Write an image's files. A video's frame gets no picture of its own: it is part of the drawn video.
-
-        Raises:
-            OutputError: A file cannot be written.
-        """
+        """Write an image's files, or raise `OutputError`. A frame gets no picture: it is in the drawn video."""
         detections = result.detections
         if self.pictures and result.frame is None:
-            is_png = result.name.lower().endswith(".png") or max(detections.image_size) > _LONGEST_JPEG
+            is_png = result.name.lower().endswith(".png") or max(detections.image_size) > 65_500  # JPEG's limit
             self._write(f"pictures/{result.stem}{'.png' if is_png else '.jpg'}", detections.plot())
         if self.crops:
             for number, (name, crop) in enumerate(zip(detections.names, detections.crop(), strict=True), 1):
-                self._write(f"crops/{_folder_name(name)}/{result.stem}-{number}.jpg", crop)
+                folder = re.sub(r'[\x00-\x1f\\/:*?"<>|]|^\.+|[. ]+$', "_", name)[:50] or "_"  # any system accepts it
+                self._write(f"crops/{folder}/{result.stem}-{number}.jpg", crop)
         if self.masks:
             numbers = np.zeros(detections.image_size, np.uint16)
             for number, rle in reversed(list(enumerate(detections.rles or (), 1))):
@@ -55,8 +50,3 @@ class ImageWriter:
         path = self.folder / name
         make_folder(path.parent)
         write_picture(path, picture)
-
-
-def _folder_name(class_name: str) -> str:
-    """Return a folder name for a class that any system accepts; class names come with the weights."""
-    return re.sub(r'[\x00-\x1f\\/:*?"<>|]|^\.+|[. ]+$', "_", class_name)[:50] or "_"

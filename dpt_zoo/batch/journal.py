@@ -1,4 +1,4 @@
-"""The journal of a detection run: one line of JSON for each image, on disk as soon as the image is done."""
+"""The journal of a detection run: one line of JSON for each image, written as soon as the image is done."""
 
 import itertools
 import json
@@ -14,8 +14,6 @@ from ..utils.json_files import JsonLinesWriter, read_json_lines
 
 SETTINGS = "run.json"
 
-_LONGEST_NAME = 160  # bytes of a file's or folder's name made from an image's name; file systems allow 255
-
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -24,7 +22,7 @@ class RunSettings:
     Attributes:
         model: the model's name.
         weights: the SHA-256 of the model's tensors, see `tensors_sha256`.
-        classes: the names of all classes of the model.
+        classes: the names of all classes.
         kept_classes: the names of the classes to keep.
         score_threshold: the lowest score of an object.
         scale: the longer and the shorter side that images are resized to fit, pixels; None for the config's own.
@@ -45,11 +43,11 @@ class ImageResult:
     """One image of a run, and the objects detected in it.
 
     Attributes:
-        name: a relative POSIX path. A video's frame has the video's name and the frame's number: "clip.mp4/000012".
-        stem: the same for the files written for the image, without suffix; unique in a run.
+        name: a relative POSIX path. For a frame of a video: the video's name and the frame's number, "clip.mp4/000012".
+        stem: the path without suffix of the files written for the image; unique in a run.
         detections: the objects.
         frame: the number of a video's frame, from 0; None for an image.
-        time: the frame's time in seconds from the first frame; None for an image.
+        time: seconds from the first frame to this one; None for an image.
         is_last: whether this frame is the video's last one.
     """
 
@@ -61,7 +59,7 @@ class ImageResult:
     is_last: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of the image's line."""
+        """Return the content of the image's line in the journal."""
         video = {} if self.frame is None else {"frame": self.frame, "time": self.time, "last": self.is_last}
         return {"name": self.name, "stem": self.stem, **video, **self.detections.to_json()}
 
@@ -69,7 +67,7 @@ class ImageResult:
 class Journal:
     """The results of a run, `detections.jsonl`, and its settings, `run.json`. Iteration reads all results from disk.
 
-    A line counts if it is complete. A video's lines count if all of them are there.
+    When a run is resumed, incomplete lines and the frames of incomplete videos are removed.
 
     Args:
         folder: the run's folder; it must exist.
@@ -86,10 +84,16 @@ class Journal:
         self._path = folder / "detections.jsonl"
         self._done: set[tuple[str, str | None]] = set()
         self._stems: set[str] = set()
-        size = 0
+        size = 0  # bytes of the file to keep
         if resume and has_run(folder):
             _check_settings(folder, settings)
-            size = self._read_done()
+            for result, end in self._read():
+                if result.frame is None:
+                    self._stems.add(result.stem.casefold())
+                if result.frame is None or result.is_last:
+                    name = result.name if result.frame is None else result.name.rpartition("/")[0]
+                    self._done.add((name, result.detections.path))
+                    size = end
         else:
             with open_atomic(folder / SETTINGS) as file:
                 file.write(json.dumps(asdict(settings), indent=2).encode() + b"\n")
@@ -105,12 +109,13 @@ class Journal:
         return (result for result, _ in self._read())
 
     def has(self, name: str, origin: str) -> bool:
-        """Return whether an image or a whole video was done before the run was resumed."""
+        """Return whether the image or the whole video `name` at `origin` was done before the run was resumed."""
         return (name, origin) in self._done
 
     def new_stem(self, name: str) -> str:
         """Return an unused stem: "photo" for "photo.jpg"; if it is taken, "photo.jpg", then "photo.jpg-2", ..."""
-        parts = (part.encode("utf-8", "ignore")[:_LONGEST_NAME].decode("utf-8", "ignore") for part in name.split("/"))
+        # File systems allow names of 255 bytes: 160 leave room for what is added.
+        parts = (part.encode("utf-8", "ignore")[:160].decode("utf-8", "ignore") for part in name.split("/"))
         path = PurePosixPath(*(part for part in parts if part not in ("", ".", "..")))
         numbered = (f"{path}-{number}" for number in itertools.count(2))
         candidates = itertools.chain([path.with_suffix("").as_posix(), path.as_posix()], numbered)
@@ -119,11 +124,11 @@ class Journal:
         return stem
 
     def append(self, result: ImageResult) -> None:
-        """Write an image's line. If it cannot be written, `OutputError` is raised, and the lines before it remain."""
+        """Write an image's line. If this fails, `OutputError` is raised, and the lines before it are unchanged."""
         self._writer.append(result.to_json())
 
     def _read(self) -> Iterator[tuple[ImageResult, int]]:
-        """Yield all results, and the byte offset of each line's end."""
+        """Yield each result, and the byte offset of its line's end."""
         number = 1
         try:
             for content, end in read_json_lines(self._path):
@@ -136,18 +141,6 @@ class Journal:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"{self._path}, line {number}: this is no image's result: use another folder") from error
 
-    def _read_done(self) -> int:
-        """Note what is done, and return the byte offset at which the lines that count end."""
-        size = 0
-        for result, end in self._read():
-            if result.frame is None:
-                self._stems.add(result.stem.casefold())
-            if result.frame is None or result.is_last:
-                name = result.name if result.frame is None else result.name.rpartition("/")[0]
-                self._done.add((name, result.detections.path))
-                size = end
-        return size
-
 
 def has_run(folder: Path) -> bool:
     """Return whether a run was started in a folder."""
@@ -156,7 +149,7 @@ def has_run(folder: Path) -> bool:
 
 def _check_settings(folder: Path, settings: RunSettings) -> None:
     path = folder / SETTINGS
-    ours = json.loads(json.dumps(asdict(settings)))
+    ours = json.loads(json.dumps(asdict(settings)))  # tuples become lists
     try:
         earlier = json.loads(path.read_bytes())
         changed = [name for name, value in ours.items() if earlier[name] != value]

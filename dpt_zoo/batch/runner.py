@@ -1,4 +1,4 @@
-"""A detection run over many images and videos: results are written while the network processes the next images."""
+"""A detection run over many images and videos. Results are written while the network processes the next images."""
 
 import signal
 import threading
@@ -23,9 +23,6 @@ from .image_writer import ImageWriter
 from .journal import ImageResult, Journal
 from .video import Frame, FrameWriter, VideoReader, open_video, write_video
 
-_WRITERS = 2  # threads that draw, encode and write pictures
-_MOST_WAITING = 4  # images whose pictures are not yet written
-
 
 @dataclass(frozen=True)
 class VideoInput:
@@ -33,7 +30,7 @@ class VideoInput:
 
     Attributes:
         name: a relative POSIX path for the files written for it.
-        origin: the path, or "camera:0", as the results have it.
+        origin: the path or "camera:0", which is the `path` of its detections.
         input: the video file's path, or the camera's number.
     """
 
@@ -43,17 +40,12 @@ class VideoInput:
 
 
 class DetectionRun:
-    """Detects objects in images and videos, and writes the results.
-
-    Args:
-        detector: the detector.
-        journal: receives each image's detections of the classes that its settings keep.
-        image_writer: writes the pictures.
+    """Detects objects with `detector`, and writes results to `journal` and pictures with `image_writer`.
 
     Attributes:
         num_images: the number of images and frames that are done.
         num_objects: the number of objects in them.
-        failures: the errors of the other images.
+        failures: the errors of the inputs that failed.
     """
 
     def __init__(self, detector: Detector, journal: Journal, image_writer: ImageWriter) -> None:
@@ -63,17 +55,13 @@ class DetectionRun:
         self._detector = detector
         self._journal = journal
         self._image_writer = image_writer
-        self._kept = [label for label, name in enumerate(detector.classes) if name in journal.settings.kept_classes]
 
     def detect_images(
         self, images: Sequence[ImageInput], progress: ProgressCallback, on_result: Callable[[Detections], None]
     ) -> None:
-        """Detect objects in images. An image's error is added to `failures`, and the run continues.
+        """Detect objects in `images`. The error of an image is added to `failures`, and the run continues.
 
-        Args:
-            images: the images.
-            progress: called with the numbers of processed and of all images.
-            on_result: called with each image's detections once they are written.
+        `progress` is called after each image, and `on_result` with its detections once they are written.
 
         Raises:
             OutputError: A result cannot be written. The results before it are unchanged.
@@ -83,26 +71,22 @@ class DetectionRun:
             self._record(result)
             on_result(result.detections)
 
-        with _in_background(_WRITERS, finish) as submit:
+        with _in_background(2, finish) as submit:
             for number, (image, detections) in enumerate(self._detector.detect_each(images), 1):
                 if isinstance(detections, ImageError):
                     self.failures.append(detections)
                 else:
-                    result = ImageResult(image.name, self._journal.new_stem(image.name), self._filter(detections))
-                    submit(result, self._image_writer.write)
+                    kept = detections.filter(classes=self._journal.settings.kept_classes)
+                    submit(ImageResult(image.name, self._journal.new_stem(image.name), kept), self._image_writer.write)
                 progress(number, len(images))
 
     def detect_video(self, video: VideoInput, progress: ProgressCallback) -> None:
-        """Detect objects in a video's frames, or in a camera's until Ctrl-C.
+        """Detect objects in the frames of a video, or of a camera until Ctrl-C. An error is added to `failures`.
 
-        The video's error is added to `failures`. If it is damaged, the results before the damage count.
-
-        Args:
-            video: the video.
-            progress: called with the number of processed frames and, if known, of all.
+        The results before damage in a video are kept. `progress` is called after each frame.
 
         Raises:
-            OutputError: A result cannot be written. The video has to be processed again as a whole.
+            OutputError: A result cannot be written. The whole video has to be processed again.
         """
         try:
             with open_video(video.input) as reader:
@@ -112,7 +96,7 @@ class DetectionRun:
 
     def _detect_frames(self, video: VideoInput, reader: VideoReader, progress: ProgressCallback) -> None:
         frames = deque[Frame]()  # those in the detector
-        last: ImageResult | None = None  # its line is written when it is known whether another frame follows
+        last: ImageResult | None = None  # its line, which says whether it is the video's last, is written later
 
         def write(result: ImageResult, frame: Frame) -> None:
             if write_frame:
@@ -125,23 +109,28 @@ class DetectionRun:
                 self._record(last)
             last = result
 
+        drawn: AbstractContextManager[FrameWriter | None] = nullcontext()
+        if self._image_writer.pictures:
+            name = video.name if video.name.lower().endswith(".mp4") else f"{video.name}.mp4"
+            path = self._image_writer.folder / "pictures" / name
+            make_folder(path.parent)
+            drawn = write_video(path, reader)
         inputs = self._read(video, reader, frames)
-        with self._open_writer(video, reader) as write_frame, _in_background(1, finish) as submit:
+        with drawn as write_frame, _in_background(1, finish) as submit:
             for number, (image, detections) in enumerate(self._detector.detect_each(inputs), 1):
                 frame = frames.popleft()
                 if isinstance(detections, ImageError):
                     raise detections
-                result = ImageResult(image.name, image.name, self._filter(detections), frame.index, frame.time)
-                submit(result, partial(write, frame=frame))
+                kept = detections.filter(classes=self._journal.settings.kept_classes)
+                submit(ImageResult(image.name, image.name, kept, frame.index, frame.time), partial(write, frame=frame))
                 progress(number, reader.num_frames)
         if last:
             self._record(replace(last, is_last=True))
 
     def _read(self, video: VideoInput, reader: VideoReader, frames: deque[Frame]) -> Iterator[ImageInput]:
         """Yield a video's frames as inputs, and append them to `frames`."""
-        is_camera = isinstance(video.input, int)
         frame = None
-        with _ended_by_ctrl_c() if is_camera else nullcontext(threading.Event()) as is_ended:
+        with _ended_by_ctrl_c() if isinstance(video.input, int) else nullcontext(threading.Event()) as is_ended:
             try:
                 for frame in reader:
                     frames.append(frame)
@@ -153,19 +142,6 @@ class DetectionRun:
                     raise
                 self.failures.append(error)
 
-    def _open_writer(self, video: VideoInput, reader: VideoReader) -> AbstractContextManager[FrameWriter | None]:
-        """Open the drawn video `pictures/NAME.mp4`, if pictures are written."""
-        if not self._image_writer.pictures:
-            return nullcontext()
-        name = video.name if video.name.lower().endswith(".mp4") else f"{video.name}.mp4"
-        path = self._image_writer.folder / "pictures" / name
-        make_folder(path.parent)
-        return write_video(path, reader)
-
-    def _filter(self, detections: Detections) -> Detections:
-        """Return the objects of the classes to keep."""
-        return detections[np.isin(detections.labels, self._kept)]
-
     def _record(self, result: ImageResult) -> None:
         self._journal.append(result)
         self.num_images += 1
@@ -174,9 +150,10 @@ class DetectionRun:
 
 @contextmanager
 def _in_background(num_threads: int, finish: Callable[[ImageResult], None]) -> Iterator[Callable[..., None]]:
-    """Provide a function that takes a result and the function that writes it in a thread, with any error raised here.
+    """Yield `submit(result, write)`, which calls `write(result)` in another thread.
 
-    `finish` is called with each written result, in order and in this thread; with all when the block ends in any way.
+    `finish` is called in this thread with each written result, in order; at the end of the block with all that are
+    left, even after an error. Errors of the other threads are raised in this one.
     """
     waiting = deque[tuple[ImageResult, Future[None]]]()
 
@@ -188,7 +165,7 @@ def _in_background(num_threads: int, finish: Callable[[ImageResult], None]) -> I
 
     def submit(result: ImageResult, write: Callable[[ImageResult], None]) -> None:
         waiting.append((result, pool.submit(write, result)))
-        finish_all_but(_MOST_WAITING)
+        finish_all_but(4)  # limits the images in memory
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="dpt-zoo-writer") as pool:
         try:
@@ -199,7 +176,7 @@ def _in_background(num_threads: int, finish: Callable[[ImageResult], None]) -> I
 
 @contextmanager
 def _ended_by_ctrl_c() -> Iterator[threading.Event]:
-    """Provide an event that the first Ctrl-C sets; the next Ctrl-C raises `KeyboardInterrupt` as usual."""
+    """Yield an event that the first Ctrl-C sets. The next Ctrl-C raises `KeyboardInterrupt` as usual."""
     event = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:

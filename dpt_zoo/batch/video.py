@@ -1,14 +1,11 @@
-"""Video files and cameras: frames are read ahead of their use, and written as MP4 with their times and sound.
-
-PyAV, whose wheels include FFmpeg's libraries, reads and writes files. OpenCV reads cameras.
-"""
+"""Read and write video files with PyAV, which includes FFmpeg's libraries, and read cameras with OpenCV."""
 
 import contextlib
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, count
@@ -30,8 +27,6 @@ VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
     | {".ts", ".vob", ".webm", ".wmv"}
 )
-
-_MP4_SOUND_CODECS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"})  # those that players support
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +51,7 @@ FrameWriter = Callable[[Frame, NDArray[np.uint8]], None]
 class VideoReader:
     """An open video file or camera. Use it as a context manager, and iterate over its frames once.
 
-    A thread reads the next frames while the caller works on one. A camera continues until the caller stops.
+    A thread reads the next frames while the caller processes one. The frames of a camera do not end.
 
     Attributes:
         image_size: (height, width) of every frame, pixels.
@@ -81,38 +76,32 @@ class VideoReader:
     at_end: bool = False
 
     def __post_init__(self) -> None:
-        self._frames_ahead = self._read_ahead()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="dpt-zoo-video")
+        self._ahead = deque[Future[Frame | None]]()
 
     def __enter__(self) -> "VideoReader":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._frames_ahead.close()  # first end the thread, which uses the file
+        self._pool.shutdown(cancel_futures=True)  # its thread uses the file
         self.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        return self._frames_ahead
-
-    def _read_ahead(self) -> Generator[Frame, None, None]:
-        num_ahead = 4 if self.path else 1  # a camera's frames would be late
-        pool = ThreadPoolExecutor(1, thread_name_prefix="dpt-zoo-video")
-        try:
-            ahead = deque(pool.submit(next, self.frames, None) for _ in range(num_ahead))
-            while frame := ahead.popleft().result():
-                ahead.append(pool.submit(next, self.frames, None))
-                yield frame
-            self.at_end = True
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while len(self._ahead) < (4 if self.path else 1):  # more frames of a camera would be late
+            self._ahead.append(self._pool.submit(next, self.frames, None))
+        while frame := self._ahead.popleft().result():
+            self._ahead.append(self._pool.submit(next, self.frames, None))
+            yield frame
+        self.at_end = True
 
 
 def open_video(video: str | Path | int) -> VideoReader:
     """Open a video file by its path, or a camera by its number.
 
-    The frames before damage in a file are returned before `ImageError` is raised.
+    If a file is damaged, iteration yields the frames before the damage and then raises `ImageError`.
 
     Raises:
-        ImageError: The file is missing, damaged or no video.
+        ImageError: The file is missing, damaged or not a video.
         InputError: The camera does not exist or cannot be used.
     """
     return _open_camera(video) if isinstance(video, int) else _open_file(Path(video))
@@ -120,22 +109,21 @@ def open_video(video: str | Path | int) -> VideoReader:
 
 @contextlib.contextmanager
 def write_video(path: Path, reader: VideoReader) -> Iterator[FrameWriter]:
-    """Write an MP4 file with the size, times and sound of a video that is being read.
+    """Write an MP4 file with the size, times and sound of the video that `reader` reads to `path`.
 
-    The block gets a function that adds an image, `(H, W, 3)` RGB in 0..255, at the time of a frame. The file appears
-    when the block ends without an error. The codec is H.264 in 4:2:0, which browsers and players support, or, because
-    that allows even sides only, VP9. Sound that MP4 supports is copied, other sound is encoded as AAC; of several
-    tracks, FFmpeg's choice is used. If the reader is not at its end, the sound stops with the last frame.
+    The block receives a function that adds an image, `(H, W, 3)` RGB in 0..255, at the time of a frame. The file is
+    created when the block ends without an error. The codec is H.264 in 4:2:0, which browsers and players support, or
+    VP9 if a side is odd. FFmpeg's default sound track is copied if MP4 supports it, and otherwise encoded as AAC. If
+    the reader is not at its end, the sound stops with the last frame.
 
     Raises:
-        InputError: The path does not end in .mp4, or an image has another size than the video.
+        InputError: The path does not end in .mp4, or the size of an image is not that of the video.
         OutputError: The file cannot be written, or no frame was written.
     """
     if path.suffix.lower() != ".mp4":
         raise InputError(f"{path}: videos are written as MP4: choose a name that ends in .mp4")
-    time_base = Fraction(1, reader.time_base.denominator)  # MP4 counts whole fractions of a second
+    time_base = Fraction(1, reader.time_base.denominator)  # MP4 requires the numerator 1
     last_time = -1
-    next_packet: Any = None
 
     def write(frame: Frame, image: NDArray[np.uint8]) -> None:
         nonlocal last_time
@@ -189,7 +177,7 @@ def _add_video_stream(output: OutputContainer, reader: VideoReader, time_base: F
 
 
 def _read_sound(reader: VideoReader, output: OutputContainer) -> Generator[Any, None, None]:
-    """Yield the packets of a new sound track, with times from the first frame on; damaged sound ends at the damage."""
+    """Yield the packets of a new sound track, with times since the first frame. Damaged sound ends at the damage."""
     if reader.path is None:
         return
     with _open_container(reader.path) as container, contextlib.suppress(av.FFmpegError):
@@ -197,7 +185,8 @@ def _read_sound(reader: VideoReader, output: OutputContainer) -> Generator[Any, 
         if stream is None or stream.codec_context is None:
             return
         shift = round(reader.start / stream.time_base)
-        if stream.codec_context.codec.canonical_name in _MP4_SOUND_CODECS:
+        supported = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}  # by players, in MP4
+        if stream.codec_context.codec.canonical_name in supported:
             track: Any = output.add_stream_from_template(stream)
             last = -math.inf
             for packet in container.demux(stream):
@@ -221,14 +210,13 @@ def _open_file(path: Path) -> VideoReader:
     container = _open_container(path)
     stream: Any = container.streams.best("video")
     if stream is None or stream.codec_context is None or stream.disposition & Disposition.attached_pic:
-        raise ImageError(f"{path}: there is no video in this file, or none of a known codec")
+        raise ImageError(f"{path}: there is no video in this file, or its codec is unknown")
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-    stated_length = Fraction(container.duration or 0, av.time_base)  # seconds
     pictures = _decode(container, stream, path, rate)
     if (first := next(pictures, None)) is None:
         raise ImageError(f"{path}: there is no frame in this video")
     start = (first.pts or 0) * stream.time_base
-    width, height = stream.width, stream.height  # some files change theirs midway
+    width, height = stream.width, stream.height  # later frames of some files have another size
     is_turned = bool(first.rotation % 180)
     aspect = stream.sample_aspect_ratio or Fraction(1)
 
@@ -243,7 +231,7 @@ def _open_file(path: Path) -> VideoReader:
         container.close,
         image_size=(width, height) if is_turned else (height, width),
         rate=rate,
-        num_frames=stream.frames or round(stated_length * rate) or None,
+        num_frames=stream.frames or round(Fraction(container.duration or 0, av.time_base) * rate) or None,
         time_base=stream.time_base,
         pixel_aspect=1 / aspect if is_turned else aspect,
         path=path,
@@ -257,22 +245,22 @@ def _open_container(path: Path) -> InputContainer:
             raise ImageError(f"{path}: this is a folder: name a video in it")
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
-        # A name may look like a URL ("12:30.mp4"), and a file may contain URLs: neither is downloaded.
+        # Nothing is downloaded: a name may look like a URL ("12:30.mp4"), and a file may contain URLs.
         return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
     except FileNotFoundError as error:
         raise ImageError(f"{path}: there is no such file") from error
     except OSError as error:
         raise ImageError(f"{path}: the file cannot be read: {error.strerror}") from error
     except av.FFmpegError as error:
-        raise ImageError(f"{path}: this is no video of a known format, or it was cut off before its index") from error
+        raise ImageError(f"{path}: this is not a video of a known format, or was cut off before its index") from error
 
 
 class _DamageError(Exception):
-    """The data read from a file is not the data that was written to it."""
+    """The data of a file is damaged, but FFmpeg has not raised an error."""
 
 
 def _decode(container: InputContainer, stream: Any, path: Path, rate: Fraction) -> Iterator[av.VideoFrame]:
-    """Yield a file's frames; at damage, raise an `ImageError` that states its place."""
+    """Yield a file's frames. If it is damaged, raise `ImageError` with the time of the damage."""
     num_frames, end = 0, Fraction(0)
     try:
         for packet in container.demux():
@@ -281,8 +269,8 @@ def _decode(container: InputContainer, stream: Any, path: Path, rate: Fraction) 
             for picture in _decode_packet(packet, stream) if packet.stream is stream else ():
                 yield picture
                 num_frames += 1
-        states_length = container.format.name.startswith(("mov", "matroska"))  # reliably
-        if states_length and end + 1 < Fraction(container.duration or 0, av.time_base):
+        has_exact_duration = container.format.name.startswith(("mov", "matroska"))
+        if has_exact_duration and end + 1 < Fraction(container.duration or 0, av.time_base):
             raise _DamageError
     except (av.FFmpegError, _DamageError) as error:
         seconds = float(num_frames / rate)
@@ -295,7 +283,7 @@ def _decode_packet(packet: Any, stream: Any) -> Iterator[av.VideoFrame]:
             raise _DamageError
         pictures = stream.decode(packet)
     except (av.FFmpegError, _DamageError):
-        held_back = stream.decode(None)  # the order of the frames is not the order of the packets
+        held_back = stream.decode(None)  # frames and packets are in different orders
         yield from (picture for picture in held_back if (picture.pts or 0) < (packet.pts or 0))
         raise
     for picture in pictures:
@@ -316,7 +304,7 @@ def _open_camera(number: int) -> VideoReader:
         cv2.utils.logging.setLogLevel(log_level)
     if not is_read:
         raise InputError(f"camera {number} gives no picture: it is missing, in use or not allowed; the first is 0")
-    camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # read the newest picture, where the system can
+    camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # read the newest picture, if the system supports it
     return VideoReader(
         _read_camera(camera, number),
         camera.release,

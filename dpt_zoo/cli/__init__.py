@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from .._version import __version__
 from ..errors import DPTZooError
 from ..utils.opencv import explain_opencv_import
-from . import app, data, detect, evaluate, models, reproduce, train, weights
+from . import app, data, detect, experiments, models, weights
 from .printing import BAD_INPUT, complain
 
-INTERRUPTED = 130  # the shells' exit status after Ctrl-C
+INTERRUPTED = 130  # the exit status after Ctrl-C, as in shells
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     args = _parser().parse_args(arguments)
+    run = vars(args).pop("run")
     try:
         with explain_opencv_import():
-            status: int = args.run(args)
+            status: int = run(args)
         sys.stdout.flush()
     except DPTZooError as error:
         complain(error)
@@ -36,6 +37,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dpt-zoo", description="The twelve COCO detectors of DPT (arXiv 2107.14467).")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (models, weights, data, train, evaluate, reproduce, detect, app):
+    for module in (models, weights, data, experiments, detect, app):
         module.add_commands(commands)
     return parser

@@ -8,12 +8,11 @@ from typing import Any
 def add_commands(commands: Any) -> None:
     """Add the subcommand to argparse's `commands`."""
     app = commands.add_parser("app", help="open a web page that detects objects in your images")
-    app.add_argument(
-        "--model", default="mrcnn_dpt_nano_digits", metavar="NAME", help="the model selected first (%(default)s)"
-    )
-    app.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    app.add_argument("--host", default="127.0.0.1", help="default: %(default)s, which only this machine can reach")
-    app.add_argument("--port", type=int, default=7860, metavar="N", help="default: %(default)s; 0: any free port")
+    add = app.add_argument
+    add("--model", default="mrcnn_dpt_nano_digits", metavar="NAME", help="the model selected first (%(default)s)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, only for this machine)")
+    add("--port", type=int, default=7860, metavar="N", help="default: %(default)s; 0: any free port")
     app.set_defaults(run=run_app)
 
 
@@ -24,11 +23,5 @@ def run_app(args: argparse.Namespace) -> int:
     log = logging.getLogger("dpt_zoo.app")
     log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)
-    serve(
-        args.model,
-        device=args.device,
-        host=args.host,
-        port=args.port,
-        ready=lambda url: print(f"{url} (stop with Ctrl-C)", flush=True),
-    )
+    serve(**vars(args), ready=lambda url: print(f"{url} (stop with Ctrl-C)", flush=True))
     return 0

@@ -1,6 +1,7 @@
 """`dpt-zoo check-data` and `make-digits`: check a data set, and make one of handwritten digits."""
 
 import argparse
+import dataclasses
 import json
 import tempfile
 import textwrap
@@ -19,19 +20,19 @@ if TYPE_CHECKING:
 def add_commands(commands: Any) -> None:
     """Add the subcommands to argparse's `commands`."""
     check = commands.add_parser("check-data", help="check a data set: show its contents, errors and warnings")
-    check.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder with COCO, YOLO or Pascal VOC data")
+    check.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of COCO, YOLO or Pascal VOC data")
     check.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of DATA")
     check.add_argument("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
-    check.add_argument("--jobs", type=int, metavar="N", help="number of images read at a time")
+    check.add_argument("--jobs", type=int, metavar="N", help="number of images to read at a time")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=run_check_data)
 
     digits = commands.add_parser("make-digits", help="make a small data set of handwritten digits")
-    digits.add_argument("folder", type=Path, metavar="DIR", help="new folder")
-    for split, count in (("train", 8000), ("test", 500)):
-        text = f"number of {split} scenes; default: %(default)s"
-        digits.add_argument(f"--num-{split}", type=int, default=count, metavar="N", help=text)
-    digits.add_argument("--seed", type=int, default=0, metavar="N", help="random seed; default: %(default)s")
+    add = digits.add_argument
+    add("folder", type=Path, metavar="DIR", help="new folder")
+    add("--num-train", type=int, default=8000, metavar="N", help="number of training scenes (default: %(default)s)")
+    add("--num-test", type=int, default=500, metavar="N", help="number of test scenes (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed (default: %(default)s)")
     digits.set_defaults(run=run_make_digits)
 
 
@@ -60,9 +61,7 @@ def run_make_digits(args: argparse.Namespace) -> int:
     from ..data.digits import make_digit_scenes
 
     with progress_bar("drawing scenes") as progress:
-        make_digit_scenes(
-            args.folder, num_train=args.num_train, num_test=args.num_test, seed=args.seed, progress=progress
-        )
+        make_digit_scenes(**vars(args), progress=progress)
     print(f"{args.folder}: {args.num_train:,} scenes for training, {args.num_test:,} for testing")
     return 0
 
@@ -86,21 +85,12 @@ def _print(name: str, split: "CheckedSplit") -> None:
 
 
 def _as_json(name: str, split: "CheckedSplit") -> dict[str, Any]:
+    counts = ("num_images", "num_empty_images", "num_objects", "num_masks", "classes")
     return {
         "split": name,
-        "num_images": split.num_images,
-        "num_empty_images": split.num_empty_images,
-        "num_objects": split.num_objects,
-        "num_masks": split.num_masks,
-        "classes": split.classes,
+        **{count: getattr(split, count) for count in counts},
         "issues": [
-            {
-                "type": issue.type.title,
-                "is_error": issue.type.is_error,
-                "where": issue.where,
-                "message": issue.message,
-                "image_id": issue.image_id,
-            }
+            {**dataclasses.asdict(issue), "type": issue.type.title, "is_error": issue.type.is_error}
             for issue in split.issues
         ],
     }

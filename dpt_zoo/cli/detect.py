@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..utils.files import make_folder
 from ..utils.progress import progress_bar
 from ..utils.text import plural, printable
 from .printing import BAD_INPUT
@@ -22,14 +23,10 @@ if TYPE_CHECKING:
     from ..inference.inputs import ImageInput
 
 FORMATS = ("json", "jsonl", "coco", "csv", "yolo", "voc", "labelstudio")
-_FOLDER = "detections"
-_OUTPUTS = (
+_OUTPUTS = (  # all that a run may write to its folder
     *("run.json", "detections.jsonl", "detections.json", "coco.json", "detections.csv", "labels", "data.yaml"),
     *("annotations", "labelstudio.json", "labelstudio.xml", "pictures", "crops", "masks"),
 )
-"""Everything that a run may write into its folder."""
-_MOST_LINES = 20
-"""The number of images up to which each is printed."""
 
 
 def add_commands(commands: Any) -> None:
@@ -37,24 +34,23 @@ def add_commands(commands: Any) -> None:
     detect = commands.add_parser(
         "detect",
         help="detect objects in images and videos",
-        description="Detect objects in images and videos, and write the results to a folder. Each image's result is on "
-        "disk as soon as it is ready, so that an interrupted run can be resumed.",
+        description="Detect objects in images and videos, and write the results to a folder. Each result is written "
+        "as soon as it is ready. An interrupted run can be resumed.",
     )
     add = detect.add_argument
-    inputs = "image or video files, folders of images, patterns, https://..., - (standard input), camera:0"
-    add("inputs", nargs="+", metavar="INPUT", help=inputs)
-    add("--model", required=True, metavar="NAME", help="a name from `dpt-zoo list`")
-    add("--weights", metavar="W", help="a path, https://... or hf://org/repo/file (default: the model's own)")
-    add("--work-dir", type=Path, metavar="DIR", help="the folder to write (default: detections, detections-2, ...)")
-    add("--resume", action="store_true", help="continue the run in DIR, or in the last of the default folders")
+    add("inputs", nargs="+", metavar="INPUT", help="images, videos, folders, patterns, URLs, - (stdin), camera:0")
+    add("--model", required=True, metavar="NAME", help="a detector of `dpt-zoo list`")
+    add("--weights", metavar="W", help="path, https://... or hf://org/repo/file (default: the model's own)")
+    add("--work-dir", type=Path, metavar="DIR", help="folder for the results (default: detections, detections-2, ...)")
+    add("--resume", action="store_true", help="continue the run in --work-dir, or in the last default folder")
     add("--score-threshold", type=float, default=0.3, metavar="S", help="the lowest score (default: %(default)s)")
     add("--classes", nargs="+", metavar="CLASS", help="keep only these classes")
     formats = f"{', '.join(FORMATS)} (default: json)"
     add("--format", nargs="+", choices=FORMATS, default=["json"], metavar="FORMAT", help=formats)
     add("--no-pictures", action="store_true", help="do not draw pictures and videos")
-    add("--save-crops", action="store_true", help="write each object as a picture")
-    add("--save-masks", action="store_true", help="write each image's masks as a PNG of object numbers")
-    add("--scale", nargs=2, type=int, metavar=("LONG", "SHORT"), help="resize images to fit these sides, pixels")
+    add("--save-crops", action="store_true", help="write a picture of each object")
+    add("--save-masks", action="store_true", help="write a PNG with the object number of each pixel for each image")
+    add("--scale", nargs=2, type=int, metavar=("LONG", "SHORT"), help="resize images to fit these sides (pixels)")
     add("--batch-size", type=int, default=1, metavar="N", help="images processed at once (default: %(default)s)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     add("--amp", action="store_true", help="use half precision; needs a GPU, or a CPU with fast bfloat16")
@@ -63,7 +59,7 @@ def add_commands(commands: Any) -> None:
 
 
 def run_detect(args: argparse.Namespace) -> int:
-    """Run `dpt-zoo detect`. Errors of single inputs are printed at the end."""
+    """Detect objects, and write the results. The errors of inputs are printed at the end."""
     from ..batch.exporters import WRITERS
     from ..batch.image_writer import ImageWriter
     from ..batch.journal import Journal, RunSettings
@@ -73,10 +69,7 @@ def run_detect(args: argparse.Namespace) -> int:
 
     images, videos = _find_inputs(args.inputs)
     folder = _choose_folder(args.work_dir, args.resume)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--work-dir {folder} cannot be made: {error.strerror}: choose another folder") from error
+    make_folder(folder, "--work-dir")
     shared = {"score_threshold": args.score_threshold, "scale": args.scale and tuple(args.scale), "amp": args.amp}
     options = {"device": args.device, "compile": args.compile, "batch_size": args.batch_size}
     detector = Detector(args.model, weights=args.weights, **shared, **options)
@@ -95,13 +88,11 @@ def run_detect(args: argparse.Namespace) -> int:
     image_writer = ImageWriter(folder, not args.no_pictures, crops=args.save_crops, masks=args.save_masks)
     with Journal(folder, settings, resume=args.resume) as journal:
         run = DetectionRun(detector, journal, image_writer)
+        images = [image for image in images if not journal.has(image.name, image.origin)]
+        videos = [video for video in videos if not journal.has(video.name, video.origin)]
         start = time.perf_counter()
         try:
-            _detect(
-                run,
-                [image for image in images if not journal.has(image.name, image.origin)],
-                [video for video in videos if not journal.has(video.name, video.origin)],
-            )
+            _detect(run, images, videos)
         except KeyboardInterrupt:
             done = f"{plural(run.num_images, 'image')} done"
             print(f"dpt-zoo: interrupted, {done}: to continue, add --work-dir {folder} --resume", file=sys.stderr)
@@ -116,23 +107,22 @@ def run_detect(args: argparse.Namespace) -> int:
     if not run.failures:
         return 0
     print(f"dpt-zoo: {plural(len(run.failures), 'input')} failed:", file=sys.stderr)
-    for failure in run.failures:
-        print(f"  {printable(str(failure))}", file=sys.stderr)
+    print(*(f"  {printable(str(failure))}" for failure in run.failures), sep="\n", file=sys.stderr)
     return BAD_INPUT
 
 
 def _find_inputs(names: Sequence[str]) -> tuple[list["ImageInput"], list["VideoInput"]]:
-    """Return the images, and the videos and cameras."""
+    """Return the images, and the videos with the cameras."""
     from ..batch.runner import VideoInput
     from ..batch.video import VIDEO_SUFFIXES
-    from ..inference.inputs import ImageInput, find_inputs
+    from ..inference.inputs import ImageInput, find_inputs, is_url
     from ..utils.images import decode_image
 
     cameras = {name: int(name.partition(":")[2]) for name in names if re.fullmatch(r"camera:\d+", name)}
     images, videos = [], []
     for image in find_inputs([name for name in names if name != "-" and name not in cameras]):
         path = Path(image.origin)
-        if path.suffix.lower() in VIDEO_SUFFIXES and not re.match("https?://", image.origin, re.IGNORECASE):
+        if path.suffix.lower() in VIDEO_SUFFIXES and not is_url(image.origin):
             videos.append(VideoInput(image.name, image.origin, path))
         else:
             images.append(image)
@@ -144,13 +134,15 @@ def _find_inputs(names: Sequence[str]) -> tuple[list["ImageInput"], list["VideoI
 
 
 def _choose_folder(work_dir: Path | None, resume: bool) -> Path:
-    """Return the run's folder, in which nothing is overwritten."""
+    """Return the run's folder, where nothing is overwritten."""
     from ..batch.journal import has_run
 
     if work_dir is None:
-        numbered = (Path(f"{_FOLDER}-{number}" if number > 1 else _FOLDER) for number in itertools.count(1))
-        runs = list(itertools.takewhile(has_run, numbered))
-        work_dir = runs[-1] if resume and runs else Path(f"{_FOLDER}-{len(runs) + 1}" if runs else _FOLDER)
+        default, numbers = Path("detections"), itertools.count(2)
+        last: Path | None = None
+        while has_run(default):
+            last, default = default, Path(f"detections-{next(numbers)}")
+        work_dir = last if resume and last else default
     if has_run(work_dir):
         if not resume:
             raise InputError(f"{work_dir} holds an earlier run: add --resume to continue it, or use another --work-dir")
@@ -160,8 +152,8 @@ def _choose_folder(work_dir: Path | None, resume: bool) -> Path:
 
 
 def _detect(run: "DetectionRun", images: Sequence["ImageInput"], videos: Sequence["VideoInput"]) -> None:
-    """Process the inputs; the results of a few images are printed, for many there is a progress bar."""
-    if len(images) <= _MOST_LINES:
+    """Process the inputs. Print the results of up to 20 images, or show a progress bar for more."""
+    if len(images) <= 20:
         run.detect_images(images, progress=lambda done, total: None, on_result=_print_result)
     else:
         with progress_bar("images") as progress:

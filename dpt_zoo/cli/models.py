@@ -25,11 +25,11 @@ from .printing import cache_state, print_table
 def add_commands(commands: Any) -> None:
     """Add the subcommands to argparse's `commands`."""
     listing = commands.add_parser("list", help="list the models")
-    listing.add_argument("pattern", nargs="?", default="*", help="only names that match, such as 'mrcnn*'")
+    listing.add_argument("pattern", nargs="?", default="*", help="list only names that match, such as 'mrcnn*'")
     listing.set_defaults(run=run_list)
 
-    info = commands.add_parser("info", help="show the model card of a model, and its files on this machine")
-    info.add_argument("name", metavar="NAME")
+    info = commands.add_parser("info", help="show a model card, and the model's files on this machine")
+    info.add_argument("name", metavar="NAME", help="a model of `dpt-zoo list`")
     info.set_defaults(run=run_info)
 
 
@@ -42,41 +42,32 @@ def run_list(args: argparse.Namespace) -> int:
     models = [record for record in matching if isinstance(record, PublishedDetector)]
     demos = [record for record in matching if isinstance(record, DemoDetector)]
     if models:
-        print_table(
-            ("name", "params", "schedule", "box AP", "mask AP", "cached"),
-            [_model_row(record) for record in models],
-        )
+        header = ("name", "params", "schedule", "box AP", "mask AP", "cached")
+        print_table(header, [_model_row(record) for record in models])
     if models and demos:
         print()
     if demos:
         print("Demos, trained by this project on digit scenes and shipped with it:")
-        print_table(
-            ("name", "params", "box AP", "mask AP", "measured on"),
-            [(record.name, _millions(record), *_average_precisions(record), record.data) for record in demos],
-        )
+        rows = [(record.name, _millions(record), *_average_precisions(record), record.data) for record in demos]
+        print_table(("name", "params", "box AP", "mask AP", "measured on"), rows)
     return 0
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Print a model card, and the state of the model's files on this machine."""
+    """Print a model card, rendered on a terminal, and the state of the model's files on this machine."""
     record = get_model_info(args.name)
-    _print_markdown(card(record))
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(card(record), hyperlinks=False))
+    else:
+        print(card(record), end="")
     print("\nOn this machine:")
     for key, value in _local_state(record).items():
         first, *others = value.splitlines()
         print("\n".join([f"  {key:17}{first}", *(f"{'':19}{line}" for line in others)]))
     return 0
-
-
-def _print_markdown(text: str) -> None:
-    """Print Markdown: rendered on a terminal, unchanged otherwise."""
-    if not sys.stdout.isatty():
-        print(text, end="")
-        return
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    Console().print(Markdown(text, hyperlinks=False))
 
 
 def _model_row(record: PublishedDetector) -> tuple[str, ...]:
@@ -93,7 +84,7 @@ def _average_precisions(record: DetectorRecord) -> tuple[str, ...]:
 
 
 def _local_state(record: PublishedDetector | Classifier | DemoDetector) -> dict[str, str]:
-    """Return the paths of a model's files and the known hashes, with their origin."""
+    """Return the paths of a model's files, and the known hashes with their origin."""
     entry = CacheEntry(default_cache_dir(), record.name)
     provenance = entry.read_provenance()
     known: WeightsRecord | Provenance | None = provenance

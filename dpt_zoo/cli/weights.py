@@ -1,4 +1,4 @@
-"""`dpt-zoo download`, `import`, `cache`, `convert` and `publish`: weights."""
+"""`dpt-zoo download`, `import`, `cache`, `convert` and `publish`: the commands for weights."""
 
 import argparse
 import dataclasses
@@ -9,18 +9,18 @@ from typing import Any
 from ..errors import InputError, WeightsError
 from ..manifest.records import PublishedDetector, WeightsRecord, get_detector_info, get_model_info, read_manifest
 from ..weights.cache import CacheEntry, default_cache_dir, list_entries
-from .printing import BAD_INPUT, cache_state, complain, print_table, size
+from .printing import BAD_INPUT, cache_state, complain, format_size, print_table
 
 
 def add_commands(commands: Any) -> None:
     """Add the subcommands to argparse's `commands`."""
     cached = argparse.ArgumentParser(add_help=False)
-    cached.add_argument("--cache-dir", type=Path, metavar="DIR", help="the cache folder; default: $DPT_ZOO_CACHE")
+    cached.add_argument("--cache-dir", type=Path, metavar="DIR", help="cache folder (default: $DPT_ZOO_CACHE)")
 
     download = commands.add_parser("download", parents=[cached], help="fetch, check and convert weights")
     download.add_argument("names", nargs="*", metavar="NAME", help="models, or patterns such as 'mrcnn*'")
     download.add_argument("--all", action="store_true", help="all twelve detectors")
-    download.add_argument("--jobs", type=int, default=2, metavar="N", help="simultaneous downloads; default: 2")
+    download.add_argument("--jobs", type=int, default=2, metavar="N", help="simultaneous downloads (default: 2)")
     download.add_argument("--keep-original", action="store_true", help="also keep the authors' files")
     download.add_argument("--verify", action="store_true", help="check the values of cached weights again")
     download.set_defaults(run=run_download)
@@ -44,20 +44,16 @@ def add_commands(commands: Any) -> None:
             action.add_argument("--all", action="store_true", help="remove all")
             action.add_argument("--forget", action="store_true", help="also forget the hashes of the first download")
 
-    convert = commands.add_parser("convert", help="convert weights to another form")
+    convert = commands.add_parser("convert", help="convert weights to another format")
     convert.add_argument("input", metavar="INPUT", help="a weights file, or a model's name")
     convert.add_argument("output", type=Path, metavar="OUTPUT", help="the file to write")
-    convert.add_argument(
-        "--to",
-        choices=("safetensors", "mmdet2"),
-        default="safetensors",
-        help="mmdet2: the .pth that the authors' own code loads; default: %(default)s",
-    )
+    mmdet2 = "safetensors (default), or mmdet2: a .pth file for the authors' code"
+    convert.add_argument("--to", choices=("safetensors", "mmdet2"), default="safetensors", help=mmdet2)
     convert.add_argument("--half", action="store_true", help="write float16")
     convert.set_defaults(run=run_convert)
 
     publish = commands.add_parser("publish", help="upload a model to the Hugging Face Hub")
-    publish.add_argument("name", metavar="NAME")
+    publish.add_argument("name", metavar="NAME", help="the model")
     publish.add_argument("--repo", required=True, metavar="ORG/NAME", help="created if it does not exist")
     publish.add_argument("--private", action="store_true", help="create a private repository")
     publish.set_defaults(run=run_publish)
@@ -67,17 +63,12 @@ def run_download(args: argparse.Namespace) -> int:
     """Fetch, check and convert weights; print a table of the results."""
     from ..weights.prefetch import download, select_names
 
-    outcomes = download(
-        select_names(args.names, args.all),
-        cache_dir=args.cache_dir,
-        jobs=args.jobs,
-        keep_original=args.keep_original,
-        verify=args.verify,
-    )
+    names = select_names(vars(args).pop("names"), vars(args).pop("all"))
+    outcomes = download(names, **vars(args))
     rows = []
     for outcome in outcomes:
         state = "was cached" if outcome.was_cached else "fetched"
-        result = ("FAILED", "-", "-") if outcome.error else (state, size(outcome.path), str(outcome.path))
+        result = ("FAILED", "-", "-") if outcome.error else (state, format_size(outcome.path), str(outcome.path))
         rows.append((outcome.name, *result))
     print_table(("name", "state", "size", "file"), rows)
     failed = [outcome.error for outcome in outcomes if outcome.error]
@@ -87,7 +78,7 @@ def run_download(args: argparse.Namespace) -> int:
 
 
 def run_import(args: argparse.Namespace) -> int:
-    """Import a file that was downloaded by hand into the cache."""
+    """Import weights that were downloaded by hand into the cache."""
     from ..weights.store import adopt
 
     path = adopt(get_model_info(args.name), args.file, cache_dir=args.cache_dir)
@@ -111,7 +102,8 @@ def list_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -> int:
     rows = []
     for entry in entries:
         provenance = entry.read_provenance()
-        rows.append((entry.name, cache_state(entry), size(entry.weights), provenance.location if provenance else "-"))
+        location = provenance.location if provenance else "-"
+        rows.append((entry.name, cache_state(entry), format_size(entry.weights), location))
     if rows:
         print_table(("name", "cached", "size", "location"), rows)
     return 0
@@ -146,12 +138,12 @@ def remove_from_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    """Convert a weights file, or a model's weights, to another form."""
+    """Convert a weights file, or a model's weights, to another format."""
     from ..weights.converting import convert
 
     path = Path(args.input)
     weights = convert(path if path.is_file() else _fetch(args.input), args.output, to=args.to, half=args.half)
-    print(f"{args.output}: {len(weights.tensors)} tensors, {size(args.output)}")
+    print(f"{args.output}: {len(weights.tensors)} tensors, {format_size(args.output)}")
     return 0
 
 
@@ -170,7 +162,7 @@ def run_publish(args: argparse.Namespace) -> int:
 
 
 def _fetch(name: str) -> Path:
-    """Return the path of a model's cached weights. Fetch them if necessary."""
+    """Return the path of a model's cached weights, and fetch them if necessary."""
     from ..weights.prefetch import download
 
     (outcome,) = download([name])

@@ -1,0 +1,124 @@
+"""`dpt-zoo train`, `evaluate` and `reproduce`: train detectors, and measure them."""
+
+import argparse
+import functools
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..utils.text import format_percent
+from .printing import is_main_process, print_table
+
+DIFFERENT = 1
+"""The exit status of `reproduce` if a detector failed, or if a metric differs from the published one."""
+
+
+def add_commands(commands: Any) -> None:
+    """Add the subcommands to argparse's `commands`."""
+    train = commands.add_parser(
+        "train",
+        help="train a config, or fine-tune a detector on your own data",
+        description="Train a config as it is, or fine-tune a detector of `dpt-zoo list` from its weights.",
+    )
+    train.set_defaults(run=run_train)
+    evaluate = commands.add_parser("evaluate", help="measure a detector on a data set")
+    evaluate.set_defaults(run=run_evaluate, evaluator="faster-coco-eval")
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="evaluate the detectors, and compare the metrics with the published ones",
+        description="Evaluate each detector in its own process. Finished evaluations are not repeated.",
+    )
+    reproduce.set_defaults(run=run_reproduce)
+
+    for add in (train.add_argument, evaluate.add_argument):
+        add("model", metavar="NAME|CONFIG", help="a detector of `dpt-zoo list`, or a config file, configs/....py")
+        add("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data (default: the config's)")
+        add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    for add in (evaluate.add_argument, reproduce.add_argument):
+        add("--limit", type=int, metavar="N", help="evaluate only the first N images")
+        add("--skip-missing", action="store_true", help="skip images that are missing or unreadable")
+    for add in (train.add_argument, evaluate.add_argument, reproduce.add_argument):
+        add("--batch-size", type=int, metavar="N", help="images in a batch of each process")
+        add("--workers", type=int, metavar="N", help="processes that load data, for each process that computes")
+        add("--amp", action="store_true", help="compute in half precision where that is safe; needs a GPU")
+
+    add = train.add_argument
+    add("--work-dir", type=Path, metavar="DIR", help="folder for checkpoints and logs (default: runs/ and the name)")
+    add("--weights", metavar="W", help="weights to start from: NAME, path, https://... or hf://org/repo/file")
+    add("--resume", action="store_true", help="continue from the newest checkpoint in --work-dir")
+    add("--epochs", type=int, metavar="N", help="passes over the data; the learning-rate schedule is scaled")
+    add("--accumulate", type=int, default=1, metavar="N", help="batches in an optimizer step (default: %(default)s)")
+    add("--scale-lr", action="store_true", help="scale the learning rate with the number of images in a step")
+    add("--compile", action="store_true", help="compile the backbone")
+    add("--gradient-checkpointing", action="store_true", help="use less memory and more time")
+    add("--ema", action="store_true", help="validate and save a moving average of the weights")
+    add("--tensorboard", action="store_true", help="also log for TensorBoard")
+    add("--seed", type=int, metavar="N", help="random seed (default: random)")
+    add("--deterministic", action="store_true", help="refuse operations that give different results in each run")
+    add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the config to change")
+
+    add = evaluate.add_argument
+    add("--weights", metavar="W", help="NAME, path, https://... or hf://org/repo/file (default: the model's own)")
+    add("--tasks", nargs="+", choices=("bbox", "segm"), help="boxes, masks or both (default: all of the model)")
+    add("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of --data-root")
+    add("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
+    add("--evaluator", choices=("faster-coco-eval", "pycocotools"), help="library for the metrics; both give the same")
+    add("--work-dir", type=Path, metavar="DIR", help="write predictions, metrics and a report with pictures")
+    add("--resume", action="store_true", help="use the predictions in --work-dir")
+    add("--output", type=Path, metavar="PREFIX", help="write COCO results to PREFIX.bbox.json and PREFIX.segm.json")
+    add("--format-only", action="store_true", help="write COCO results for a test server, without metrics")
+    add("--show-dir", type=Path, metavar="DIR", help="draw ground truth and predictions on all images")
+    add("--per-class", action="store_true", help="also print the metrics of each class")
+
+    add = reproduce.add_argument
+    add("names", nargs="*", metavar="NAME", help="detectors, or patterns such as 'mrcnn*' (default: all twelve)")
+    add("--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017")
+    add("--work-dir", type=Path, default=Path("runs/results"), metavar="DIR", help="default: %(default)s")
+    add("--processes", type=int, default=1, metavar="N", help="processes for each detector: the number of GPUs")
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train, and print the path of the weights."""
+    from ..engine.config import parse_cfg_options
+    from ..training.trainer import train
+
+    weights = train(**{**vars(args), "cfg_options": parse_cfg_options(args.cfg_options)})
+    if is_main_process():
+        print(weights)
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Evaluate, and print COCO's tables."""
+    from ..evaluation.evaluator import evaluate
+
+    per_class = vars(args).pop("per_class")
+    evaluation = evaluate(**vars(args))
+    if not is_main_process():
+        return 0
+    if evaluation.skipped:
+        print(f"skipped, of {evaluation.num_images + len(evaluation.skipped):,} images:", file=sys.stderr)
+        print(*(f"  {image}" for image in evaluation.skipped), sep="\n", file=sys.stderr)
+    if evaluation.metrics:
+        _print_metrics("", evaluation.metrics)
+    for task, classes in evaluation.per_class.items() if per_class else ():
+        print()
+        _print_metrics(f"{task}, by class", classes)
+    return 0
+
+
+def run_reproduce(args: argparse.Namespace) -> int:
+    """Evaluate detectors, and print the summary and the path of the table."""
+    from ..reproduction.runner import ReproductionOptions, reproduce, select_names
+
+    names = select_names(vars(args).pop("names"))
+    results = reproduce(names, ReproductionOptions(**vars(args)), functools.partial(print, file=sys.stderr, flush=True))
+    print(f"{results.summary}\n{args.work_dir / 'results.md'}")
+    return DIFFERENT if results.num_failed or results.num_different else 0
+
+
+def _print_metrics(title: str, rows: Mapping[Any, Mapping[str, float | None]]) -> None:
+    from ..evaluation.metrics import NAMES
+
+    print_table((title, *NAMES), [(name, *map(format_percent, metrics.values())) for name, metrics in rows.items()])
