@@ -13,12 +13,12 @@ from pycocotools import mask as coco_mask
 
 from .metrics import CocoDict
 
-MIN_SCORE = 0.3  # of a prediction that is analyzed
-MIN_IOU = 0.5  # of a prediction's box with its object's box
+MIN_SCORE = 0.3  # predictions with a lower score are ignored
+MIN_IOU = 0.5  # the least IoU of the boxes of an object and its prediction
 
 
 class Pair(NamedTuple):
-    """An object and its prediction; `prediction` is None for a missed object, `annotation` if there is no object."""
+    """An object and its prediction. A missed object has no prediction, and a false prediction has no annotation."""
 
     annotation: CocoDict | None
     prediction: CocoDict | None
@@ -55,7 +55,7 @@ class Comparison:
 
     @functools.cached_property
     def errors(self) -> list[Pair]:
-        """The pairs without the objects that were detected with their class."""
+        """The pairs except objects that were detected with the right class."""
         return [pair for pair in self.pairs if len({each and each["category_id"] for each in pair}) > 1]
 
 
@@ -94,7 +94,7 @@ class ErrorAnalysis:
             row, column = (self._places[each["category_id"]] if each else len(self.classes) for each in pair)
             self.confusion[row, column] += 1
         if comparison.errors:
-            self.worst.append(comparison)  # the name makes the order independent of that of the images
+            self.worst.append(comparison)  # by name too: independent of the order of calls
             self.worst.sort(key=lambda each: (-len(each.errors), each.image["file_name"]))
             del self.worst[self._num_worst :]
         return comparison
@@ -106,9 +106,9 @@ class ErrorAnalysis:
 
 
 def _assign(owners: dict[int, int], overlaps: NDArray[np.float64]) -> None:
-    """Add to `owners` (object by prediction) the free object that each free prediction overlaps most, if enough.
+    """Assign to each free prediction the free object with the largest overlap, if that is at least `MIN_IOU`.
 
-    `overlaps` is `(predictions, objects)`, and 0 where they do not match.
+    `owners` maps predictions to objects and is extended. `overlaps` is `(predictions, objects)`; 0 rules a pair out.
     """
     overlaps = overlaps.copy()
     overlaps[list(owners)] = 0

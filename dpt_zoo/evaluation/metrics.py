@@ -30,7 +30,7 @@ NAMES = ("mAP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR
 """COCO's twelve metrics in its order: average precision and recall over IoU thresholds from 0.5 to 0.95."""
 
 Metrics = dict[str, float | None]
-"""The twelve metrics by name, in percent; None if undefined, as for small objects if there are none."""
+"""The twelve metrics by name, in percent. None is undefined, such as "APs" without small objects."""
 
 
 @dataclass(frozen=True)

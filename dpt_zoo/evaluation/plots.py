@@ -13,7 +13,7 @@ from ..utils.files import open_atomic
 from ..utils.text import printable
 from .metrics import Task
 
-# Name, thresholds, color (Okabe and Ito's, for color-blind readers), style and width, which separate equal curves.
+# Name, thresholds, color (Okabe and Ito's, for color-blind readers), style and width (so that equal curves show).
 _CURVES = (
     ("mean of IoU .50 to .95", slice(None), "#BBBBBB", "-", 5),
     ("IoU .50", slice(0, 1), "#0072B2", "-", 2),
@@ -81,7 +81,7 @@ def _plot_curves(axes: Any, precision: NDArray[np.float64]) -> None:
 
 
 def _name_cells(axes: Any, classes: Sequence[str], totals: NDArray[np.int64], font_size: int) -> None:
-    """Name rows and columns, only some if there are many, and set the last of each apart by a line."""
+    """Name rows and columns, only some if there are many, and draw lines before the last ones."""
     names = [name if len(name) <= _MAX_NAME_LENGTH else f"{name[: _MAX_NAME_LENGTH - 3]}..." for name in classes]
     columns = [*map(printable, names), "missed"]
     rows = [f"{name} ({total:,})" for name, total in zip([*columns[:-1], "no object"], totals, strict=True)]

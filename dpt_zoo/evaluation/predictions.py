@@ -33,9 +33,9 @@ class ImagePredictions(NamedTuple):
 
 @METRICS.register_module()
 class PredictionsWriter(BaseMetric):  # type: ignore[misc]
-    """Writes the predictions for each image as a line of JSON to a file for each process.
+    """Writes each image's predictions as a line of JSON, to one file per process.
 
-    Unlike MMDetection's `CocoMetric`, it keeps no predictions in memory, and computes nothing.
+    Unlike MMDetection's `CocoMetric`, it computes no metrics and keeps no predictions in memory.
 
     Args:
         folder: the folder of the file.
@@ -79,9 +79,9 @@ class PredictionsWriter(BaseMetric):  # type: ignore[misc]
 
 
 def read_predictions(folder: Path, image_ids: Iterable[int]) -> Iterator[ImagePredictions]:
-    """Yield the predictions in a folder of `PredictionsWriter`s' files, in the order of `image_ids`.
+    """Yield the predictions in the folder of one or more `PredictionsWriter`, in the order of `image_ids`.
 
-    The files may be of several processes and runs, and each is already in that order. Images without predictions are
+    The files may come from several processes and runs; each is already in that order. Images without predictions are
     left out. Memory holds one image of each file.
     """
     places = {image_id: place for place, image_id in enumerate(image_ids)}

@@ -57,7 +57,7 @@ class Evaluation:
 
     @classmethod
     def read(cls, folder: Path) -> "Evaluation | None":
-        """Read the file of `write`. Return None if it does not exist, or has another form."""
+        """Read what `write` wrote; return None if the file does not exist or has another form."""
         try:
             content = json.loads((folder / RESULT).read_bytes())
             values = {field.name: content[field.name] for field in dataclasses.fields(cls)}

@@ -25,8 +25,8 @@ _FONT_SIZE = 18
 def save_comparison(folder: Path, images: Path, comparison: Comparison, classes: Mapping[int, str]) -> None:
     """Write a JPEG of a `comparison`: ground truth on the left, predictions on the right, errors marked.
 
-    The file has the image's name, relative to `folder` as that is to `images`, with ".jpg" added if necessary. The
-    folder is made if missing. An image that cannot be read is skipped. `classes` are the names by category id.
+    The file has the image's name, with ".jpg" added if necessary, and is in `folder`, which must not be the folder of
+    the `images` and is created if missing. Unreadable images are skipped. `classes` are the names by category id.
 
     Raises:
         OutputError: The file cannot be written.

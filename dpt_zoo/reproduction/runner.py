@@ -33,7 +33,7 @@ class ReproductionOptions:
 
     data_root: Path
     work_dir: Path  # each detector has a folder in it
-    processes: int = 1  # that evaluate a detector together, each on its own GPU if there are GPUs
+    processes: int = 1  # for each detector; each process has its own GPU if there are GPUs
     limit: int | None = None
     batch_size: int | None = None
     workers: int | None = None
@@ -69,7 +69,7 @@ def reproduce(
     """Evaluate detectors one after the other, and write the table after each, see `ResultsTable.write`.
 
     Earlier evaluations in `options.work_dir` with the same options are used. If a detector fails, the others are still
-    evaluated. `names` are as from `select_names`; `report` is called with a line before and after each evaluation.
+    evaluated. `names` are names of detectors; `report` is called with a line before and after each evaluation.
 
     Raises:
         UnknownModelError: No detector has such a name.
@@ -149,7 +149,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     is_main = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGINT, count_interrupt) if is_main else None
     try:
-        # In a session of its own: otherwise, a terminal's Ctrl-C would reach the program twice.
+        # In its own session: otherwise, a terminal's Ctrl-C would reach the program twice.
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
         while (status := process.poll()) is None:
             if num_sent < num_interrupts:

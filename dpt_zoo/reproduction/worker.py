@@ -40,7 +40,7 @@ def run(arguments: dict[str, Any]) -> int:
 
 
 def launch(num_processes: int, arguments: str) -> int:
-    """Call `run` with `arguments` (JSON) in `num_processes` processes under torchrun; end as the first that failed."""
+    """Call `run` with `arguments` (JSON) in `num_processes` processes; return the status of the first that failed."""
     options = ["--standalone", "--local-addr=localhost", f"--nproc-per-node={num_processes}"]
     try:
         torchrun([*options, "-m", "dpt_zoo.reproduction.worker", "1", arguments])
