@@ -13,15 +13,12 @@ from pycocotools import mask as coco_mask
 
 from .metrics import CocoDict
 
-MIN_SCORE = 0.3
-"""The least score of a prediction that is analyzed."""
-
-MIN_IOU = 0.5
-"""The least IoU of a prediction's box with that of its object."""
+MIN_SCORE = 0.3  # predictions with a lower score are ignored
+MIN_IOU = 0.5  # the least IoU of the boxes of an object and its prediction
 
 
 class Pair(NamedTuple):
-    """An object and its prediction: `prediction` is None if it was missed, `annotation` if there is no such object."""
+    """An object and its prediction. A missed object has no prediction, and a false prediction has no annotation."""
 
     annotation: CocoDict | None
     prediction: CocoDict | None
@@ -29,13 +26,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The ground truth of an image beside the predictions for it.
-
-    Attributes:
-        image: COCO's dict of the image.
-        annotations: COCO's dicts of its objects.
-        predictions: those of at least `MIN_SCORE`, the highest score first.
-    """
+    """The ground truth of an image and its predictions of at least `MIN_SCORE`, the highest score first."""
 
     image: CocoDict
     annotations: list[CocoDict]
@@ -46,14 +37,11 @@ class Comparison:
         """Each object and each prediction once, except crowds and predictions in a crowd of their class.
 
         Predictions are assigned to objects as in COCO's evaluation: in the order of their scores, each to the free
-        object of its class whose box overlaps most. Those left over are then assigned to objects of other classes.
+        object of its class with the largest overlap. The rest are then assigned to objects of other classes.
         """
         overlaps = _overlaps(self.predictions, self.annotations)
-        classes, others = (
-            np.array([each["category_id"] for each in dicts], np.int64)
-            for dicts in (self.predictions, self.annotations)
-        )
-        same_class = overlaps * (classes[:, None] == others)
+        ids = ([each["category_id"] for each in dicts] for dicts in (self.predictions, self.annotations))
+        same_class = overlaps * np.equal.outer(*ids)
         is_crowd = np.array([bool(each.get("iscrowd")) for each in self.annotations], bool)
         in_crowd = (same_class[:, is_crowd] >= MIN_IOU).any(axis=1)
         owners: dict[int, int] = {}
@@ -67,12 +55,12 @@ class Comparison:
 
     @functools.cached_property
     def errors(self) -> list[Pair]:
-        """The pairs except objects that were detected with their class."""
+        """The pairs except objects that were detected with the right class."""
         return [pair for pair in self.pairs if len({each and each["category_id"] for each in pair}) > 1]
 
 
 class ErrorAnalysis:
-    """Counts what is correct and what is wrong, image by image.
+    """Counts of correct and wrong detections, image by image.
 
     Args:
         ground_truth: the content of a COCO annotation file.
@@ -81,7 +69,7 @@ class ErrorAnalysis:
     Attributes:
         classes: the class names by category id, in the order of the ids.
         confusion: `(num_classes + 1, num_classes + 1)`, how many objects of a class (row) were detected as a class
-            (column), in that order. The last column counts missed objects, the last row detections without an object.
+            (column). The last column counts missed objects, the last row detections without an object.
         worst: the images with the most errors, the worst first; none without errors.
     """
 
@@ -98,7 +86,7 @@ class ErrorAnalysis:
             self._annotations[annotation["image_id"]].append(annotation)
 
     def add(self, image_id: int, predictions: Sequence[CocoDict]) -> Comparison:
-        """Count an image, and return its comparison."""
+        """Count the image with id `image_id` and its `predictions`, and return their comparison."""
         certain = [each for each in predictions if each["score"] >= MIN_SCORE]
         certain.sort(key=itemgetter("score"), reverse=True)
         comparison = Comparison(self._images[image_id], self._annotations[image_id], certain)
@@ -106,7 +94,7 @@ class ErrorAnalysis:
             row, column = (self._places[each["category_id"]] if each else len(self.classes) for each in pair)
             self.confusion[row, column] += 1
         if comparison.errors:
-            self.worst.append(comparison)  # the name makes the order independent of that of the images
+            self.worst.append(comparison)  # by name too: independent of the order of calls
             self.worst.sort(key=lambda each: (-len(each.errors), each.image["file_name"]))
             del self.worst[self._num_worst :]
         return comparison
@@ -118,11 +106,9 @@ class ErrorAnalysis:
 
 
 def _assign(owners: dict[int, int], overlaps: NDArray[np.float64]) -> None:
-    """Assign objects to predictions without one: to each in turn the free one that it overlaps most, if enough.
+    """Assign to each free prediction the free object with the largest overlap, if that is at least `MIN_IOU`.
 
-    Args:
-        owners: the index of the object by the index of the prediction; it is added to.
-        overlaps: `(predictions, objects)`; 0 where they do not match.
+    `owners` maps predictions to objects and is extended. `overlaps` is `(predictions, objects)`; 0 rules a pair out.
     """
     overlaps = overlaps.copy()
     overlaps[list(owners)] = 0
@@ -135,7 +121,7 @@ def _assign(owners: dict[int, int], overlaps: NDArray[np.float64]) -> None:
 
 
 def _overlaps(predictions: Sequence[CocoDict], annotations: Sequence[CocoDict]) -> NDArray[np.float64]:
-    """Return the IoU of each box with each; with a crowd's, the fraction of the prediction that is inside."""
+    """Return the IoU of each prediction with each object; for a crowd, the fraction of the prediction inside it."""
     if not predictions or not annotations:
         return np.zeros((len(predictions), len(annotations)))
     boxes = (np.array([each["bbox"] for each in dicts], np.float64) for dicts in (predictions, annotations))

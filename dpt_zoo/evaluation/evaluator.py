@@ -4,7 +4,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -14,11 +14,11 @@ from torch import Tensor
 from ..data.checks import CheckedSplit
 from ..data.splits import prepare_splits
 from ..engine import config as configs
-from ..engine.distributed import process_group, runner_settings
+from ..engine.distributed import process_device, process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError
 from ..models.factory import set_num_classes
-from ..utils.devices import device_name, find_device
+from ..utils.devices import device_name
 from ..utils.environment import versions
 from ..utils.files import make_folder
 from ..utils.progress import progress_bar
@@ -55,39 +55,47 @@ def evaluate(
     show_dir: str | Path | None = None,
     device: str = "auto",
 ) -> Evaluation:
-    """Measure a detector on the validation split of a data set, in this process or in all that torchrun started.
+    """Measure a detector on the validation split of a data set, in one process or in several under torchrun.
 
     Args:
         model: the name of a detector (see `list_models`) or the path of a config file.
         weights: a detector's name, a path, `https://...` or `hf://org/repo/file`; by default those of the named model.
         tasks: "bbox", "segm" or both; by default all that the model predicts.
         data_root: a folder of COCO, YOLO or Pascal VOC data; by default the one that the config names.
-        annotations, images: instead of `data_root`, a COCO annotation file and the folder of its images.
-        limit: evaluate only this number of images, the first in the annotation file; at least 1.
+        annotations: a COCO annotation file, instead of `data_root`.
+        images: the folder of the images of `annotations`.
+        limit: evaluate only the first `limit` images of the annotation file; at least 1.
         skip_missing: skip images that are missing or unreadable instead of refusing the data.
         batch_size: images in a batch, at least 1.
-        workers: processes that load data, for each that detects.
+        workers: data loading processes, for each process that detects.
         amp: compute in half precision where that is safe. Requires a GPU.
         evaluator: the library that computes the metrics; both give the same numbers.
         work_dir: the folder to write predictions, metrics (`evaluation.json`) and a report with pictures to.
-        resume: use the predictions in `work_dir`, which must be of the same evaluation, and add what is missing.
+        resume: keep the predictions in `work_dir`, which must be of the same evaluation, and add the missing ones.
         output: write COCO results to this path with ".bbox.json" and ".segm.json" added.
         format_only: write COCO results and compute no metrics; the annotation file needs no objects.
         show_dir: the folder to write each image to, with its ground truth and predictions drawn side by side.
         device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", ...
 
     Returns:
-        The metrics in percent, and what they were measured on and with.
+        The metrics in percent, with the data, software and hardware of the evaluation.
 
     Raises:
-        UnknownModelError, InputError: An argument cannot be used.
+        UnknownModelError: No model has this name.
+        InputError: Another argument cannot be used.
         DataError: The data cannot be used. The text lists every issue.
-        FetchError, WeightsError: The weights cannot be loaded, or are another model's.
+        FetchError: The weights cannot be downloaded.
+        WeightsError: The weights are damaged, or of another model.
         OutputError: A file cannot be written. Predictions in `work_dir` are kept.
     """
     options = EvaluationOptions(**locals())  # the arguments by name
     cfg, tasks = _load_config(options)
-    with process_group(options.device), _run_folder(options.work_dir) as folder:
+    with process_group(options.device) as place, contextlib.ExitStack() as stack:
+        if options.amp:
+            configs.use_amp_in_tests(cfg, place)
+        root = options.work_dir or Path(from_main_process(lambda: stack.enter_context(tempfile.TemporaryDirectory())))
+        folder = root.absolute()
+        make_folder(folder, "work_dir")
         split = from_main_process(lambda: _check_data(cfg, tasks, folder, options))
         ground_truth: CocoDict = json.loads(split.annotations.read_bytes()) if is_main_process() else {}
         path, content = read_trusted_weights(options.weights or options.model)
@@ -108,8 +116,6 @@ def _load_config(options: EvaluationOptions) -> tuple[Config, Sequence[Task]]:
         cfg.test_dataloader.batch_size = options.batch_size
     if options.workers is not None:
         configs.set_workers(cfg, options.workers)
-    if options.amp:
-        configs.use_amp_in_tests(cfg, options.device)
     metric = cfg.test_evaluator.metric
     known: list[Task] = list(metric) if isinstance(metric, list | tuple) else [metric]
     for task in options.tasks or ():
@@ -118,19 +124,7 @@ def _load_config(options: EvaluationOptions) -> tuple[Config, Sequence[Task]]:
     return cfg, options.tasks or known
 
 
-@contextlib.contextmanager
-def _run_folder(work_dir: Path | None) -> Iterator[Path]:
-    """Return the run's folder, the same in all processes: `work_dir`, or one that is removed when the block ends."""
-    if work_dir is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(from_main_process(lambda: temporary))
-        return
-    make_folder(work_dir.absolute(), "work_dir")
-    yield work_dir.absolute()
-
-
 def _check_data(cfg: Config, tasks: Sequence[Task], folder: Path, options: EvaluationOptions) -> CheckedSplit:
-    """Find and check the data."""
     with progress_bar("checking images") as progress:
         split = prepare_splits(
             cfg,
@@ -171,14 +165,12 @@ def _detect(cfg: Config, plan: Plan, state: Mapping[str, Tensor], device: str) -
 
 
 def _measure(plan: Plan, ground_truth: CocoDict, tasks: Sequence[Task], options: EvaluationOptions) -> Evaluation:
-    """Compare the predictions with the ground truth in one pass, and write what the options ask for."""
+    """Compare the predictions with the ground truth in one pass, and write the files that the options name."""
     start = time.perf_counter()
-    metrics = errors = None
-    if not options.format_only:
-        metrics = CocoMetrics(ground_truth, tasks, plan.image_ids, options.evaluator)
-        if options.work_dir or options.show_dir:
-            errors = ErrorAnalysis(ground_truth)
-    num_images, detecting = 0, 0.0
+    metrics = None if options.format_only else CocoMetrics(ground_truth, tasks, plan.image_ids, options.evaluator)
+    errors = ErrorAnalysis(ground_truth) if metrics and (options.work_dir or options.show_dir) else None
+    num_images = 0
+    detecting = 0.0
     with coco_results_files(options.output, tasks) as write_results:
         for image_id, seconds, predictions in read_predictions(plan.folder, plan.image_ids):
             num_images += 1
@@ -207,7 +199,7 @@ def _measure(plan: Plan, ground_truth: CocoDict, tasks: Sequence[Task], options:
         annotations=plan.annotations,
         seconds={"detecting": detecting, "measuring": time.perf_counter() - start},
         processes=get_world_size(),
-        device=device_name(find_device(options.device)),
+        device=device_name(process_device(options.device)),
         versions=versions(),
     )
     if errors and options.work_dir:

@@ -24,13 +24,13 @@ TASKS: tuple[Task, ...] = get_args(Task)
 EVALUATORS: tuple[Evaluator, ...] = get_args(Evaluator)
 
 SHAPE_KEYS: dict[Task, str] = {"bbox": "bbox", "segm": "segmentation"}
-"""The key of a COCO dict that holds the shape which a task compares."""
+"""The key of a COCO dict for the shape that a task compares."""
 
 NAMES = ("mAP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's twelve metrics in its order: average precision and recall over IoU thresholds from 0.5 to 0.95."""
 
 Metrics = dict[str, float | None]
-"""The twelve metrics by name, in percent; None where the data have nothing to measure, such as no small objects."""
+"""The twelve metrics by name, in percent. None is undefined, such as "APs" without small objects."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Score:
     Attributes:
         metrics: COCO's twelve over all classes.
         per_class: the same for each class, by name, in the order of the category ids.
-        precision: `(10, 101, num_classes)` in [0, 1], for objects of all sizes and at most 100 predictions an image:
-            by IoU threshold (0.5, 0.55, ...), recall (0, 0.01, ...) and class; -1 for a class without objects.
+        precision: `(10, 101, num_classes)` in [0, 1], by IoU threshold (0.5, 0.55, ...), recall (0, 0.01, ...) and
+            class, for all sizes and at most 100 predictions an image; -1 for a class without objects.
     """
 
     metrics: Metrics
@@ -54,9 +54,9 @@ class CocoMetrics:
 
     Args:
         ground_truth: the content of a COCO annotation file. It is not changed.
-        tasks: what to compare.
-        image_ids: the images that count; all by default.
-        evaluator: the library that computes.
+        tasks: the shapes to compare: boxes, masks or both.
+        image_ids: the images to evaluate; all by default.
+        evaluator: the library that computes the metrics.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class CocoMetrics:
                 self._predictions.append({"id": number, "area": 0, **{key: prediction[key] for key in keys}})
 
     def compute(self) -> dict[Task, Score]:
-        """Compare the predictions that were added with the ground truth."""
+        """Compare the added predictions with the ground truth."""
         return {task: self._compute(task) for task in self._tasks}
 
     def _compute(self, task: Task) -> Score:
-        for prediction in self._predictions:  # each task has its own idea of an object's size
+        for prediction in self._predictions:  # the area depends on the task
             shape = prediction[SHAPE_KEYS[task]]
             prediction["area"] = int(mask.area(shape)) if task == "segm" else shape[2] * shape[3]
         with _quietly():
@@ -110,7 +110,7 @@ class CocoMetrics:
         )
 
     def _index(self, dataset: CocoDict) -> Any:
-        """Return a library's index. Its `loadRes` refuses an empty list and makes shapes that are not compared."""
+        """Return the library's index. Its `loadRes` refuses an empty list and adds shapes that are not compared."""
         with _quietly():
             index = self._index_type()
             index.dataset = dataset
@@ -121,10 +121,8 @@ class CocoMetrics:
 def _to_metrics(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Metrics:
     """Return the twelve metrics, as means over classes.
 
-    Args:
-        precision: `(thresholds, recalls, classes, sizes, limits)`; the sizes are all, small, medium and large, the
-            limits 1, 10 and 100 predictions an image. -1 where there is nothing to measure.
-        recall: the same without `recalls`.
+    `precision` is `(thresholds, recalls, classes, sizes, limits)`, `recall` the same without `recalls`. -1: undefined.
+    The sizes are all, small, medium and large; the limits 1, 10 and 100 predictions an image.
     """
     most = precision[..., -1]
     values = [most[..., 0], most[0, ..., 0], most[5, ..., 0], *(most[..., size] for size in (1, 2, 3))]
@@ -135,7 +133,7 @@ def _to_metrics(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Print nothing and collect no garbage: the collector would scan a million dicts again and again."""
+    """Suppress printing and garbage collection, which would scan a million dicts again and again."""
     is_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -10,11 +10,7 @@ from .metrics import EVALUATORS, TASKS, Evaluator, Task
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """The arguments of `dpt_zoo.evaluate`, which documents them: checked, and paths as `Path`.
-
-    Raises:
-        InputError: A value cannot be used, or two values exclude each other.
-    """
+    """The checked arguments of `dpt_zoo.evaluate`, which documents them and the errors."""
 
     model: str | Path
     weights: str | Path | None = None
@@ -40,9 +36,8 @@ class EvaluationOptions:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         if self.tasks is not None:
-            object.__setattr__(
-                self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(dict.fromkeys(self.tasks))
-            )
+            tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(dict.fromkeys(self.tasks))
+            object.__setattr__(self, "tasks", tasks)
         for name, minimum in (("limit", 1), ("batch_size", 1), ("workers", 0)):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum)

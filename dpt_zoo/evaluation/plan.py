@@ -20,36 +20,22 @@ from .options import EvaluationOptions
 from .predictions import read_image_ids
 from .result import RESULT
 
-UNREADABLE = (IssueType.MISSING_IMAGE, IssueType.UNREADABLE_IMAGE)
-"""The issues of images that `skip_missing` skips."""
-
-_SETTINGS = "settings.json"
+UNREADABLE = (IssueType.MISSING_IMAGE, IssueType.UNREADABLE_IMAGE)  # `skip_missing` skips these images
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an evaluation does.
+    """The files of an evaluation, the images to detect in, and the match of the model's classes with the data's."""
 
-    Attributes:
-        images: the folder of the images.
-        image_ids: the images to evaluate, in the order of the annotation file.
-        skipped: the images that cannot be read, and why.
-        classes: the names of the model's classes, by label.
-        category_ids: the data's category of each class; None for a class that the data do not have.
-        folder: where the predictions are written, see `PredictionsWriter`.
-        remaining: the images without predictions, as indices into the images of the annotation file.
-        weights, annotations: the "path" and "sha256" of these files.
-    """
-
-    images: Path
-    image_ids: tuple[int, ...]
-    skipped: tuple[str, ...]
-    classes: tuple[str, ...]
-    category_ids: tuple[int | None, ...]
-    folder: Path
-    remaining: tuple[int, ...]
-    weights: dict[str, str]
-    annotations: dict[str, str]
+    images: Path  # the folder of the images
+    image_ids: tuple[int, ...]  # the images to evaluate, in the order of the annotation file
+    skipped: tuple[str, ...]  # the images that cannot be read, and why
+    classes: tuple[str, ...]  # the names of the model's classes, by label
+    category_ids: tuple[int | None, ...]  # the data's category of each class; None if the data lack it
+    folder: Path  # of the predictions, see `PredictionsWriter`
+    remaining: tuple[int, ...]  # the images without predictions, as indices into those of the annotation file
+    weights: dict[str, str]  # the "path" and "sha256" of the file
+    annotations: dict[str, str]  # the "path" and "sha256" of the file
 
 
 def make_plan(
@@ -61,15 +47,10 @@ def make_plan(
     weights: Weights,
     work_dir: Path,
 ) -> Plan:
-    """Plan an evaluation, and make the folder of its predictions.
+    """Plan an evaluation, and make the folder of its predictions in `work_dir`.
 
-    Args:
-        options: the options of the evaluation.
-        cfg: the detector's config.
-        split: the checked data; images that cannot be read are skipped.
-        ground_truth: the content of the data's annotation file.
-        path, weights: the weights' file and its content.
-        work_dir: the run's folder. Predictions in it are removed, or used with `options.resume`.
+    `split` is the checked data, and `ground_truth` the content of its annotation file; `weights` is the content of the
+    file `path`. Existing predictions are removed, unless `options.resume` is set.
 
     Raises:
         DataError: No image can be read, or the data have classes that the model does not know.
@@ -106,7 +87,7 @@ def make_plan(
 
 
 def _match_classes(classes: tuple[str, ...], names: tuple[str, ...], annotations: Path) -> tuple[str, ...]:
-    """Return the model's class names, which must include the data's; a model without class names gets the data's."""
+    """Return the model's class names, which must include the data's; a model without names takes the data's."""
     if classes == unnamed_classes(len(classes)) and len(names) == len(classes):
         return names
     unknown = [name for name in names if name not in classes]
@@ -120,23 +101,24 @@ def _match_classes(classes: tuple[str, ...], names: tuple[str, ...], annotations
 
 def _make_folder(folder: Path, settings: Mapping[str, str], resume: bool) -> None:
     """Make the folder of the predictions, or check that the predictions in it can be resumed."""
+    settings_file = folder / "settings.json"
     try:
-        earlier = json.loads((folder / _SETTINGS).read_bytes()) if resume else None
+        earlier = json.loads(settings_file.read_bytes()) if resume else None
     except (OSError, ValueError):
         earlier = None
     if earlier is not None:
         changed = [name for name, value in settings.items() if earlier.get(name) != value]
         if changed:
             raise InputError(
-                f"{folder.parent} has an evaluation with other {' and '.join(changed)}: choose another work_dir, or "
-                "start again without resume"
+                f"{folder.parent} has an evaluation with other {' and '.join(changed)}: "
+                "choose another work_dir, or start again without resume"
             )
     try:
-        (folder.parent / RESULT).unlink(missing_ok=True)  # an earlier evaluation's: this one may fail
+        (folder.parent / RESULT).unlink(missing_ok=True)  # of an earlier evaluation: this one may fail
         if earlier is None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
     except OSError as error:
         raise OutputError(f"{folder} cannot be made: {error.strerror}: choose another work_dir") from error
-    with open_atomic(folder / _SETTINGS) as file:
+    with open_atomic(settings_file) as file:
         file.write(json.dumps(settings).encode())

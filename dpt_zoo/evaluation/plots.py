@@ -13,8 +13,7 @@ from ..utils.files import open_atomic
 from ..utils.text import printable
 from .metrics import Task
 
-# Names, thresholds, colours, styles and widths. They differ for colour-blind readers (Okabe and Ito's colours) and
-# where the curves coincide.
+# Name, thresholds, color (Okabe and Ito's, for color-blind readers), style and width (so that equal curves show).
 _CURVES = (
     ("mean of IoU .50 to .95", slice(None), "#BBBBBB", "-", 5),
     ("IoU .50", slice(0, 1), "#0072B2", "-", 2),
@@ -29,12 +28,7 @@ _MAX_NAME_LENGTH = 22
 def plot_precision_recall(path: Path, precision: Mapping[Task, NDArray[np.float64]]) -> None:
     """Write a PNG of precision by recall, the mean over the classes that have objects.
 
-    Args:
-        path: where to write.
-        precision: by task, as in `Score`: `(10, 101, num_classes)`.
-
-    Raises:
-        OutputError: The file cannot be written.
+    `precision` is by task, as in `Score`: `(10, 101, num_classes)`.
     """
     from matplotlib.figure import Figure  # not pyplot, which is shared with other plots of the process
 
@@ -49,13 +43,7 @@ def plot_precision_recall(path: Path, precision: Mapping[Task, NDArray[np.float6
 def plot_confusion(path: Path, classes: Sequence[str], confusion: NDArray[np.int64]) -> None:
     """Write a PNG of the share of each class's objects that was detected as each class, or missed.
 
-    Args:
-        path: where to write.
-        classes: the class names.
-        confusion: `(num_classes + 1, num_classes + 1)`, see `ErrorAnalysis`.
-
-    Raises:
-        OutputError: The file cannot be written.
+    `classes` are the class names, and `confusion` is as in `ErrorAnalysis`: `(num_classes + 1, num_classes + 1)`.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -66,35 +54,34 @@ def plot_confusion(path: Path, classes: Sequence[str], confusion: NDArray[np.int
     side = min(max(7, (0.55 if is_small else 0.19) * len(confusion)), 22)
     figure = Figure((side + 1.5, side), dpi=110, layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, 0, 100))  # shows a few percent, too
-    axes.set_facecolor("#dddddd")  # of rows without objects
+    image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, 0, 100))  # so that a few percent are visible
+    axes.set_facecolor("#dddddd")  # the color of rows without objects
     figure.colorbar(image, ax=axes, ticks=[0, 1, 5, 10, 25, 50, 75, 100], format="%d %%", fraction=0.04, pad=0.02)
     axes.set(xlabel="predicted class", ylabel="true class (objects)", title="predictions in percent of each row")
     _name_cells(axes, classes, totals, font_size=10 if is_small else 7)
     if is_small:
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
         for row, column in np.argwhere(percent.round() > 0):
             value = percent[row, column]
-            color = "white" if value > 40 else "black"
-            axes.text(column, row, f"{value:.0f}", color=color, ha="center", va="center", fontsize=9)
+            axes.text(column, row, f"{value:.0f}", color="white" if value > 40 else "black", **style)
     _save(figure, path)
 
 
 def _plot_curves(axes: Any, precision: NDArray[np.float64]) -> None:
-    """Plot mean precision over classes of `(10, 101, num_classes)`."""
+    """Plot the mean over classes of `precision`: `(10, 101, num_classes)`."""
     axes.set(xlim=(0, 101), ylim=(0, 101), xlabel="recall, %", ylabel="precision, %")
     axes.grid(color="#dddddd")
     if not precision.size:
-        axes.text(50, 50, "no objects", horizontalalignment="center")
+        axes.text(50, 50, "no objects", ha="center")
         return
-    mean = 100 * precision.mean(axis=2)
     for name, thresholds, color, style, width in _CURVES:
-        curve = mean[thresholds].mean(axis=0)
+        curve = 100 * precision[thresholds].mean(axis=(0, 2))
         axes.plot(curve, style, color=color, linewidth=width, label=f"{name}: AP {curve.mean():.1f}")
     axes.legend(loc="lower left")
 
 
 def _name_cells(axes: Any, classes: Sequence[str], totals: NDArray[np.int64], font_size: int) -> None:
-    """Name rows and columns, of many classes only some, and separate missed objects and predictions without one."""
+    """Name rows and columns, only some if there are many, and draw lines before the last ones."""
     names = [name if len(name) <= _MAX_NAME_LENGTH else f"{name[: _MAX_NAME_LENGTH - 3]}..." for name in classes]
     columns = [*map(printable, names), "missed"]
     rows = [f"{name} ({total:,})" for name, total in zip([*columns[:-1], "no object"], totals, strict=True)]

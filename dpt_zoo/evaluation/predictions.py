@@ -1,4 +1,4 @@
-"""The predictions of an evaluation, on disk as soon as they are made."""
+"""The predictions of an evaluation: files that are written image by image, and COCO results files."""
 
 import contextlib
 import heapq
@@ -20,13 +20,10 @@ from .metrics import SHAPE_KEYS, CocoDict, Task
 
 
 class ImagePredictions(NamedTuple):
-    """The predictions for one image.
+    """The predictions for the image with id `image_id`, and the seconds that detection took.
 
-    Attributes:
-        image_id: the image's id in the annotation file.
-        seconds: the time that detection took.
-        predictions: COCO's results: "image_id", "category_id", "bbox" (xywh, pixels), "score" and, from a model with
-            masks, "segmentation" (RLE).
+    They are in COCO's results format: "image_id", "category_id", "bbox" (xywh, pixels), "score" and, from a model with
+    masks, "segmentation" (RLE).
     """
 
     image_id: int
@@ -36,16 +33,13 @@ class ImagePredictions(NamedTuple):
 
 @METRICS.register_module()
 class PredictionsWriter(BaseMetric):  # type: ignore[misc]
-    """Writes the predictions for each image as a line of JSON. Each process has its own file.
+    """Writes each image's predictions as a line of JSON, to one file per process.
 
-    It replaces MMDetection's `CocoMetric`, which keeps all predictions in memory, and computes nothing.
+    Unlike MMDetection's `CocoMetric`, it computes no metrics and keeps no predictions in memory.
 
     Args:
-        folder: where the file is created.
-        category_ids: the data's category of each label; detections of a label with None are left out.
-
-    Raises:
-        OutputError: The file cannot be written.
+        folder: the folder of the file.
+        category_ids: the data's category of each label; detections with None are left out.
     """
 
     def __init__(self, folder: str | Path, category_ids: Sequence[int | None]) -> None:
@@ -75,7 +69,7 @@ class PredictionsWriter(BaseMetric):  # type: ignore[misc]
         return detections.to_coco(sample["img_id"], self._category_ids)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Return nothing: the metrics are computed when all processes have written their files."""
+        """Return no metrics: they are computed when all processes have written their files."""
         return {}
 
     def evaluate(self, size: int) -> dict[str, float]:
@@ -85,10 +79,10 @@ class PredictionsWriter(BaseMetric):  # type: ignore[misc]
 
 
 def read_predictions(folder: Path, image_ids: Iterable[int]) -> Iterator[ImagePredictions]:
-    """Yield the predictions that `PredictionsWriter`s have written, in the order of `image_ids`.
+    """Yield the predictions in the folder of one or more `PredictionsWriter`, in the order of `image_ids`.
 
-    The folder may hold files of several processes and runs, each of which is in that order already. Images that no
-    file has are left out. Memory holds one image of each file.
+    The files may come from several processes and runs; each is already in that order. Images without predictions are
+    left out. Memory holds one image of each file.
     """
     places = {image_id: place for place, image_id in enumerate(image_ids)}
     files = [(line for line in _read_file(path) if line.image_id in places) for path in folder.glob("*.jsonl")]
@@ -98,12 +92,12 @@ def read_predictions(folder: Path, image_ids: Iterable[int]) -> Iterator[ImagePr
 
 
 def read_image_ids(folder: Path) -> set[int]:
-    """Return the ids of the images that a folder has predictions for."""
+    """Return the ids of the images with predictions in a folder."""
     return {line.image_id for path in folder.glob("*.jsonl") for line in _read_file(path)}
 
 
 def _read_file(path: Path) -> Iterator[ImagePredictions]:
-    """Yield the complete lines of a file, up to a damaged one: a process may have ended while it wrote."""
+    """Yield the complete lines of a file, up to a damaged one: a process may have ended while writing."""
     with contextlib.suppress(ValueError):
         for content, _ in read_json_lines(path):
             yield ImagePredictions(**content)
@@ -111,11 +105,9 @@ def _read_file(path: Path) -> Iterator[ImagePredictions]:
 
 @contextlib.contextmanager
 def coco_results_files(prefix: Path | None, tasks: Iterable[Task]) -> Iterator[Callable[[Iterable[CocoDict]], None]]:
-    """Return a function that adds predictions to COCO results files, which are complete when the block ends.
+    """Yield a function that adds predictions to COCO results files, which are complete when the block ends.
 
-    Args:
-        prefix: the start of the files' paths; ".bbox.json" and ".segm.json" are added. None writes no files.
-        tasks: what to write a file for.
+    There is one file for each of `tasks`: `prefix` and ".bbox.json" or ".segm.json". Without a prefix, there are none.
 
     Raises:
         OutputError: A file cannot be written.

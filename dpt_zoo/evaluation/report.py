@@ -26,14 +26,9 @@ def write_report(
     errors: ErrorAnalysis,
     images: Path,
 ) -> None:
-    """Write `report.md`, `precision_recall.png`, `confusion.png` and `worst.png`.
+    """Write `evaluation` and `errors` as `report.md`, `precision_recall.png`, `confusion.png` and `worst.png`.
 
-    Args:
-        folder: where to write.
-        evaluation: the metrics.
-        precision: by task, as in `Score`: `(10, 101, num_classes)`.
-        errors: the error analysis.
-        images: the folder of the images.
+    `precision` is by task, as in `Score`: `(10, 101, num_classes)`. `images` is the folder of the images.
 
     Raises:
         OutputError: A file cannot be written.
@@ -41,21 +36,17 @@ def write_report(
     plot_precision_recall(folder / "precision_recall.png", precision)
     plot_confusion(folder / "confusion.png", list(errors.classes.values()), errors.confusion)
     draw_worst(folder / "worst.png", images, errors)
-    with open_atomic(folder / "report.md") as file:  # the last, because it shows the others
+    with open_atomic(folder / "report.md") as file:  # last, because it shows the others
         file.write(_page(evaluation, errors).encode())
 
 
 def render(template: Path, **context: Any) -> str:
-    """Return the Markdown that a Jinja2 template makes of its context."""
+    """Return the Markdown of a Jinja2 `template` with the variables in `context`."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"percent": format_percent, "seconds": _seconds, "plural": plural, "escape": escape}
-    return environment.get_template(template.name).render(context)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(context)
 
 
 def _page(evaluation: Evaluation, errors: ErrorAnalysis) -> str:

@@ -1,8 +1,7 @@
-"""The ground truth of an image beside its predictions, drawn."""
+"""Pictures with the ground truth of an image beside its predictions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +9,12 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pycocotools import mask as coco_mask
 
 from ..errors import ImageError
+from ..inference.detections import RLE, Detections
 from ..utils.files import make_folder, open_atomic
 from ..utils.images import load_image
 from ..utils.text import printable
 from .error_analysis import Comparison, ErrorAnalysis
 from .metrics import CocoDict
-
-if TYPE_CHECKING:
-    from ..inference.detections import RLE, Detections
 
 _IMAGE_SIZE, _WORST_SIZE = 800, 440  # pixels of a drawn image's longer side
 _COLUMNS = 3  # of the worst images
@@ -26,16 +23,10 @@ _FONT_SIZE = 18
 
 
 def save_comparison(folder: Path, images: Path, comparison: Comparison, classes: Mapping[int, str]) -> None:
-    """Write an image as a JPEG: its ground truth on the left, its predictions on the right, errors marked.
+    """Write a JPEG of a `comparison`: ground truth on the left, predictions on the right, errors marked.
 
-    The file has the image's name, below `folder` as the image is below `images`, and ".jpg" is added unless the name
-    ends so. An image that cannot be read is skipped.
-
-    Args:
-        folder: where to write, not the folder of the images; it is made if missing.
-        images: the folder of the images.
-        comparison: the two sides.
-        classes: the class names by category id.
+    The file has the image's name, with ".jpg" added if necessary, and is in `folder`, which must not be the folder of
+    the `images` and is created if missing. Unreadable images are skipped. `classes` are the names by category id.
 
     Raises:
         OutputError: The file cannot be written.
@@ -50,10 +41,9 @@ def save_comparison(folder: Path, images: Path, comparison: Comparison, classes:
 
 
 def draw_worst(path: Path, images: Path, errors: ErrorAnalysis) -> None:
-    """Write one PNG with the worst images, drawn as by `save_comparison`; those that cannot be read are skipped.
+    """Write a PNG with the worst images of `errors`, drawn as by `save_comparison`; unreadable images are skipped.
 
-    Raises:
-        OutputError: The file cannot be written.
+    `images` is the folder of the images.
     """
     drawn = (_draw_comparison(comparison, images, errors.classes, _WORST_SIZE) for comparison in errors.worst)
     pictures = [picture for picture in drawn if picture]
@@ -75,7 +65,7 @@ def describe(comparison: Comparison) -> str:
 
 
 def _draw_comparison(comparison: Comparison, images: Path, classes: Mapping[int, str], size: int) -> Image.Image | None:
-    """Draw the two sides under a caption, each image `size` pixels long; return None if the image cannot be read."""
+    """Draw two images of `size` pixels (longer side) under a caption; return None if the image cannot be read."""
     try:
         pixels = load_image(images / comparison.image["file_name"])
     except ImageError:
@@ -83,13 +73,11 @@ def _draw_comparison(comparison: Comparison, images: Path, classes: Mapping[int,
     remarks: dict[int, str] = {}
     for annotation, prediction in comparison.errors:
         if annotation:
-            name = prediction and classes[prediction["category_id"]]
-            remarks[id(annotation)] = f"detected as {name}" if name else "missed"
+            remarks[id(annotation)] = f"detected as {classes[prediction['category_id']]}" if prediction else "missed"
         if prediction:
-            name = annotation and classes[annotation["category_id"]]
-            remarks[id(prediction)] = f"is {name}" if name else "no object"
+            remarks[id(prediction)] = f"is {classes[annotation['category_id']]}" if annotation else "no object"
     sides = [
-        _join([_text_line(title, size), _draw(pixels, objects, remarks, classes, size)], 0)
+        _join([_text_line(title, size), _draw(_to_detections(pixels, objects, classes), objects, remarks, size)], 0)
         for title, objects in (("ground truth", comparison.annotations), ("predictions", comparison.predictions))
     ]
     panels = _join([sides[0], Image.new("RGB", (_GAP, 1), "white"), sides[1]], 1)
@@ -97,40 +85,27 @@ def _draw_comparison(comparison: Comparison, images: Path, classes: Mapping[int,
     return ImageOps.expand(_join([caption, panels], 0), _MARGIN, "white")
 
 
-def _draw(
-    pixels: NDArray[np.uint8],
-    objects: Sequence[CocoDict],
-    remarks: Mapping[int, str],
-    classes: Mapping[int, str],
-    size: int,
-) -> Image.Image:
-    """Draw objects on an image resized to `size`, with remarks on some, by the identity of their dicts."""
+def _draw(detections: Detections, objects: Sequence[CocoDict], remarks: Mapping[int, str], size: int) -> Image.Image:
+    """Draw objects on their image resized to `size`, with the remarks on some of them, by the `id` of their dicts."""
     import supervision as sv
 
     from ..inference.drawing import draw
 
-    scale = size / max(pixels.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    detections = _to_detections(pixels, objects, classes).resize((height, width))
+    scale = size / max(detections.image_size)
+    height, width = (max(1, round(side * scale)) for side in detections.image_size)
+    detections = detections.resize((height, width))
     assert detections.image is not None
     picture = draw(detections.image, detections, with_scores=any("score" in each for each in objects))
     remarked = [index for index, each in enumerate(objects) if id(each) in remarks]
     annotator = sv.RichLabelAnnotator(
-        sv.Color.BLACK,
-        text_color=sv.Color.WHITE,
-        font_size=12,
-        text_padding=3,
-        text_position=sv.Position.BOTTOM_LEFT,
-        smart_position=True,
+        sv.Color.BLACK, font_size=12, text_padding=3, text_position=sv.Position.BOTTOM_LEFT, smart_position=True
     )
     boxes = sv.Detections(xyxy=detections.boxes[remarked], class_id=detections.labels[remarked])
     return annotator.annotate(picture, boxes, [remarks[id(objects[index])] for index in remarked])
 
 
-def _to_detections(pixels: NDArray[np.uint8], objects: Sequence[CocoDict], classes: Mapping[int, str]) -> "Detections":
-    """Return annotations or predictions as `Detections`: crowds get their own classes, annotations score 1."""
-    from ..inference.detections import Detections
-
+def _to_detections(pixels: NDArray[np.uint8], objects: Sequence[CocoDict], classes: Mapping[int, str]) -> Detections:
+    """Return annotations or predictions as `Detections`: crowds get their own classes, annotations a score of 1."""
     height, width, _ = pixels.shape
     places = {category_id: place for place, category_id in enumerate(classes)}
     labels = [places[each["category_id"]] + len(places) * bool(each.get("iscrowd")) for each in objects]
@@ -148,8 +123,8 @@ def _to_detections(pixels: NDArray[np.uint8], objects: Sequence[CocoDict], class
     )
 
 
-def _to_rle(segmentation: "list[list[float]] | CocoDict | None", height: int, width: int) -> "RLE":
-    """Return polygons, run lengths or a compressed RLE as a compressed RLE; without any, an empty one."""
+def _to_rle(segmentation: list[list[float]] | CocoDict | None, height: int, width: int) -> RLE:
+    """Return polygons, run lengths or a compressed RLE as a compressed RLE; None as an empty one."""
     if not segmentation:
         return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
     if isinstance(segmentation, list):
@@ -160,7 +135,7 @@ def _to_rle(segmentation: "list[list[float]] | CocoDict | None", height: int, wi
 
 
 def _text_line(text: str, width: int) -> Image.Image:
-    """Draw a line of text on white. Of a text that is too long, the end is shown."""
+    """Draw a line of text on white, without its start if it is too long."""
     font = ImageFont.load_default(_FONT_SIZE)
     while font.getlength(text) > width:
         text = f"...{text[4:]}"
@@ -171,9 +146,9 @@ def _text_line(text: str, width: int) -> Image.Image:
 
 def _join(pictures: Sequence[Image.Image], axis: int) -> Image.Image:
     """Put pictures below each other (axis 0) or side by side (axis 1), on white."""
-    arrays = [np.asarray(picture) for picture in pictures]
-    length = max(array.shape[1 - axis] for array in arrays)
-    for index, array in enumerate(arrays):
-        margins = [(0, length - array.shape[side] if side == 1 - axis else 0) for side in range(3)]
-        arrays[index] = np.pad(array, margins, constant_values=255)
-    return Image.fromarray(np.concatenate(arrays, axis))
+    width, height = np.max([picture.size for picture in pictures], axis=0).tolist()
+    padded = []
+    for picture in pictures:
+        right, bottom = (0, height - picture.height) if axis == 1 else (width - picture.width, 0)
+        padded.append(np.asarray(ImageOps.expand(picture, (0, 0, right, bottom), "white")))
+    return Image.fromarray(np.concatenate(padded, axis))

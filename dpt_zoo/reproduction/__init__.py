@@ -1,1 +1,1 @@
-"""The published results measured again, each detector in a process of its own, and their table."""
+"""The published results measured again, each detector in its own process, and their table."""

@@ -1,4 +1,4 @@
-"""Measures the published results again: each detector in a process of its own. Imports no torch."""
+"""Measure the published results again, each detector in its own process. Does not import PyTorch."""
 
 import dataclasses
 import json
@@ -17,29 +17,23 @@ from ..evaluation.result import RESULT, Evaluation
 from ..manifest.records import get_detector_info, list_models
 from ..utils.files import hash_file, make_folder
 from ..utils.validation import check_integer
-from .table import ResultsTable, Row
+from .table import Detector, ResultsTable, Row
 
 ERROR = "error.json"
-"""The file in a detector's folder that a failed process leaves: a JSON string, why it failed."""
+"""The file that a failed process writes to the detector's folder: the reason, as a JSON string."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReproductionOptions:
-    """How detectors are evaluated.
-
-    Attributes:
-        data_root: the folder of the data set.
-        work_dir: the folder to write to; each detector has a folder in it.
-        processes: the number of processes that evaluate a detector together, each on its own GPU if there are GPUs.
-        limit, batch_size, workers, amp, skip_missing: see `dpt_zoo.evaluate`.
+    """The options of a reproduction; for those without a comment, see `dpt_zoo.evaluate`.
 
     Raises:
         InputError: A value cannot be used.
     """
 
     data_root: Path
-    work_dir: Path
-    processes: int = 1
+    work_dir: Path  # each detector has a folder in it
+    processes: int = 1  # for each detector; each process has its own GPU if there are GPUs
     limit: int | None = None
     batch_size: int | None = None
     workers: int | None = None
@@ -58,10 +52,10 @@ def select_names(patterns: Sequence[str]) -> list[str]:
     """Return the names of detectors, each once.
 
     Args:
-        patterns: shell-style patterns for the authors' detectors, and names of demos; without any, all twelve.
+        patterns: shell-style patterns for the authors' detectors, and names of demos; if empty, all twelve detectors.
 
     Raises:
-        UnknownModelError: Nothing has such a name. The text suggests the nearest.
+        UnknownModelError: No detector has such a name. The text suggests the nearest name.
     """
     names: list[str] = []
     for pattern in patterns or ["*"]:
@@ -74,16 +68,11 @@ def reproduce(
 ) -> ResultsTable:
     """Evaluate detectors one after the other, and write the table after each, see `ResultsTable.write`.
 
-    Evaluations with the same options that are in the folder already are used. If one detector fails, the others are
-    evaluated all the same.
-
-    Args:
-        names: the detectors, see `select_names`.
-        options: how they are evaluated.
-        report: called with a line before and after each evaluation.
+    Earlier evaluations in `options.work_dir` with the same options are used. If a detector fails, the others are still
+    evaluated. `names` are names of detectors; `report` is called with a line before and after each evaluation.
 
     Raises:
-        UnknownModelError: There is no such detector.
+        UnknownModelError: No detector has such a name.
         OutputError: The results cannot be written.
     """
     make_folder(options.work_dir, "work_dir")
@@ -93,16 +82,14 @@ def reproduce(
     for number, (name, row) in enumerate(rows.items(), 1):
         if row.evaluation is None:
             report(f"{name}: {number} of {len(rows)}")
-            evaluation = _evaluate(name, options)
-            error = evaluation if isinstance(evaluation, str) else None
-            rows[name] = Row(row.record, None if isinstance(evaluation, str) else evaluation, error)
+            rows[name] = _evaluate(row.record, options)
             results.write(options.work_dir)
         report(f"{name}: {rows[name].summary}")
     return results
 
 
 def _find_evaluation(name: str, options: ReproductionOptions) -> Evaluation | None:
-    """Return an earlier evaluation with the same options, data and weights, if there is one."""
+    """Return an earlier evaluation with the same options, data and weights, or None."""
     evaluation = Evaluation.read(options.work_dir / name)
     is_same = (
         evaluation is not None
@@ -116,28 +103,29 @@ def _find_evaluation(name: str, options: ReproductionOptions) -> Evaluation | No
 
 
 def _is_unchanged(file: Mapping[str, str]) -> bool:
-    """Return whether a file is the same as before, or gone: weights may have been removed from the cache."""
+    """Return whether a file is unchanged, or gone: weights may have been removed from the cache."""
     path = Path(file["path"])
     return not path.is_file() or hash_file(path).hexdigest() == file["sha256"]
 
 
-def _evaluate(name: str, options: ReproductionOptions) -> Evaluation | str:
-    """Evaluate a detector in a process of its own, which may fail in any way; return the error's text if it does."""
-    folder = options.work_dir / name
+def _evaluate(record: Detector, options: ReproductionOptions) -> Row:
+    """Evaluate a detector in its own process, which may fail in any way."""
+    folder = options.work_dir / record.name
     make_folder(folder)
     (folder / ERROR).unlink(missing_ok=True)
     passed = ("limit", "batch_size", "workers", "amp", "skip_missing")
-    arguments = {"model": name, "data_root": str(options.data_root), "work_dir": str(folder), "resume": True}
+    arguments = {"model": record.name, "data_root": str(options.data_root), "work_dir": str(folder), "resume": True}
     arguments |= {option: getattr(options, option) for option in passed}
     command = [sys.executable, "-m", "dpt_zoo.reproduction.worker", str(options.processes), json.dumps(arguments)]
     status = _run(command, _environment(options.processes))
     if status != 0:
-        return _describe_failure(status, folder / ERROR).removeprefix(f"{name}: ")
-    return Evaluation.read(folder) or f"{folder} has no {RESULT} of the known form"
+        return Row(record, error=_describe_failure(status, folder / ERROR).removeprefix(f"{record.name}: "))
+    evaluation = Evaluation.read(folder)
+    return Row(record, evaluation, None if evaluation else f"{folder} has no {RESULT} of the known form")
 
 
 def _environment(processes: int) -> dict[str, str]:
-    """Return this process's environment, with this package on the path and the CPUs shared among the processes."""
+    """Return this process's environment with this package in PYTHONPATH and the CPUs divided among the processes."""
     paths = [str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if processes > 1:
@@ -149,7 +137,7 @@ def _environment(processes: int) -> dict[str, str]:
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a program and return its exit status, negative for a signal.
 
-    Ctrl-C interrupts the program, and a second Ctrl-C kills it. `KeyboardInterrupt` is raised when it has ended.
+    Ctrl-C interrupts the program, a second Ctrl-C kills it. `KeyboardInterrupt` is raised when it has ended.
     """
     num_interrupts = num_sent = 0
 
@@ -161,7 +149,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     is_main = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGINT, count_interrupt) if is_main else None
     try:
-        # In a session of its own: otherwise, a terminal's Ctrl-C would reach the program twice.
+        # In its own session: otherwise, a terminal's Ctrl-C would reach the program twice.
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
         while (status := process.poll()) is None:
             if num_sent < num_interrupts:

@@ -1,6 +1,7 @@
-"""The results table: the published metrics of each detector beside the measured ones."""
+"""The results table: the published metrics of each detector beside the measured ones, and its plot."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,21 +11,13 @@ from typing import Any, NamedTuple
 from ..evaluation.metrics import NAMES, TASKS
 from ..evaluation.report import render
 from ..evaluation.result import Evaluation
-from ..manifest.records import (
-    ARCHITECTURE_TITLES,
-    SCHEDULE_TITLES,
-    TASK_TITLES,
-    Architecture,
-    DemoDetector,
-    PublishedDetector,
-)
+from ..manifest.records import ARCHITECTURE_TITLES, SCHEDULE_TITLES, TASK_TITLES, DemoDetector, PublishedDetector
 from ..utils.files import open_atomic
 from ..utils.markdown import table
 from ..utils.text import format_percent, plural
 
 Detector = PublishedDetector | DemoDetector
-Column = tuple[str, str]
-"""A task and the name of a metric."""
+Column = tuple[str, str]  # a task and the name of a metric
 
 
 class DataSet(NamedTuple):
@@ -44,14 +37,14 @@ DIGITS = DataSet(
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric in percent, published and measured; the latter is None if there was nothing to measure it on."""
+    """A metric in percent, published and measured; None if it is undefined on the measured data."""
 
     published: float
     measured: float | None
 
     @property
     def tenths(self) -> int | None:
-        """The difference in tenths of a percent point, each side rounded before: a whole number, which is exact."""
+        """The difference in tenths of a percent point, exact: both sides are rounded first."""
         return None if self.measured is None else round(10 * round(self.measured, 1)) - round(10 * self.published)
 
     @property
@@ -62,7 +55,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A detector with its evaluation, or with the reason why it failed; with neither, it was not evaluated yet."""
+    """A detector with its evaluation, or with the error if it failed, or with neither if it was not evaluated yet."""
 
     record: Detector
     evaluation: Evaluation | None = None
@@ -70,7 +63,7 @@ class Row:
 
     @property
     def cells(self) -> dict[Column, Cell]:
-        """The published metrics with the measured ones."""
+        """The published metrics, with the measured ones if there are any."""
         measured: Mapping[Any, Mapping[str, float | None]] = self.evaluation.metrics if self.evaluation else {}
         return {
             (task, name): Cell(published, measured.get(task, {}).get(name))
@@ -80,7 +73,7 @@ class Row:
 
     @property
     def summary(self) -> str:
-        """The average precisions, or why there are none, in a few words."""
+        """The average precisions, or the reason why there are none."""
         if self.evaluation is None:
             return f"failed: {self.error}" if self.error else "not evaluated yet"
         return ", ".join(
@@ -91,7 +84,7 @@ class Row:
 
     @property
     def caveat(self) -> str | None:
-        """Why the metrics cannot be compared with the published ones; None if they can."""
+        """The reason why the metrics cannot be compared with the published ones; None if they can."""
         if self.evaluation is None:
             return None
         if self.evaluation.skipped:
@@ -103,19 +96,14 @@ class Row:
 
 @dataclass(frozen=True)
 class ResultsTable:
-    """All results so far.
+    """All results so far, with the options of the evaluations."""
 
-    Attributes:
-        rows: by the detectors' names.
-        options: the options of the evaluations; with a "limit", this is not a reproduction.
-    """
-
-    rows: dict[str, Row]
-    options: Mapping[str, Any]
+    rows: dict[str, Row]  # by the detectors' names
+    options: Mapping[str, Any]  # with a "limit", this is not a reproduction
 
     @property
     def caveat(self) -> str | None:
-        """Why this is not a reproduction; None if it is one."""
+        """The reason why this is not a reproduction; None if it is one."""
         if self.options["limit"] is not None:
             return f"only the first {plural(self.options['limit'], 'image')} were evaluated"
         if not self._cells():
@@ -138,100 +126,76 @@ class ResultsTable:
         num_rows, num_cells = len(self.rows), len(self._cells())
         num_left = sum(row.evaluation is None for row in self.rows.values()) - self.num_failed
         if self.caveat:
-            sentences = [f"This is not a reproduction: {self.caveat}."]
+            text = f"This is not a reproduction: {self.caveat}."
         elif self.num_different:
-            sentences = [
-                f"{self.num_different} of {num_cells} metrics differ by more than 0.1 from the published ones."
-            ]
+            text = f"{self.num_different} of {num_cells} metrics differ by more than 0.1 from the published ones."
         else:
-            sentences = [f"All {num_cells} metrics are within 0.1 of the published ones."]
+            text = f"All {num_cells} metrics are within 0.1 of the published ones."
         if self.num_failed:
-            sentences.append(f"{self.num_failed} of {num_rows} detectors failed.")
+            text += f" {self.num_failed} of {num_rows} detectors failed."
         if num_left:
-            sentences.append(f"{num_left} of {num_rows} detectors are not evaluated yet.")
-        return " ".join(sentences)
+            text += f" {num_left} of {num_rows} detectors are not evaluated yet."
+        return text
 
     def write(self, folder: Path) -> None:
         """Write `results.md`, `results.json` and `results.png`.
 
         Raises:
-            OutputError: One cannot be written. The existing file is unchanged.
+            OutputError: A file cannot be written. The existing file is unchanged.
         """
+        records = [row.record for row in self.rows.values()]
+        is_reproduction = self.caveat is None
+        tables = metrics_tables(records, lambda record, column: _show(self.rows[record.name], column, is_reproduction))
+        markdown = render(Path(__file__).with_name("results.md.j2"), results=self, tables=tables)
+        content = {
+            "is_reproduction": is_reproduction,
+            "caveat": self.caveat,
+            "summary": self.summary,
+            "options": dict(self.options),
+            "detectors": {name: _row_to_json(row, is_reproduction) for name, row in self.rows.items()},
+        }
         with open_atomic(folder / "results.md") as file:
-            file.write(_to_markdown(self).encode())
+            file.write(markdown.encode())
         with open_atomic(folder / "results.json") as file:
-            file.write(f"{json.dumps(_to_json(self), indent=2, default=str)}\n".encode())
+            file.write(f"{json.dumps(content, indent=2, default=str)}\n".encode())
         _plot(self, folder / "results.png")
 
     def _cells(self) -> list[Cell]:
         return [cell for row in self.rows.values() if row.evaluation for cell in row.cells.values()]
 
 
-# --- Markdown
-
-
 def metrics_tables(records: Sequence[Detector], show: Callable[[Detector, Column], str]) -> str:
-    """Return Markdown tables with a row for each detector, one table for each method, with all published metrics.
-
-    Args:
-        records: the detectors.
-        show: returns the text of a cell.
-    """
+    """Return a Markdown table for each method: `records` as rows, published metrics as columns, and cells by `show`."""
     tables = []
     for architecture in ARCHITECTURE_TITLES:
         rows = [record for record in records if record.architecture == architecture]
-        columns = [
-            (task, name) for task in TASKS for name in NAMES if any(name in r.metrics.get(task, {}) for r in rows)
-        ]
+        if not rows:
+            continue
+        published = {(task, name) for record in rows for task, metrics in record.metrics.items() for name in metrics}
+        columns = [column for column in itertools.product(TASKS, NAMES) if column in published]
         has_schedule = any(isinstance(record, PublishedDetector) for record in rows)
         header = ["name", "method", "parameters", *["schedule"] * has_schedule]
-        titles = [f"{TASK_TITLES[task]} AP" if name == "mAP" else name for task, name in columns]
-        cells = [
-            [
-                f"`{record.name}`",
-                record.network,
-                f"{record.num_params / 1e6:.1f} M",
-                *[_schedule(record) or "-"] * has_schedule,
-                *(show(record, column) for column in columns),
-            ]
-            for record in rows
-        ]
-        if rows:
-            tables.append(table([*header, *titles], cells, f"llr{'l' * has_schedule}{'r' * len(columns)}"))
+        header += [f"{TASK_TITLES[task]} AP" if name == "mAP" else name for task, name in columns]
+        cells = []
+        for record in rows:
+            schedule = [_schedule(record) or "-"] * has_schedule
+            model = [f"`{record.name}`", record.network, f"{record.num_params / 1e6:.1f} M", *schedule]
+            cells.append([*model, *(show(record, column) for column in columns)])
+        tables.append(table(header, cells, f"llr{'l' * has_schedule}{'r' * len(columns)}"))
     return "\n\n".join(tables)
 
 
-def _to_markdown(results: ResultsTable) -> str:
-    records = [row.record for row in results.rows.values()]
-    with_verdict = results.caveat is None
-    tables = metrics_tables(records, lambda record, column: _show(results.rows[record.name], column, with_verdict))
-    return render(Path(__file__).with_name("results.md.j2"), results=results, tables=tables)
-
-
-def _show(row: Row, column: Column, with_verdict: bool) -> str:
+def _show(row: Row, column: Column, is_reproduction: bool) -> str:
     if column not in row.cells:
         return "-"
     if row.evaluation is None:
         return "failed" if row.error else "not yet"
     cell = row.cells[column]
     shown = f"{format_percent(cell.measured)} ({cell.published:.1f})"
-    if not with_verdict:
+    if not is_reproduction:
         return shown
     difference = "" if cell.tenths is None else f" {cell.tenths / 10:+.1f}"
     return f"{shown}{difference} {'✓' if cell.matches else '✗'}"
-
-
-# --- JSON
-
-
-def _to_json(results: ResultsTable) -> dict[str, Any]:
-    return {
-        "is_reproduction": results.caveat is None,
-        "caveat": results.caveat,
-        "summary": results.summary,
-        "options": dict(results.options),
-        "detectors": {name: _row_to_json(row, results.caveat is None) for name, row in results.rows.items()},
-    }
 
 
 def _row_to_json(row: Row, is_reproduction: bool) -> dict[str, Any]:
@@ -248,11 +212,8 @@ def _row_to_json(row: Row, is_reproduction: bool) -> dict[str, Any]:
     return content
 
 
-# --- Plot
-
 COLORS = {("retinanet", "bbox"): "tab:blue", ("mask_rcnn", "bbox"): "tab:red", ("mask_rcnn", "segm"): "tab:green"}
-STYLES = {"": "o-", "1x": "o-", "MS+3x": "s--"}
-"""By the schedule."""
+STYLES = {"": "o-", "1x": "o-", "MS+3x": "s--"}  # by the schedule
 
 
 def _plot(results: ResultsTable, path: Path) -> None:
@@ -260,10 +221,8 @@ def _plot(results: ResultsTable, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure((12, 5.5), dpi=110, layout="constrained")
-    if results.caveat:
-        figure.suptitle(f"NOT A REPRODUCTION: {results.caveat}", color="red")
-    else:
-        figure.suptitle("measured; crosses are published")
+    title = f"NOT A REPRODUCTION: {results.caveat}" if results.caveat else "measured; crosses are published"
+    figure.suptitle(title, color="red" if results.caveat else "black")
     by_size, by_time = figure.subplots(1, 2, sharey=True)
     by_size.set(xlabel="parameters, millions", ylabel="AP, percent")
     by_time.set(xlabel="seconds per image")
@@ -272,7 +231,8 @@ def _plot(results: ResultsTable, path: Path) -> None:
         sizes = [row.record.num_params / 1e6 for row in rows]
         times = [row.evaluation.seconds_per_image for row in rows if row.evaluation]
         style: dict[str, Any] = {"color": COLORS[architecture, task]}
-        style["label"] = f"{ARCHITECTURE_TITLES[architecture]} {schedule}".rstrip() + f", {TASK_TITLES[task]} AP"
+        method = ARCHITECTURE_TITLES[rows[0].record.architecture]
+        style["label"] = f"{method} {schedule}".rstrip() + f", {TASK_TITLES[task]} AP"
         if results.caveat is None:
             by_size.plot(sizes, [cell.published for cell in cells], "x", color="black", zorder=3)
         for axes, places in ((by_size, sizes), (by_time, times)):
@@ -289,9 +249,9 @@ def _plot(results: ResultsTable, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
-def _lines(results: ResultsTable) -> dict[tuple[Architecture, str, str], list[Row]]:
-    """Return the evaluated detectors of the same method, schedule and task, by their sizes."""
-    lines: dict[tuple[Architecture, str, str], list[Row]] = {}
+def _lines(results: ResultsTable) -> dict[tuple[str, str, str], list[Row]]:
+    """Return the evaluated detectors by method, schedule and task, the smallest first."""
+    lines: dict[tuple[str, str, str], list[Row]] = {}
     for row in sorted(results.rows.values(), key=lambda row: row.record.num_params):
         for task in row.record.metrics if row.evaluation else ():
             lines.setdefault((row.record.architecture, _schedule(row.record), task), []).append(row)

@@ -385,7 +385,7 @@ def of_image(records: list[CocoDict], image: int) -> list[CocoDict]:
 
 
 def by_torchmetrics(case: Case) -> dict[Task, Metrics]:
-    """Its thresholds are COCO's in float32, so it is told them; of masks alone it would leave out images without."""
+    """Its default thresholds are float32, so COCO's are passed; with masks alone it would skip images without any."""
     metric = MeanAveragePrecision(
         box_format="xywh",
         iou_type=TASKS,

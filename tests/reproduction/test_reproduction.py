@@ -154,10 +154,10 @@ def test_no_verdict_hangs_on_how_numbers_are_stored() -> None:
 def test_all_twelve_match(data: Path, work: Path, run: Run) -> None:
     for name in list_models():
         prepare(work, name, evaluation(name, data, off=0.1 if "mrcnn" in name else -0.04))
-    status, printed, told = run("reproduce", "--data-root", data, "--work-dir", work)
+    status, printed, errors = run("reproduce", "--data-root", data, "--work-dir", work)
     summary = "All 72 metrics are within 0.1 of the published ones."
     assert (status, printed) == (0, f"{summary}\n{work / 'results.md'}\n")
-    assert f"{NAME}: box AP 40.3 (published: 40.2), mask AP 37.8 (published: 37.7)\n" in told
+    assert f"{NAME}: box AP 40.3 (published: 40.2), mask AP 37.8 (published: 37.7)\n" in errors
 
     markdown = (work / "results.md").read_text()
     assert markdown.startswith(f"# The published results, measured again\n\n{summary}\n")
@@ -256,7 +256,7 @@ def test_a_demo_is_held_against_what_was_measured_here(data: Path, work: Path, r
 def test_the_digit_scenes_are_those_that_the_demos_were_measured_on(tmp_path: Path) -> None:
     make_digit_scenes(tmp_path / "digits", num_train=1, num_test=DIGITS.num_images)
     content = (tmp_path / "digits/annotations/instances_val2017.json").read_bytes()
-    # The file tells how many scenes there are to train on: `dpt-zoo make-digits` makes 8,000.
+    # The file contains the number of training scenes: `dpt-zoo make-digits` makes 8,000.
     content = content.replace(b'"num_train": 1,', b'"num_train": 8000,', 1)
     assert hashlib.sha256(content).hexdigest() == DIGITS.annotations_sha256
 
@@ -395,9 +395,9 @@ def test_a_failure_is_reported_and_the_others_are_evaluated(
     ],
 )
 def test_one_clear_line(arguments: list[object], complaint: str, run: Run) -> None:
-    status, printed, told = run("reproduce", *arguments)
+    status, printed, errors = run("reproduce", *arguments)
     assert (status, printed) == (2, "")
-    assert told.startswith("dpt-zoo: ") and complaint in told and told.count("\n") == 1
+    assert errors.startswith("dpt-zoo: ") and complaint in errors and errors.count("\n") == 1
 
 
 def test_data_root_is_required(run: Run) -> None:
@@ -427,8 +427,8 @@ def add_program(folder: Path, lines: str) -> Path:
 
 def wait_for_line(process: "subprocess.Popen[str]", line: str) -> None:
     assert process.stderr is not None
-    while (told := process.stderr.readline()) != f"{line}\n":
-        assert told, f"ended without {line!r}"
+    while (errors := process.stderr.readline()) != f"{line}\n":
+        assert errors, f"ended without {line!r}"
 
 
 FOREVER = "while :; do sleep 0.05; done"
