@@ -47,11 +47,6 @@ class CacheEntry:
         self.lock = folder / ".locks" / f"{name}.lock"  # held by the process that fetches
         self.quarantine = folder / "quarantine" / name  # the last refused file
 
-    def partials(self) -> list[Path]:
-        """Return the unfinished files that killed processes left beside the weights."""
-        finals = (self.original, self.provenance_file)
-        return [path for final in finals for path in self.folder.glob(f".{final.name}.*.partial")]
-
     def stamp(self) -> tuple[int, ...]:
         """Return the size and the times of the weights file. While they do not change, the last check is valid."""
         stat = self.weights.stat()

@@ -66,11 +66,7 @@ def write_safetensors(weights: Weights, path: Path, *, half: bool = False) -> No
 
 
 def write_mmdet2(weights: Weights, path: Path) -> None:
-    """Write a `.pth` as MMCV 1.2.7 does, for PyTorch 1.7 and MMDetection 2.8. float16 becomes float32.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write a `.pth` as MMCV 1.2.7 does, with float32 for float16. Raise OutputError if it cannot be written."""
     halves = (torch.float16, torch.bfloat16)
     tensors = _standalone(weights.tensors)
     state = OrderedDict((name, each.float() if each.dtype in halves else each) for name, each in tensors.items())

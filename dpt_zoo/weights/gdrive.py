@@ -11,7 +11,6 @@ import requests
 from ..errors import FetchError
 from .http import WORTH_RETRYING, Opener, get, read_start
 
-PAGE_BYTES = 1 << 20
 QUOTA = ("quota exceeded", "too many users have viewed or downloaded")
 DENIED = ("you need access", "access denied", "request access", "you need permission")
 ABSENT = ("does not exist", "not found", "in the owner's trash")
@@ -32,7 +31,7 @@ def opener_of(file_id: str) -> Opener:
             if not response.headers.get("Content-Type", "").startswith("text/html"):
                 return response
             with response:
-                page = _Page(read_start(response, PAGE_BYTES).decode("utf-8", "replace"))
+                page = _Page(read_start(response, 1 << 20).decode("utf-8", "replace"))
             try:
                 confirmed = page.confirmation(response.url, session.cookies.get_dict())
             except ValueError:  # not a URL

@@ -71,17 +71,9 @@ def download(
 ) -> Download:
     """Download a file to `part`. Continue an earlier run's download if the server confirms the file's version.
 
-    Args:
-        key: identifies the location.
-        opener: sends the request.
-        part: the file to write.
-        reserve: bytes of disk space that must stay free.
-        progress: called with the bytes received so far and the total.
-
-    Raises:
-        FetchError: The file cannot be downloaded. `part` keeps the received bytes for the next run.
-        OutputError: There is not enough disk space.
-        OSError: The file cannot be written.
+    `key` identifies the location, `opener` sends the request, and `reserve` is the disk space in bytes that must stay
+    free. A failed download raises FetchError; `part` keeps the received bytes for the next run. A full disk raises
+    OutputError, and other errors of the disk OSError.
     """
     failures, reached = 0, _size(part)
     with _Session() as session:

@@ -23,10 +23,7 @@ def fetch_from_hub(location: HubFile, folder: Path, progress: ProgressCallback |
 
     The client's own settings apply: HF_ENDPOINT, HF_TOKEN or `hf auth login`, HF_HUB_OFFLINE. The client resumes a
     broken connection, and uses complete files of an earlier call. No other call may use `folder` at the same time.
-
-    Raises:
-        FetchError: The file cannot be downloaded, or the received file is damaged.
-        OutputError: `folder` cannot be written, or there is not enough disk space.
+    A failed or damaged download raises FetchError. A full or unwritable folder raises OutputError.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 

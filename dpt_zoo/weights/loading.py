@@ -29,11 +29,8 @@ def load_weights(
     """
     expected = model.state_dict()
     left_out = [name for name in resized if name in state and state[name].shape != expected[name].shape]
-    differences = [
-        _describe(name, tensor, state.get(name))
-        for name, tensor in expected.items()
-        if name not in left_out and _differs(tensor, state.get(name))
-    ]
+    differing = [name for name in expected if name not in left_out and _differs(expected[name], state.get(name))]
+    differences = [_describe(name, expected[name], state.get(name)) for name in differing]
     differences += [f"{name} (not in the model)" for name in state if name not in expected]
     if differences:
         more = f" and {len(differences) - MAX_SHOWN} more" if len(differences) > MAX_SHOWN else ""

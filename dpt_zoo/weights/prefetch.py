@@ -23,12 +23,12 @@ class Outcome:
 
 
 def select_names(patterns: Sequence[str], all_detectors: bool = False) -> list[str]:
-    """Return the names of models, each once: authors' models that match `patterns` (shell-style), and full names.
+    """Return the names of the authors' models that match shell-style `patterns`, each once.
 
-    With `all_detectors`, all of the authors' detectors come first.
+    A pattern can also be the full name of any model. With `all_detectors`, the authors' detectors come first.
 
     Raises:
-        InputError: There is no pattern, or no model matches one.
+        InputError: No model is selected, or no model matches a pattern.
     """
     names = list_models() if all_detectors else []
     records = read_manifest().records.values()

@@ -60,10 +60,9 @@ def publish(record: PublishedDetector, repo: str, weights: Path, *, private: boo
 
 
 def model_card(record: PublishedDetector, repo: str, tensors_sha256: str) -> str:
-    """Return the model card of a published detector, with the Hub's metadata and the weights' `tensors_sha256`.
+    """Return the model card of a detector's copy on the Hub.
 
-    Raises:
-        InputError: `repo` does not have the form "org/name".
+    `repo` is "org/name"; other forms raise InputError. `tensors_sha256` is the digest of the weights.
     """
     try:
         location = HubFile(repo, WEIGHTS_FILE).url

@@ -161,8 +161,7 @@ def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
 def _check_legacy(path: Path) -> None:
     """Check the five pickles of a legacy file: magic number, version, system, content, keys of the storages."""
     with path.open("rb") as file:
-        storages = [check_pickle(file) for _ in range(5)]
-    claimed = sum(sum(sizes.values()) for sizes in storages)
+        claimed = sum(sum(check_pickle(file).values()) for _ in range(5))
     if claimed > path.stat().st_size:
         raise ValueError(f"it claims {claimed:,} bytes for tensors and has fewer")
 
@@ -189,8 +188,7 @@ def _find_meta(entries: dict[Any, Any]) -> dict[Any, Any]:
     """Return the meta of MMCV and MMEngine, or else the plain values and the arguments beside the weights."""
     if isinstance(entries.get("meta"), dict):
         return _entries(entries["meta"])
-    plain = str | int | float | None
-    return {key: value for key, value in entries.items() if key == "args" or isinstance(value, plain)}
+    return {key: each for key, each in entries.items() if key == "args" or isinstance(each, str | int | float | None)}
 
 
 def _to_json(value: Any) -> Any:

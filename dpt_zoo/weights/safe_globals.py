@@ -55,10 +55,7 @@ def allow_only_plain_values() -> Iterator[None]:
 def check_pickle(pickled: IO[bytes]) -> dict[str, int]:
     """Follow a pickle to its end without creating any object, and return the bytes of its storages, by key.
 
-    A damaged pickle raises LookupError, ValueError, ...
-
-    Raises:
-        UnpicklingError: The pickle has an operation or a name that checkpoints do not need. The text names it.
+    Operations and names that checkpoints do not need raise UnpicklingError. Damaged pickles also raise other errors.
     """
     storages: dict[str, int] = {}
     stack: list[Any] = []  # text, numbers and tuples themselves, None for None and booleans, else _Name or _Made

@@ -123,11 +123,7 @@ def adopt(record: WeightsRecord, path: Path, *, cache_dir: Path | None = None) -
 
 
 def discard(entry: CacheEntry, *, forget: bool = False) -> None:
-    """Remove the files of an `entry`; with `forget`, also the hashes of its first download.
-
-    Raises:
-        OutputError: The cache folder cannot be written.
-    """
+    """Remove the files of an `entry`, or raise OutputError. With `forget`, also remove its hashes and origin."""
     with _locked(entry):
         for path in (entry.weights, entry.original, entry.quarantine, *([entry.provenance_file] if forget else [])):
             remove(path)
@@ -168,10 +164,8 @@ def _fetch_from_any(
         try:
             original, measured = _fetch(record, location, entry, progress)
             _accept(record, entry, location, original, measured)
-        except FetchError as error:
-            failures.append(f"{location.url}: {error}")
-        except WeightsError as error:
-            failures.append(str(error))
+        except (FetchError, WeightsError) as error:
+            failures.append(f"{location.url}: {error}" if isinstance(error, FetchError) else str(error))
         else:
             if keep_original and entry.part.parent in original.parents:
                 original.replace(entry.original)
@@ -246,8 +240,8 @@ def _check_tensors(record: WeightsRecord, tensors: dict[str, Tensor], path: Path
     if record.structure_sha256 not in (structure, None):
         others = read_manifest().records.values()
         owner = next((each.name for each in others if each.structure_sha256 == structure), "an unknown model")
-        message = f"these are not {record.name}'s tensors: names, types and shapes are those of {owner}"
-        raise WeightsError(f"{path}: {message}")
+        reason = f"these are not {record.name}'s tensors: names, types and shapes are those of {owner}"
+        raise WeightsError(f"{path}: {reason}")
     check_finite(tensors, path)
     return tensors_sha256(tensors)
 
@@ -272,8 +266,10 @@ def _check_hashes(
 
 
 def _clear(entry: CacheEntry) -> None:
-    """Remove the temporary files of fetching."""
-    for path in (entry.part, http.version_file(entry.part), entry.staging, *entry.partials()):
+    """Remove the temporary files of fetching, also those that killed processes left."""
+    finals = (entry.original, entry.provenance_file)
+    partials = [path for final in finals for path in entry.folder.glob(f".{final.name}.*.partial")]
+    for path in (entry.part, http.version_file(entry.part), entry.staging, *partials):
         remove(path)
 
 
@@ -292,9 +288,8 @@ def _locked(entry: CacheEntry) -> Iterator[None]:
         with held:
             yield
     except OSError as error:
-        remedy = "free some space, or choose another folder with DPT_ZOO_CACHE"
-        reason = error.strerror or error
-        raise OutputError(f"{entry.folder}: the cache cannot be written ({reason}): {remedy}") from error
+        hint = "free some space, or choose another folder with DPT_ZOO_CACHE"
+        raise OutputError(f"{entry.folder}: the cache cannot be written ({error.strerror or error}): {hint}") from error
 
 
 def _today() -> str:
