@@ -1,4 +1,4 @@
-"""The entry points of torch.hub: one for each model of the manifest, `train` and `evaluate`. Imports no torch."""
+"""The entry points of torch.hub: each model of the manifest, `train` and `evaluate`. Imports no torch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from .manifest.records import Classifier, DemoDetector, PublishedDetector, read_
 
 
 def entry_points() -> dict[str, Callable[..., Any]]:
-    """Return the entry points by name. The docstring of each model has its metrics."""
+    """Return the entry points by name. The docstring of a model's entry point has its metrics."""
     models = {name: _entry_point(record) for name, record in read_manifest().records.items()}
     return {**models, "train": train, "evaluate": evaluate}
 

@@ -1,14 +1,12 @@
-"""The places where weights are, as frozen records. Imports no torch."""
+"""Locations of weights: Google Drive, the Hugging Face Hub, URLs, local files. Imports no torch."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 from urllib.parse import urlsplit
 
 from ..errors import InputError
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class GoogleDrive:
 
     @property
     def url(self) -> str:
-        """The page where a person can download the file."""
+        """The web page of the file."""
         return f"https://drive.google.com/file/d/{self.id}/view"
 
 
@@ -38,7 +36,7 @@ class HubFile:
 
     def __post_init__(self) -> None:
         _check(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.repo), f"{self.repo!r} is not a Hub repository (org/name)")
-        _check(is_relative(self.file), f"{self.file!r} is not the path of a file in a repository")
+        check_relative(self.file, "the repository")
         _check(re.fullmatch(r"\w[\w.-]*", self.revision), f"{self.revision!r} is not a branch, tag or commit")
 
     @property
@@ -56,8 +54,8 @@ class WebFile:
     url: str
 
     def __post_init__(self) -> None:
-        is_allowed = isinstance(self.url, str) and is_secure(self.url)
-        _check(is_allowed, f"{self.url!r} is not an https:// URL (plain HTTP is accepted for this machine only)")
+        if not isinstance(self.url, str) or not is_secure(self.url):
+            raise ValueError(f"{self.url!r} is not an https:// URL (plain HTTP is accepted for this machine only)")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class BaiduNetdisk:
-    """A shared folder on Baidu Netdisk. It needs an account and a browser, so only a person can use it."""
+    """A shared folder on Baidu Netdisk. It needs an account and a browser: it is not downloaded automatically."""
 
     type: ClassVar[str] = "baidu"
     share: str
@@ -86,39 +84,28 @@ class BaiduNetdisk:
 
     @property
     def url(self) -> str:
-        """The page where a person can download the file."""
+        """The web page of the folder, and its password."""
         return f"https://pan.baidu.com/s/{self.share} (password {self.password})"
 
 
 Location = GoogleDrive | HubFile | WebFile | LocalFile | BaiduNetdisk
 
-_TYPES: dict[str, Any] = {each.type: each for each in (GoogleDrive, HubFile, WebFile, LocalFile, BaiduNetdisk)}
-
 
 def location_from_record(record: dict[str, str], folder: Path) -> Location:
-    """Return the location that the manifest describes.
+    """Return the location of a manifest entry: its `type` and its fields.
 
-    Args:
-        record: the fields of the location, and its `type`.
-        folder: the manifest's folder; the path of a local file is relative to it.
-
-    Raises:
-        ValueError, LookupError, TypeError: The record does not have the expected form.
+    The path of a local file is relative to `folder`. An invalid entry raises ValueError, LookupError or TypeError.
     """
     fields: dict[str, Any] = dict(record)
-    type_ = fields.pop("type")
-    if type_ == LocalFile.type:
-        _check(is_relative(fields["path"]), f"{fields['path']!r} is not a path inside the manifest's folder")
+    location_type = {each.type: each for each in get_args(Location)}[fields.pop("type")]
+    if location_type is LocalFile:
+        check_relative(fields["path"])
         fields["path"] = folder / fields["path"]
-    return _TYPES[type_](**fields)
+    return location_type(**fields)
 
 
 def parse_location(location: str | Path) -> Location:
-    """Return the location for a path, `https://...` or `hf://org/repo[@revision]/file`.
-
-    Raises:
-        InputError: The text has none of these forms.
-    """
+    """Return the location of a path, `https://...` or `hf://org/repo[@revision]/file`; else raise InputError."""
     text = str(location)
     scheme = re.match(r"([a-z]+)://", text, re.IGNORECASE)
     if isinstance(location, Path) or not scheme:
@@ -135,19 +122,21 @@ def parse_location(location: str | Path) -> Location:
 
 
 def is_secure(url: str) -> bool:
-    """Return whether nobody between this machine and the server can change what a URL sends: HTTPS, or loopback."""
+    """Return whether the content of a URL cannot be changed on its way to this machine: HTTPS, or loopback."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return False
-    is_loopback = parts.hostname in LOOPBACK and "\\" not in url  # urllib3 ends the host name at a backslash
-    return parts.hostname is not None and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback))
+    if parts.scheme == "http":  # urllib3 ends the host name at a backslash
+        return parts.hostname in ("localhost", "127.0.0.1", "::1") and "\\" not in url
+    return parts.scheme == "https" and parts.hostname is not None
 
 
-def is_relative(path: str) -> bool:
-    """Return whether a path with forward slashes stays inside the folder that it is relative to, on every system."""
+def check_relative(path: str, folder: str = "the manifest's folder") -> None:
+    """Raise a ValueError that names `folder` if `path` may lead out of it on any operating system."""
     parts = PurePosixPath(path).parts
-    return bool(parts) and not path.startswith("/") and ".." not in parts and not set(path) & set("\\:\0")
+    is_inside = parts and not path.startswith("/") and ".." not in parts and not set(path) & set("\\:\0")
+    _check(is_inside, f"{path!r} is not a path inside {folder}, with forward slashes")
 
 
 def _check(is_valid: object, message: str) -> None:

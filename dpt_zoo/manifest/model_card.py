@@ -13,18 +13,14 @@ def card(record: PublishedDetector | DemoDetector | Classifier, *, location: str
 
     Args:
         record: a record of the manifest.
-        location: for the card of a published copy of a detector: the copy's location, in the form that `weights=`
-            takes. The card then begins with the metadata that the Hugging Face Hub reads.
+        location: location of a detector's published copy, as for `weights=`. The card then begins with metadata for
+            the Hugging Face Hub.
     """
     import jinja2  # here, so that `dpt-zoo list` starts without it
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.trim_blocks = environment.lstrip_blocks = True
     return environment.get_template("model_card.md.j2").render(
         record=record,
         location=location,
@@ -38,7 +34,7 @@ def card(record: PublishedDetector | DemoDetector | Classifier, *, location: str
 
 def _metric_rows(metrics: Metrics) -> list[list[str]]:
     names = list(next(iter(metrics.values())))
-    rows = [[TASK_TITLES[task], *(str(values.get(name, "-")) for name in names)] for task, values in metrics.items()]
+    rows = ([TASK_TITLES[task], *(str(row.get(name, "-")) for name in names)] for task, row in metrics.items())
     return [["", *names], *rows]
 
 

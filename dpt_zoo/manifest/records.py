@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ..errors import ManifestError, UnknownModelError
-from .locations import Location, is_relative, location_from_record
+from .locations import Location, check_relative, location_from_record
 
 Architecture = Literal["retinanet", "mask_rcnn"]
 Size = Literal["nano", "tiny", "small", "medium"]
 
 ARCHITECTURE_TITLES: dict[Architecture, str] = {"retinanet": "RetinaNet", "mask_rcnn": "Mask R-CNN"}
 SCHEDULE_TITLES = {"1x": "1x", "ms3x": "MS+3x"}
-TASK_TITLES = {"bbox": "box", "segm": "mask"}
-"""The word before "AP" for each task."""
+TASK_TITLES = {"bbox": "box", "segm": "mask"}  # the word before "AP"
 
-Metrics = dict[str, dict[str, float]]
-"""COCO metrics in percent, by task ("bbox", "segm") and name ("mAP", "AP50", ...)."""
+Metrics = dict[str, dict[str, float]]  # COCO metrics in percent, by task and name ("mAP", "AP50", ...)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +27,11 @@ class WeightsRecord:
     """The weights of one model.
 
     Attributes:
-        name: the model's name; it is also the stem of its files.
+        name: name of the model, and stem of its files.
         locations: where the weights are, the preferred location first.
         sha256: SHA-256 of the published file, or None if it is not recorded.
         num_bytes: size of that file in bytes, or None if it is not recorded.
-        tensors_sha256: digest of all tensors, whichever file they are in (see `weights.digests`), or None.
+        tensors_sha256: digest of all tensors, in any file format (see `weights.digests`), or None.
         structure_sha256: digest of the tensors' names, types and shapes; None for weights outside the manifest.
     """
 
@@ -54,8 +52,8 @@ class ModelRecord(WeightsRecord):
     """A model of the manifest.
 
     Attributes:
-        dataset: the data set that the model was trained on, as text.
-        measured_by: who measured the `metrics`: "authors" or "dpt-zoo".
+        dataset: name of the training data set.
+        measured_by: source of the `metrics`: "authors" or "dpt-zoo".
         size: size of the backbone.
         num_params: number of parameters of the whole model.
         num_classes: number of classes that the model was trained for.
@@ -74,7 +72,7 @@ class ModelRecord(WeightsRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorRecord(ModelRecord):
-    """A detector.
+    """A detector of the manifest.
 
     Attributes:
         architecture: "retinanet" or "mask_rcnn".
@@ -88,7 +86,7 @@ class DetectorRecord(ModelRecord):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_relative(self.config)
+        check_relative(self.config)
 
     @property
     def network(self) -> str:
@@ -131,16 +129,16 @@ class PublishedDetector(DetectorRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoDetector(DetectorRecord):
-    """A small detector that this project trained and ships, so that one model needs no download.
+    """A small detector that was trained by this project and is shipped with it: it needs no download.
 
     Attributes:
-        data: the data that the metrics were measured on, as text.
+        data: evaluation data, as text.
         command: the training command.
         seed: seed of the training run.
-        versions: versions of the software that trained it, by name: "python", "torch", ...
-        machine: the machine that trained it, as text.
-        minutes: duration of the training.
-        log: path of the training log (JSON lines), relative as `config` is.
+        versions: software versions of the training run, by name: "python", "torch", ...
+        machine: description of the machine.
+        minutes: duration of the training run.
+        log: path of the training log (JSON lines), relative to the project's data.
     """
 
     dataset: ClassVar[str] = "digit scenes"
@@ -155,7 +153,7 @@ class DemoDetector(DetectorRecord):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_relative(self.log)
+        check_relative(self.log)
 
     @property
     def title(self) -> str:
@@ -175,11 +173,11 @@ class DemoDetector(DetectorRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier(ModelRecord):
-    """One of the authors' three ImageNet classifiers, which the training of detectors starts from.
+    """One of the authors' three ImageNet classifiers. The training of detectors starts from them.
 
     Attributes:
-        gflops: multiply-adds for one image of 224x224 pixels, in 1e9.
-        metrics: "top1", the accuracy in percent.
+        gflops: multiply-adds per image of 224x224 pixels, in 1e9.
+        metrics: "top1" accuracy in percent.
     """
 
     dataset: ClassVar[str] = "ImageNet-1k"
@@ -198,17 +196,13 @@ class Classifier(ModelRecord):
         return f"{self.title}: {self.metrics['top1']} % top-1 accuracy."
 
 
-PublishedWeights = PublishedDetector | Classifier
-"""The records of the authors' models."""
+PublishedWeights = PublishedDetector | Classifier  # the authors' models
 
 
 def data_path(relative: str) -> Path:
-    """Return the path of a data file (`configs/...`, `weights_manifest.json`) in a checkout or an installed wheel.
-
-    A checkout has the data beside the package; a wheel has it inside the package, in `_data`.
-    """
+    """Return the path of a data file (`configs/...`, `weights_manifest.json`) in a checkout or an installed wheel."""
     package = Path(__file__).resolve().parent.parent
-    packed = package / "_data"
+    packed = package / "_data"  # in a wheel; a checkout has the data beside the package
     return (packed if packed.is_dir() else package.parent) / relative
 
 
@@ -238,15 +232,7 @@ def get_model_info(name: str) -> PublishedDetector | DemoDetector | Classifier:
 
 
 def get_detector_info(name: str) -> PublishedDetector | DemoDetector:
-    """Return the manifest's record of a detector.
-
-    Args:
-        name: a name in `list_models(include_demos=True)`.
-
-    Raises:
-        UnknownModelError: No detector has this name. The text suggests the most similar name.
-        ManifestError: The manifest cannot be read.
-    """
+    """Return the manifest's record of a detector. The errors are those of `get_model_info`."""
     return _find(name, read_manifest().detectors)
 
 
@@ -264,14 +250,9 @@ class Manifest:
         return {**self.published_detectors, **self.demos}
 
     @property
-    def published(self) -> dict[str, PublishedDetector | Classifier]:
-        """The authors' detectors, then their classifiers."""
-        return {**self.published_detectors, **self.classifiers}
-
-    @property
     def records(self) -> dict[str, PublishedDetector | Classifier | DemoDetector]:
         """All models: the authors' detectors, their classifiers, then the shipped demos."""
-        return {**self.published, **self.demos}
+        return {**self.published_detectors, **self.classifiers, **self.demos}
 
 
 @functools.cache
@@ -282,23 +263,18 @@ def read_manifest() -> Manifest:
         ManifestError: The file is missing, cannot be read or does not have the expected form.
     """
     path = data_path("weights_manifest.json")
+    sections = (("detectors", PublishedDetector), ("classifiers", Classifier), ("demos", DemoDetector))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Manifest(
-            published_detectors=_by_name(PublishedDetector, content["detectors"], path.parent),
-            classifiers=_by_name(Classifier, content["classifiers"], path.parent),
-            demos=_by_name(DemoDetector, content["demos"], path.parent),
-        )
+        return Manifest(*(_by_name(record_type, content[key], path.parent) for key, record_type in sections))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ManifestError(f"{path} cannot be used ({error}): reinstall the package, or restore the file") from error
 
 
 def _by_name(record_type: Any, entries: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    records = {}
     for entry in entries:
-        locations = tuple(location_from_record(each, folder) for each in entry["locations"])
-        records[entry["name"]] = record_type(**{**entry, "locations": locations})
-    return records
+        entry["locations"] = tuple(location_from_record(each, folder) for each in entry["locations"])
+    return {entry["name"]: record_type(**entry) for entry in entries}
 
 
 def _find(name: str, records: dict[str, Any]) -> Any:
@@ -307,8 +283,3 @@ def _find(name: str, records: dict[str, Any]) -> Any:
     similar = difflib.get_close_matches(name.lower(), records, n=1, cutoff=0.5)
     hint = f"did you mean {similar[0]}?" if similar else f"choose one of {', '.join(records)}"
     raise UnknownModelError(f"there is no model {name!r}: {hint}")
-
-
-def _check_relative(path: str) -> None:
-    if not is_relative(path):
-        raise ValueError(f"{path!r} is not a path inside the manifest's folder")

@@ -1,4 +1,4 @@
-"""The folder where this machine keeps weights, and what was measured of them. Imports no torch."""
+"""The cache folder of weights, and the provenance of its files. Imports no torch."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from ..utils.files import open_atomic
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # of the provenance file; a file of another version is not read
+FORMAT = 2  # version of the provenance file; other versions are not read
 
 
 def default_cache_dir() -> Path:
@@ -24,22 +24,14 @@ def default_cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Hashes and origin of the weights of one model that this machine accepted first. Later files must match them.
-
-    Attributes:
-        location: where the weights came from.
-        recorded: the day (UTC).
-        sha256, num_bytes: of the authors' file; None if another form of the weights was fetched.
-        tensors_sha256: digest of the tensors, whichever file they are in.
-        stamp: size and times of the cached file (see `CacheEntry.stamp`) at the last check.
-    """
+    """Hashes and origin of the weights of one model that this machine accepted first. Later files must match them."""
 
     location: str
-    recorded: str
-    sha256: str | None
-    num_bytes: int | None
+    recorded: str  # the day (UTC)
+    sha256: str | None  # of the authors' file; None if another form of the weights was fetched
+    num_bytes: int | None  # of the same file
     tensors_sha256: str
-    stamp: tuple[int, ...]
+    stamp: tuple[int, ...]  # `CacheEntry.stamp` at the last check
 
 
 class CacheEntry:
@@ -50,23 +42,18 @@ class CacheEntry:
         self.weights = folder / f"{name}.safetensors"  # checked and converted
         self.original = folder / f"{name}.pth"  # the authors' file, if it was kept
         self.provenance_file = folder / f"{name}.json"  # stays when the weights are removed
-        self.part = folder / ".incoming" / name  # the bytes received so far of a download
+        self.part = folder / ".incoming" / name  # an unfinished download
         self.staging = folder / ".incoming" / f"{name}.staging"  # a folder; a killed process may leave anything in it
         self.lock = folder / ".locks" / f"{name}.lock"  # held by the process that fetches
-        self.quarantine = folder / "quarantine" / name  # the last file that was refused
-
-    def partials(self) -> list[Path]:
-        """Return the unfinished files that killed processes left beside the weights."""
-        finals = (self.original, self.provenance_file)
-        return [path for final in finals for path in self.folder.glob(f".{final.name}.*.partial")]
+        self.quarantine = folder / "quarantine" / name  # the last refused file
 
     def stamp(self) -> tuple[int, ...]:
-        """Return size and times of the weights file. While they do not change, the last check is valid."""
+        """Return the size and the times of the weights file. While they do not change, the last check is valid."""
         stat = self.weights.stat()
         return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
     def read_provenance(self) -> Provenance | None:
-        """Return the provenance, or None if there is none that this version can read."""
+        """Return the provenance, or None if this version cannot read it."""
         try:
             content = json.loads(self.provenance_file.read_text(encoding="utf-8"))
             if content.pop("format") != FORMAT:
@@ -76,12 +63,10 @@ class CacheEntry:
             return None
 
     def write_provenance(self, provenance: Provenance) -> None:
-        """Write the provenance file. If this replaces a file that this version cannot read, log a warning."""
+        """Write the provenance file. Log a warning if it replaces a file that this version cannot read."""
         if self.provenance_file.exists() and not self.read_provenance():
-            logger.warning(
-                "%s: damaged, or written by another version of DPT Zoo: the weights were checked again without it",
-                self.provenance_file,
-            )
+            reason = "damaged, or written by another version of DPT Zoo"
+            logger.warning("%s: %s: the weights were checked again without it", self.provenance_file, reason)
         with open_atomic(self.provenance_file) as file:
             file.write(json.dumps({"format": FORMAT, **asdict(provenance)}, indent=2).encode())
 
@@ -98,7 +83,7 @@ class CacheEntry:
 
 
 def list_entries(folder: Path) -> list[CacheEntry]:
-    """Return the entries of all models that a cache folder has files of, sorted by name."""
+    """Return the entries of all models with files in a cache folder, sorted by name."""
     names = {path.stem for suffix in ("safetensors", "json") for path in folder.glob(f"[!.]*.{suffix}")}
     names |= {path.name for path in folder.glob("quarantine/*")}
     names |= {path.stem for path in folder.glob(".incoming/*.json")}
@@ -106,7 +91,7 @@ def list_entries(folder: Path) -> list[CacheEntry]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with its content, if it exists."""
+    """Remove a file, a link, or a folder with its content. A missing one is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

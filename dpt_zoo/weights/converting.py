@@ -1,4 +1,4 @@
-"""Convert weights files: the authors' checkpoints to safetensors, and back to what their own software loads."""
+"""Convert weights files: checkpoints to safetensors, and back to checkpoints for the authors' own software."""
 
 import json
 from collections import Counter, OrderedDict
@@ -18,16 +18,13 @@ from .reading import META_KEY, Weights, read_weights
 def convert(
     input: Path, output: Path, *, to: Literal["safetensors", "mmdet2"] = "safetensors", half: bool = False
 ) -> Weights:
-    """Convert a weights file of any supported form. An existing `output` is replaced at the end, in one step.
+    """Convert a weights file of any supported form, and return its content.
 
     Args:
         input: the weights file.
-        output: the file to write.
-        to: "safetensors", or "mmdet2" for a `.pth` that MMDetection 2 loads under PyTorch 1.7.
+        output: the file to write. An existing file is replaced at the end, in one step.
+        to: "safetensors", or "mmdet2" for a `.pth` for MMDetection 2 and PyTorch 1.7.
         half: write floating-point numbers as float16; for safetensors only.
-
-    Returns:
-        The content of `input`.
 
     Raises:
         InputError: The arguments contradict each other.
@@ -49,12 +46,9 @@ def convert(
 
 
 def write_safetensors(weights: Weights, path: Path, *, half: bool = False) -> None:
-    """Write a safetensors file with bit-identical tensors and the meta as JSON text; equal weights give equal bytes.
+    """Write a safetensors file with bit-identical tensors and the meta as JSON text. Equal weights give equal bytes.
 
-    Args:
-        weights: the weights.
-        path: the file to write.
-        half: write floating-point numbers as float16.
+    With `half`, floating-point numbers become float16.
 
     Raises:
         OutputError: The file cannot be written, or a number is too large for float16.
@@ -72,18 +66,12 @@ def write_safetensors(weights: Weights, path: Path, *, half: bool = False) -> No
 
 
 def write_mmdet2(weights: Weights, path: Path) -> None:
-    """Write a `.pth` as MMCV 1.2.7 does, for PyTorch 1.7 and MMDetection 2.8. float16 becomes float32.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write a `.pth` as MMCV 1.2.7 does, with float32 for float16. Raise OutputError if it cannot be written."""
     halves = (torch.float16, torch.bfloat16)
-    state = OrderedDict(
-        (name, tensor.float() if tensor.dtype in halves else tensor)
-        for name, tensor in _standalone(weights.tensors).items()
-    )
+    tensors = _standalone(weights.tensors)
+    state = OrderedDict((name, each.float() if each.dtype in halves else each) for name, each in tensors.items())
     meta = weights.meta
-    match meta:  # MMDetection 2 looks for the classes in "CLASSES"
+    match meta:  # MMDetection 2 reads the classes from "CLASSES"
         case {"CLASSES": list(classes)} | {"dataset_meta": {"classes": list(classes)}}:
             meta = {**meta, "CLASSES": tuple(map(str, classes))}
     with open_atomic(path) as file:

@@ -1,4 +1,4 @@
-"""Digests that identify weights by their tensors, whichever file they are in."""
+"""Digests that identify weights by their tensors, in any file format."""
 
 import hashlib
 from collections.abc import Mapping

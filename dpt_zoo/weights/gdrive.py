@@ -1,4 +1,4 @@
-"""Public files on Google Drive. A small file is sent at once, a large one after a page that asks to confirm."""
+"""Public files on Google Drive. Large files are sent only after a page that asks for a confirmation."""
 
 import contextlib
 import os
@@ -11,7 +11,6 @@ import requests
 from ..errors import FetchError
 from .http import WORTH_RETRYING, Opener, get, read_start
 
-PAGE_BYTES = 1 << 20
 QUOTA = ("quota exceeded", "too many users have viewed or downloaded")
 DENIED = ("you need access", "access denied", "request access", "you need permission")
 ABSENT = ("does not exist", "not found", "in the owner's trash")
@@ -19,10 +18,9 @@ ROBOT = ("unusual traffic", "automated queries")
 
 
 def opener_of(file_id: str) -> Opener:
-    """Return the opener of a public file.
+    """Return the opener of a public file, which asks `$DPT_ZOO_GDRIVE_ENDPOINT`, or else Google.
 
-    It asks `$DPT_ZOO_GDRIVE_ENDPOINT`, or else Google. It raises FetchError with the reason if Google sends a page
-    instead of the file: the quota is used up, the file is not shared, it does not exist, ...
+    If Google sends a page instead of the file, it raises FetchError with the reason: no quota, not shared, ...
     """
     endpoint = os.environ.get("DPT_ZOO_GDRIVE_ENDPOINT") or "https://drive.google.com"
     url = f"{endpoint}/uc?{urlencode({'export': 'download', 'id': file_id})}"
@@ -33,7 +31,7 @@ def opener_of(file_id: str) -> Opener:
             if not response.headers.get("Content-Type", "").startswith("text/html"):
                 return response
             with response:
-                page = _Page(read_start(response, PAGE_BYTES).decode("utf-8", "replace"))
+                page = _Page(read_start(response, 1 << 20).decode("utf-8", "replace"))
             try:
                 confirmed = page.confirmation(response.url, session.cookies.get_dict())
             except ValueError:  # not a URL
@@ -48,12 +46,10 @@ def opener_of(file_id: str) -> Opener:
 
 
 def _refuse(response: requests.Response, page: "_Page") -> None:
-    """Raise the error that a page reports, unless the status says that it is temporary."""
+    """Raise the error that a page reports, unless its status is worth retrying."""
     text = page.text.lower()
     if any(phrase in text for phrase in QUOTA):
-        raise FetchError(
-            "Google Drive refused the download: its quota for this file is used up, try again in some hours"
-        )
+        raise FetchError("Google Drive refused the download: the file's quota is used up: try again in some hours")
     if any(phrase in text for phrase in ROBOT):
         raise FetchError("Google Drive takes this machine for a robot: try again later, or from another network")
     if response.status_code in WORTH_RETRYING:
@@ -68,7 +64,7 @@ def _refuse(response: requests.Response, page: "_Page") -> None:
 
 
 class _Page(HTMLParser):
-    """The title and text of a page, and the target of its "Download anyway"."""
+    """Title and text of a page, and the target of its button "Download anyway"."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -79,7 +75,7 @@ class _Page(HTMLParser):
             self.feed(html)
 
     def confirmation(self, base: str, cookies: Mapping[str, str]) -> str:
-        """Return the URL that confirms the download, by a form, a link or a cookie, or "" if there is none."""
+        """Return the URL that confirms the download, from a form, a link or a cookie, or "" if there is none."""
         if self._action:
             action = urlsplit(urljoin(base, self._action))
             fields = {**dict(parse_qsl(action.query)), **self._fields}

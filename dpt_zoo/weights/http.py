@@ -22,14 +22,14 @@ from ..manifest.locations import is_secure
 from ..utils.files import check_space, hash_file
 from ..utils.progress import ProgressCallback
 
-ATTEMPTS = 5  # consecutive attempts with less than PROGRESS new bytes before a location is given up
+ATTEMPTS = 5  # maximum number of consecutive attempts with less than PROGRESS new bytes
 PROGRESS = 1 << 20  # bytes
 BACKOFF_SECONDS = 1.0  # wait before the second attempt; it doubles with each further attempt
-RETRY_AFTER_SECONDS = 120.0  # longest wait that a server may ask for; above this, the next location is tried
+RETRY_AFTER_SECONDS = 120.0  # longest wait that a server may ask for
 STALL_SECONDS = 30.0
 SLOWEST = 1024  # bytes per second, over STALL_SECONDS, below which a transfer counts as stalled
 CHUNK = 1 << 20  # bytes
-LARGEST = 4 << 30  # maximum bytes of a download; no weights of this zoo are nearly as large
+LARGEST = 4 << 30  # maximum bytes of a download, far above any weights of this zoo
 REDIRECTS = 10
 WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504}
 
@@ -38,21 +38,19 @@ Opener = Callable[[requests.Session, Mapping[str, str]], requests.Response]
 
 
 class TransientError(Exception):
-    """A failure that another attempt may solve; `retry_after` is the wait in seconds that the server asked for."""
+    """A failure that another attempt may solve."""
 
-    def __init__(self, text: str, retry_after: float = 0) -> None:
-        super().__init__(text)
-        self.retry_after = retry_after
+    retry_after: float = 0  # the wait in seconds that the server asked for
 
 
 @dataclass(frozen=True)
 class Version:
-    """Identifies one version of a file: the location `key`, the validators of HTTP, and the size in bytes."""
+    """Identifies one version of a file."""
 
-    key: str
+    key: str  # of the location
     etag: str | None
     modified: str | None
-    total: int | None
+    total: int | None  # bytes
 
     @property
     def validator(self) -> str | None:
@@ -71,22 +69,11 @@ class Download:
 def download(
     key: str, opener: Opener, part: Path, *, reserve: int = 0, progress: ProgressCallback | None = None
 ) -> Download:
-    """Download a file to `part`, resuming what an earlier run left there.
+    """Download a file to `part`. Continue an earlier run's download if the server confirms the file's version.
 
-    The file `part` + ".json" says which version of the file the bytes in `part` belong to. They are used only if the
-    server confirms that it still has this version.
-
-    Args:
-        key: identifies the location.
-        opener: sends the request.
-        part: the file to write.
-        reserve: bytes of disk space that must stay free.
-        progress: called with the bytes received so far and the total.
-
-    Raises:
-        FetchError: The file cannot be downloaded. `part` keeps the received bytes for the next run.
-        OutputError: There is not enough disk space.
-        OSError: The file cannot be written.
+    `key` identifies the location, `opener` sends the request, and `reserve` is the disk space in bytes that must stay
+    free. A failed download raises FetchError; `part` keeps the received bytes for the next run. A full disk raises
+    OutputError, and other errors of the disk OSError.
     """
     failures, reached = 0, _size(part)
     with _Session() as session:
@@ -105,16 +92,12 @@ def download(
 
 
 def version_file(part: Path) -> Path:
-    """Return the path of the file that says which version the bytes in `part` belong to."""
+    """Return the path of the JSON file with the version (see `Version`) of the bytes in `part`."""
     return part.with_name(f"{part.name}.json")
 
 
 def measure(path: Path) -> Download:
-    """Return hash and size of a file on disk.
-
-    Raises:
-        WeightsError: The file cannot be read.
-    """
+    """Return hash and size of a file on disk, or raise WeightsError if it cannot be read."""
     try:
         return Download(hash_file(path).hexdigest(), path.stat().st_size)
     except OSError as error:
@@ -127,18 +110,15 @@ def opener_of(url: str) -> Opener:
 
 
 def get(session: requests.Session, url: str, headers: Mapping[str, str]) -> requests.Response:
-    """Send a GET request, follow redirects over secure connections, and return the response with its body unread.
+    """Send a request with `session`, `url` and `headers`, and return the response with its body unread.
 
-    Raises:
-        FetchError, TransientError: There is no response.
+    Redirects are followed over secure connections only. Without a response, FetchError or TransientError is raised.
     """
     for _ in range(REDIRECTS):
         if not is_secure(url):
             raise FetchError(f"it leads to {url}, which is not HTTPS and could be tampered with: refused")
         with _network_errors():
-            response = session.get(
-                url, headers=headers, stream=True, allow_redirects=False, timeout=(STALL_SECONDS, STALL_SECONDS)
-            )
+            response = session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=STALL_SECONDS)
         if not response.is_redirect:
             return response
         response.close()
@@ -150,7 +130,7 @@ def get(session: requests.Session, url: str, headers: Mapping[str, str]) -> requ
 
 
 def read_start(response: requests.Response, limit: int) -> bytes:
-    """Read up to `limit` bytes of a body."""
+    """Return the first `limit` bytes of the body of a `response`."""
     start = b""
     for chunk in _chunks(response):
         start += chunk
@@ -166,7 +146,7 @@ class _Session(requests.Session):
         self.headers.update({"User-Agent": f"dpt-zoo/{__version__}", "Accept-Encoding": "identity"})
 
     def resolve_redirects(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """Leave redirects to `get`: requests would read their bodies, however long, into memory."""
+        """Return no redirects: `get` follows them. requests would read their bodies, of any length, into memory."""
         return iter(())
 
 
@@ -216,11 +196,10 @@ def _check_whole(response: requests.Response) -> None:
     """Refuse a response that is not the whole file."""
     status = f"it answered {response.status_code} {response.reason or ''}".rstrip()
     if response.status_code in WORTH_RETRYING:
-        try:
-            retry_after = urllib3.Retry().get_retry_after(response.raw)  # seconds, or a date
-        except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
-            retry_after = None
-        raise TransientError(status, retry_after or 0)
+        error = TransientError(status)
+        with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
+            error.retry_after = urllib3.Retry().get_retry_after(response.raw) or 0  # seconds, or a date
+        raise error
     if response.status_code != 200:
         raise FetchError(status)
     encoding = response.headers.get("Content-Encoding", "")
@@ -229,7 +208,7 @@ def _check_whole(response: requests.Response) -> None:
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """Yield the body as it is received; raise TransientError if the connection breaks or stalls."""
+    """Yield the body as it is received. Raise TransientError if the connection breaks or stalls."""
     since, received = time.monotonic(), 0
     while True:
         with _network_errors():
@@ -247,7 +226,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _network_errors() -> Iterator[None]:
-    """Raise TransientError for what another attempt may solve, FetchError for the rest."""
+    """Raise network errors as TransientError if another attempt may help, or else as FetchError."""
     try:
         yield
     except (OSError, urllib3.exceptions.HTTPError) as error:  # the errors of requests are OSErrors
@@ -280,7 +259,7 @@ def _is_encoded(headers: Mapping[str, str]) -> bool:
 
 
 def _is_settled(headers: Mapping[str, str]) -> bool:
-    """Return whether Last-Modified identifies a version: its unit is a second, in which a file may change twice."""
+    """Return whether Last-Modified identifies a version: a file can change twice within its unit, a second."""
     try:
         modified, date = (parsedate_to_datetime(headers[name]) for name in ("Last-Modified", "Date"))
         return (date - modified).total_seconds() >= 1
@@ -289,11 +268,10 @@ def _is_settled(headers: Mapping[str, str]) -> bool:
 
 
 def _continues(response: requests.Response, version: Version, start: int) -> bool:
-    """Return whether a partial response is the rest, from `start` on, of this version of the file."""
+    """Return whether a partial response is the rest of this version of the file, from `start` on."""
     headers = response.headers
-    total = version.total or 0
     is_same = headers.get("ETag" if version.etag else "Last-Modified") == version.validator
-    is_rest = headers.get("Content-Range") == f"bytes {start}-{total - 1}/{total}"
+    is_rest = headers.get("Content-Range") == f"bytes {start}-{(version.total or 0) - 1}/{version.total}"
     return is_same and is_rest and not _is_encoded(headers)
 
 

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face Hub, fetched by its own client, which is imported only when it is used."""
+"""Files of the Hugging Face Hub. Its own client fetches them; it is imported when it is used."""
 
 import contextlib
 import logging
@@ -21,17 +21,9 @@ if TYPE_CHECKING:
 def fetch_from_hub(location: HubFile, folder: Path, progress: ProgressCallback | None = None) -> Path:
     """Download a file of the Hub into a folder and return its path there.
 
-    The client's own settings apply: HF_ENDPOINT, HF_TOKEN or `hf auth login`, HF_HUB_OFFLINE. Within a call, the client
-    resumes a broken connection. A later call uses files in `folder` that are complete, and restarts the others.
-
-    Args:
-        location: the file.
-        folder: a folder that only this call uses; the client writes its own files to it too.
-        progress: called with the bytes received so far and the total.
-
-    Raises:
-        FetchError: The file cannot be downloaded, or the received file is damaged.
-        OutputError: `folder` cannot be written, or there is not enough disk space.
+    The client's own settings apply: HF_ENDPOINT, HF_TOKEN or `hf auth login`, HF_HUB_OFFLINE. The client resumes a
+    broken connection, and uses complete files of an earlier call. No other call may use `folder` at the same time.
+    A failed or damaged download raises FetchError. A full or unwritable folder raises OutputError.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
@@ -44,26 +36,20 @@ def fetch_from_hub(location: HubFile, folder: Path, progress: ProgressCallback |
         if metadata.commit_hash is None or metadata.etag is None:
             raise FetchError("the server is not a Hugging Face Hub: check HF_ENDPOINT and this machine's network")
         check_space(folder, metadata.size or 0)
-        path = Path(
-            hf_hub_download(
-                location.repo,
-                location.file,
-                revision=metadata.commit_hash,  # not the branch, which may change during the download
-                local_dir=folder,
-                tqdm_class=_bar_class(progress or (lambda done, total: None), metadata.size),
-            )
-        )
-        if re.fullmatch("[0-9a-f]{64}", metadata.etag):  # a SHA-256; small files have another hash
-            sha256 = measure(path).sha256
-            if sha256 != metadata.etag:
-                path.unlink()
-                raise FetchError(f"the file from the Hub is damaged: its SHA-256 is {sha256}, not {metadata.etag}")
+        bar = _bar_class(progress or (lambda done, total: None), metadata.size)
+        commit = metadata.commit_hash  # not the branch, which may change during the download
+        path = Path(hf_hub_download(location.repo, location.file, revision=commit, local_dir=folder, tqdm_class=bar))
+        expected = metadata.etag
+        is_sha256 = re.fullmatch("[0-9a-f]{64}", expected)  # small files have another hash
+        if is_sha256 and (sha256 := measure(path).sha256) != expected:
+            path.unlink()
+            raise FetchError(f"the file from the Hub is damaged: its SHA-256 is {sha256}, not {expected}")
     return path
 
 
 @contextlib.contextmanager
 def client(explain: Callable[[Exception], DPTZooError]) -> Iterator[None]:
-    """Hide in this block what the Hub's client logs, and raise `explain(error)` for its errors."""
+    """Hide the log of the Hub's client in this block, and raise `explain(error)` for its errors."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     handlers = tuple(logging.getLogger("huggingface_hub").handlers)
@@ -78,7 +64,7 @@ def client(explain: Callable[[Exception], DPTZooError]) -> Iterator[None]:
         yield
     except DPTZooError:
         raise
-    except (LocalEntryNotFoundError, RuntimeError) as error:  # these may wrap the error with the reason
+    except (LocalEntryNotFoundError, RuntimeError) as error:  # their cause may be the error with the reason
         raise explain(error.__cause__ if isinstance(error.__cause__, Exception) else error) from error
     except Exception as error:  # the client changed its HTTP library twice, and hf_xet has errors of its own
         raise explain(error) from error
@@ -88,14 +74,14 @@ def client(explain: Callable[[Exception], DPTZooError]) -> Iterator[None]:
 
 
 def status_of(error: Exception) -> int | None:
-    """Return the HTTP status of the Hub's answer, or None if the error is not an answer."""
+    """Return the HTTP status of an error, or None if the Hub did not answer."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
 def reason(error: Exception) -> str:
-    """Return in one line why the client failed."""
+    """Return the reason for a failure of the client, in one line."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if isinstance(error, OfflineModeIsEnabled):

@@ -1,4 +1,4 @@
-"""Copy a state dict into a model, or refuse it if it belongs to another model."""
+"""Copy a state dict into a model. Refuse a state dict of another model."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -8,25 +8,21 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 
-MAX_SHOWN = 4
-"""Number of differing tensors that an error names; it counts the others."""
+MAX_SHOWN = 4  # number of differing tensors that an error names; it counts the others
 
 
 def load_weights(
     model: nn.Module, state: Mapping[str, Tensor], path: Path, model_name: str, *, resized: Collection[str] = ()
 ) -> list[str]:
-    """Copy a state dict into a model, whose parameters may be on the meta device.
+    """Copy a state dict into a model, and return the names of the tensors that kept the model's values.
 
     Args:
-        model: the model.
+        model: the model. Its parameters may be on the meta device.
         state: the state dict.
-        path: the file it was read from, for errors.
+        path: the file of the state dict, for errors.
         model_name: the model's name, for errors.
-        resized: names of tensors whose shape depends on the number of classes. If the file's shape differs from the
+        resized: names of tensors that depend on the number of classes. If the shape in the file differs from the
             model's, the model keeps its own values.
-
-    Returns:
-        The names of the tensors that kept the model's values, in the model's order.
 
     Raises:
         WeightsError: Tensors are missing, unknown, or have another shape. The model is unchanged.
@@ -52,11 +48,7 @@ def load_weights(
 
 
 def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights that contain NaN or infinity.
-
-    Raises:
-        WeightsError: A number is not finite. The text names its tensor.
-    """
+    """Raise WeightsError if a tensor of `state` contains NaN or infinity. `path` is for the error."""
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{path}: {name} holds numbers that are not finite: fetch the file again")
@@ -69,8 +61,5 @@ def _differs(expected: Tensor, given: Tensor | None) -> bool:
 def _describe(name: str, expected: Tensor, given: Tensor | None) -> str:
     if given is None:
         return f"{name} (not in the file)"
-    return f"{name} ({_show(given)} in the file, {_show(expected)} in the model)"
-
-
-def _show(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+    forms = [f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}" for tensor in (given, expected)]
+    return f"{name} ({forms[0]} in the file, {forms[1]} in the model)"

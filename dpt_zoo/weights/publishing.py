@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -23,20 +22,21 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.py", "README
 def publish(record: PublishedDetector, repo: str, weights: Path, *, private: bool = False) -> str:
     """Upload a detector's weights, config and model card in one commit, and return the URL of the commit.
 
-    The repository is created if it does not exist. Files that it already has are not uploaded again, and publishing
-    the same files twice makes no second commit. The user is the client's own setting: HF_TOKEN or `hf auth login`.
+    Files that the repository already has are not uploaded again; without a changed file there is no new commit. The
+    client's own settings choose the account: HF_TOKEN or `hf auth login`.
 
     Args:
         record: the detector's record.
-        repo: "org/name".
+        repo: "org/name". The repository is created if it does not exist.
         weights: the detector's checked weights as safetensors (from `weights.store.obtain`).
         private: create a private repository.
 
     Raises:
         InputError: The repository's name is invalid, or `private` is set and the repository is public.
-        OutputError: The upload failed: nobody is logged in, no permission to write, no connection, ...
+        OutputError: The upload failed: no login, no permission to write, no connection, ...
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if variables := offline_variables():
         raise OutputError(f"publishing needs the network, which {' and '.join(variables)} forbids")
@@ -45,7 +45,10 @@ def publish(record: PublishedDetector, repo: str, weights: Path, *, private: boo
         CommitOperationAdd(CONFIG_FILE, resolved_config(record).encode()),
         CommitOperationAdd(CARD_FILE, model_card(record, repo, tensors_sha256(load_file(weights))).encode()),
     ]
-    with client(lambda error: _publish_error(error, repo)), _bars_on_terminals_only():
+    with client(lambda error: _publish_error(error, repo)), contextlib.ExitStack() as afterwards:
+        if not sys.stderr.isatty() and not are_progress_bars_disabled():
+            disable_progress_bars()
+            afterwards.callback(enable_progress_bars)
         if not get_token():
             raise OutputError("nobody is logged in to the Hub: run `hf auth login`, or set HF_TOKEN")
         api = HfApi(library_name="dpt-zoo", library_version=__version__)
@@ -57,15 +60,9 @@ def publish(record: PublishedDetector, repo: str, weights: Path, *, private: boo
 
 
 def model_card(record: PublishedDetector, repo: str, tensors_sha256: str) -> str:
-    """Return the model card of a published detector, with the Hub's metadata.
+    """Return the model card of a detector's copy on the Hub.
 
-    Args:
-        record: the detector's record.
-        repo: "org/name".
-        tensors_sha256: digest of the weights.
-
-    Raises:
-        InputError: `repo` does not have the form "org/name".
+    `repo` is "org/name"; other forms raise InputError. `tensors_sha256` is the digest of the weights.
     """
     try:
         location = HubFile(repo, WEIGHTS_FILE).url
@@ -78,23 +75,7 @@ def resolved_config(record: PublishedDetector) -> str:
     """Return the detector's config as one file without base files."""
     from mmengine.config import Config
 
-    text: str = Config.fromfile(record.config_path, import_custom_modules=False).pretty_text
-    return text
-
-
-@contextlib.contextmanager
-def _bars_on_terminals_only() -> Iterator[None]:
-    """Hide the client's progress bars if standard error is not a terminal."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if sys.stderr.isatty() or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
+    return Config.fromfile(record.config_path, import_custom_modules=False).pretty_text
 
 
 def _publish_error(error: Exception, repo: str) -> DPTZooError:

@@ -21,12 +21,10 @@ from torch import Tensor
 from ..errors import WeightsError
 from .safe_globals import allow_only_plain_values, check_pickle
 
-WRAPPERS = ("state_dict", "model", "state_dict_ema")
-"""Keys of the state dict in checkpoints: of MMCV and MMEngine, of ImageNet training, of an average."""
-
+WRAPPERS = ("state_dict", "model", "state_dict_ema")  # keys of a checkpoint's state dict
 META_KEY = "dpt_zoo.meta"  # in the metadata of a safetensors file; the value is JSON text
-MAX_META = 2**20  # characters of a meta as JSON text; a detector's has about ten thousand
-MAX_HEADER = 16 * 2**20  # bytes of a safetensors header; a detector's has about a hundred thousand
+MAX_META = 2**20  # characters of a meta as JSON text; a detector's has about 10,000
+MAX_HEADER = 16 * 2**20  # bytes of a safetensors header; a detector's has about 100,000
 DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
@@ -35,50 +33,39 @@ DTYPES = (
 
 @dataclass(frozen=True)
 class Weights:
-    """The content of a weights file.
+    """The content of a weights file."""
 
-    Attributes:
-        tensors: the tensors by name, on the CPU. Those of a safetensors file or a zip archive are memory-mapped.
-        meta: additional information in the file (epoch, config, versions, classes, ...), as plain JSON values.
-        container: "pth" for a file of `torch.save`, or "safetensors".
-    """
-
-    tensors: dict[str, Tensor]
-    meta: dict[str, Any]
-    container: Literal["pth", "safetensors"]
+    tensors: dict[str, Tensor]  # by name, on the CPU; memory-mapped from a safetensors file or a zip archive
+    meta: dict[str, Any]  # epoch, config, versions, classes, ... as plain JSON values
+    container: Literal["pth", "safetensors"]  # "pth" for a file of `torch.save`
 
 
 def read_weights(path: Path) -> Weights:
     """Read a safetensors file or a PyTorch checkpoint. Its first bytes decide which of them it is, not its name.
 
     A checkpoint is a state dict, or has one under a key in `WRAPPERS`. The prefix `module.` is removed from names.
-    Only the weights of a zip archive are read. A file of PyTorch's legacy form must be read completely.
+    Only the weights of a zip archive are read. A file of PyTorch's legacy form is read completely.
 
     Raises:
-        WeightsError: The file does not exist, is not a weights file, is damaged, or would have to execute something.
+        WeightsError: The file does not exist, is not a weights file, is damaged, or needs code to be executed.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file: give a .pth or .safetensors file")
     with _one_line_errors(path):
-        match _detect_form(path):
-            case "safetensors":
-                return _read_safetensors(path)
-            case "zip":
-                _check_archive(path)
-                return _read_checkpoint(path, mmap=True)
-            case "legacy":
-                _check_legacy(path)
-                return _read_checkpoint(path, mmap=False)
-            case other:
-                raise WeightsError(f"{path}: this is not a weights file, it is {other}: give a .pth or .safetensors")
+        form = _detect_form(path)
+        if form == "safetensors":
+            return _read_safetensors(path)
+        if form == "zip":
+            _check_archive(path)
+        elif form == "legacy":
+            _check_legacy(path)
+        else:
+            raise WeightsError(f"{path}: this is not a weights file, it is {form}: give a .pth or .safetensors file")
+        return _read_checkpoint(path, mmap=form == "zip")
 
 
 def verify_crc(path: Path) -> None:
-    """Check the checksums of all entries of a zip archive. Other forms have no checksums.
-
-    Raises:
-        WeightsError: A checksum differs, or the file cannot be read.
-    """
+    """Raise WeightsError if the checksum of an entry of a zip archive is wrong. Other forms have no checksums."""
     with _one_line_errors(path):
         if _detect_form(path) != "zip":
             return
@@ -90,7 +77,7 @@ def verify_crc(path: Path) -> None:
 
 @contextlib.contextmanager
 def _one_line_errors(path: Path) -> Iterator[None]:
-    """Raise every error in the block as a WeightsError with a text of one line."""
+    """Raise each error in the block as a WeightsError with a text of one line."""
     try:
         yield
     except WeightsError:
@@ -98,10 +85,8 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     except UnpicklingError as error:
         raise WeightsError(f"{path}: refused, nothing of it was executed: {_reason(error)}") from error
     except OSError as error:
-        raise WeightsError(
-            f"{path}: it cannot be read ({_reason(error)}): check the disk, or fetch it again"
-        ) from error
-    except Exception as error:  # the libraries raise almost anything for a forged or damaged file
+        raise WeightsError(f"{path}: it cannot be read ({_reason(error)}): check the disk or fetch it again") from error
+    except Exception as error:  # the libraries raise many types of errors for a forged or damaged file
         raise WeightsError(f"{path}: the file is damaged ({_reason(error)}): fetch it again") from error
 
 
@@ -163,7 +148,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse an archive that `torch.save` cannot have written, or that unpacks to more than its own size."""
+    """Refuse an archive that `torch.save` cannot have written, or that claims more bytes than it has."""
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("its entries are compressed, which torch.save never does")
@@ -176,8 +161,7 @@ def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
 def _check_legacy(path: Path) -> None:
     """Check the five pickles of a legacy file: magic number, version, system, content, keys of the storages."""
     with path.open("rb") as file:
-        storages = [check_pickle(file) for _ in range(5)]
-    claimed = sum(sum(sizes.values()) for sizes in storages)
+        claimed = sum(sum(check_pickle(file).values()) for _ in range(5))
     if claimed > path.stat().st_size:
         raise ValueError(f"it claims {claimed:,} bytes for tensors and has fewer")
 
@@ -196,20 +180,19 @@ def _read_checkpoint(path: Path, mmap: bool) -> Weights:
 
 
 def _entries(content: Any) -> dict[Any, Any]:
-    """Copy a dictionary without calling its methods: a pickle can give an OrderedDict methods of its own."""
+    """Copy a dictionary without calling its methods: a pickle can give an OrderedDict other methods."""
     return dict(dict.items(content)) if isinstance(content, dict) else {}
 
 
 def _find_meta(entries: dict[Any, Any]) -> dict[Any, Any]:
-    """Return the meta of MMCV and MMEngine, or else the plain values and arguments beside the weights."""
+    """Return the meta of MMCV and MMEngine, or else the plain values and the arguments beside the weights."""
     if isinstance(entries.get("meta"), dict):
         return _entries(entries["meta"])
-    plain = str | int | float | None
-    return {key: value for key, value in entries.items() if key == "args" or isinstance(value, plain)}
+    return {key: each for key, each in entries.items() if key == "args" or isinstance(each, str | int | float | None)}
 
 
 def _to_json(value: Any) -> Any:
-    """Convert a value to what JSON supports, without growing beyond MAX_META: one object may occur many times."""
+    """Convert a value to JSON values of at most MAX_META characters. A pickle can repeat an object many times."""
     parts, length = [], 0
     for part in json.JSONEncoder(ensure_ascii=False, skipkeys=True, default=_describe).iterencode(value):
         parts.append(part)
@@ -220,12 +203,9 @@ def _to_json(value: Any) -> Any:
 
 
 def _describe(value: Any) -> Any:
-    match value:
-        case np.generic():
-            return value.item()
-        case bytes() | complex():
-            return str(value)
-    return type(value).__name__
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, bytes | complex) else type(value).__name__
 
 
 def _checked(tensors: dict[Any, Tensor], path: Path) -> dict[str, Tensor]:

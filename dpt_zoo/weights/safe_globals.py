@@ -1,10 +1,9 @@
 """The objects besides tensors that `torch.load(weights_only=True)` may read from a checkpoint.
 
-`numpy.ndarray` and `numpy.dtype` themselves are unsafe: they give access to arbitrary memory (an array of objects over
-the bytes of the file, a type with forged fields). Stand-ins take their names.
-
-PyTorch's own list is unsafe too: calls of `bytearray` or of a codec allocate any amount of memory, and a tuple of
-tuples as a key crashes Python. So `check_pickle` first follows a pickle step by step without creating any object.
+`numpy.ndarray` and `numpy.dtype` are unsafe: they give access to arbitrary memory (an array of objects over the bytes
+of the file, a type with forged fields). Stand-ins replace them. PyTorch's own list is unsafe too: calls of `bytearray`
+or of a codec allocate any amount of memory, and a tuple of tuples as a key crashes Python. Therefore `check_pickle`
+first follows a pickle step by step without creating any object.
 """
 
 import contextlib
@@ -19,35 +18,33 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import torch
 
-MAX_OPERATIONS = 500_000  # of one pickle; that of a detector with its optimizer has about ten thousand
-
-STORAGES = {
+MAX_OPERATIONS = 500_000  # of one pickle; a detector with its optimizer has about 10,000
+NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
+STORAGES = {  # the supported types, and the bytes of one element
     **dict.fromkeys(("torch.DoubleStorage", "torch.LongStorage"), 8),
     **dict.fromkeys(("torch.FloatStorage", "torch.IntStorage"), 4),
     **dict.fromkeys(("torch.HalfStorage", "torch.BFloat16Storage", "torch.ShortStorage"), 2),
     **dict.fromkeys(("torch.CharStorage", "torch.ByteStorage", "torch.BoolStorage"), 1),
 }
-"""The supported types of storage, and the bytes of one element."""
-
-NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
+_alone = threading.Lock()
 
 
 def allow_numpy_values() -> None:
     """Allow `torch.load(weights_only=True)` to read NumPy scalars and arrays of numbers from now on."""
-    _allow(_NUMPY)
+    torch.serialization.add_safe_globals([(value, name) for name, value in _NUMPY.items()])
 
 
 @contextlib.contextmanager
 def allow_only_plain_values() -> Iterator[None]:
-    """Allow `torch.load(weights_only=True)` in this block to read the objects in this module and nothing else.
+    """Allow `torch.load(weights_only=True)` in this block to read only the objects in this module.
 
-    A script's arguments and MMEngine's history of losses become dictionaries. Everything else that the process has
-    allowed is set aside: if a name has two values, it is random which of them PyTorch uses.
+    A script's arguments and MMEngine's history of losses become dictionaries. Other objects that the process has
+    allowed are removed for the block: of two objects with one name, PyTorch uses a random one.
     """
     with _alone:
         others = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
-        _allow(_STAND_INS)
+        torch.serialization.add_safe_globals([(value, name) for name, value in _STAND_INS.items()])
         try:
             yield
         finally:
@@ -55,22 +52,10 @@ def allow_only_plain_values() -> Iterator[None]:
             torch.serialization.add_safe_globals(others)
 
 
-_alone = threading.Lock()
-
-
-def _allow(named: dict[str, Callable[..., Any]]) -> None:
-    torch.serialization.add_safe_globals([(value, name) for name, value in named.items()])
-
-
 def check_pickle(pickled: IO[bytes]) -> dict[str, int]:
-    """Follow a pickle of `torch.save` to its end without creating any object, and refuse what no checkpoint needs.
+    """Follow a pickle to its end without creating any object, and return the bytes of its storages, by key.
 
-    Returns:
-        The size in bytes of each storage that the pickle declares, by key.
-
-    Raises:
-        UnpicklingError: The pickle needs something else. The text names it.
-        LookupError, ValueError, ...: The pickle is damaged.
+    Operations and names that checkpoints do not need raise UnpicklingError. Damaged pickles also raise other errors.
     """
     storages: dict[str, int] = {}
     stack: list[Any] = []  # text, numbers and tuples themselves, None for None and booleans, else _Name or _Made
@@ -83,24 +68,18 @@ def check_pickle(pickled: IO[bytes]) -> dict[str, int]:
         match operation.name:
             case "BINUNICODE" | "SHORT_BINSTRING" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
                 stack.append(argument)
-            case "NONE" | "NEWFALSE" | "NEWTRUE":
-                stack.append(None)
-            case "EMPTY_TUPLE":
-                stack.append(())
+            case name if name in _CONSTANTS:
+                stack.append(_CONSTANTS[name])
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 length = int(operation.name[-1])
                 stack[-length:] = [tuple(stack[-length:])]
             case "TUPLE":
                 items, stack = stack, below.pop()
                 stack.append(tuple(items))
-            case "EMPTY_LIST":
-                stack.append(_LIST)
             case "APPEND":
                 stack.pop()
             case "APPENDS":
                 stack = below.pop()
-            case "EMPTY_DICT":
-                stack.append(_DICT)
             case "SETITEM":
                 _, key = stack.pop(), stack.pop()
                 _check_keys([key])
@@ -140,19 +119,16 @@ def check_pickle(pickled: IO[bytes]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class _Name:
-    """An imported name."""
-
-    dotted: str
+    dotted: str  # what the pickle imports
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A created object: a list, a dictionary, or the result of calling a name."""
-
-    kind: str
+    kind: str  # of the created object: "list", "dict", "storage", or the name that was called
 
 
-_LIST, _DICT = _Made("list"), _Made("dict")
+_CONSTANTS: dict[str, Any] = {"EMPTY_TUPLE": (), "EMPTY_LIST": _Made("list"), "EMPTY_DICT": _Made("dict")}
+_CONSTANTS |= {"NONE": None, "NEWFALSE": None, "NEWTRUE": None}
 
 
 def _check_call(function: Any, arguments: Any) -> _Made:
@@ -192,7 +168,7 @@ def _check_storage(reference: Any) -> tuple[str, int]:
 
 
 class _Attributes(dict[str, Any]):
-    """Stands in for classes whose instances have nothing but attributes: a dictionary of them."""
+    """Stands in for classes of plain attributes: a dictionary of them."""
 
     def __new__(cls, *args: Any) -> "_Attributes":
         if args:
@@ -204,13 +180,13 @@ class _Attributes(dict[str, Any]):
 
 
 def _history_method(owner: Any, name: str) -> None:
-    """Stand in for `getattr`, by which MMEngine's history of losses pickles four of its methods."""
+    """Stand in for `getattr`, with which MMEngine's history of losses pickles four of its methods."""
     if owner is not _Attributes or name not in ("min", "max", "current", "mean"):
         raise UnpicklingError("Unsupported in a checkpoint: a call of getattr")
 
 
 class _Array(np.ndarray[Any, Any]):
-    """Stands in for `numpy.ndarray`: `_reconstruct` gets it as an argument, and it cannot be called."""
+    """Stands in for `numpy.ndarray` as an argument of `_reconstruct`. It cannot be called."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> NoReturn:
         raise UnpicklingError("Unsupported in a checkpoint: a call of numpy.ndarray")
@@ -220,12 +196,12 @@ class _Array(np.ndarray[Any, Any]):
 
 
 def _reconstruct(*args: Any) -> np.ndarray[Any, Any]:
-    """Stand in for NumPy's `_reconstruct`: the pickle sets type, shape and values afterwards."""
+    """Stand in for NumPy's `_reconstruct`. The pickle sets type, shape and values afterwards."""
     return np.empty(0)
 
 
 def _dtype(code: str, *args: Any) -> np.dtype[Any]:
-    """Stand in for `numpy.dtype`: return NumPy's own instance for a type of number, whose state cannot be changed."""
+    """Stand in for `numpy.dtype`: return NumPy's own instance of a number type. Its state cannot be changed."""
     if code not in NUMBERS:
         raise UnpicklingError("Unsupported in a checkpoint: a NumPy type that is not a number")
     return np.dtype(code)

@@ -1,4 +1,4 @@
-"""Return trusted weights for a model name, path or URL: from the cache, or fetched, checked, converted and kept."""
+"""Find, fetch and check the weights of a model name, a path or a URL, and keep them in the cache."""
 
 import contextlib
 import dataclasses
@@ -31,19 +31,18 @@ logger = logging.getLogger(__name__)
 
 
 def offline_variables() -> list[str]:
-    """Return the environment variables by which the user forbids network access: set to 1, true, yes or on."""
+    """Return the environment variables that forbid network access: those set to 1, true, yes or on."""
     names = ("DPT_ZOO_OFFLINE", "HF_HUB_OFFLINE")
     return [name for name in names if os.environ.get(name, "").lower() in ("1", "true", "yes", "on")]
 
 
 def read_trusted_weights(location: str | Path | WeightsRecord) -> tuple[Path, Weights]:
-    """Read weights, fetching them first if they are not on this machine.
+    """Read weights, and return the path of the file and its content. Fetch them first if necessary.
+
+    All tensors are finite. The meta is not checked.
 
     Args:
         location: a model's name or record, a path, `https://...` or `hf://org/repo/file`.
-
-    Returns:
-        The path of the file, and its content. All tensors are finite. The meta is not checked.
 
     Raises:
         InputError: The location has none of these forms.
@@ -59,7 +58,10 @@ def read_trusted_weights(location: str | Path | WeightsRecord) -> tuple[Path, We
             weights = read_weights(parsed.path)
             check_finite(weights.tensors, parsed.path)
             return parsed.path, weights
-        location = _record_of(parsed)
+        # A record of weights that are not in the manifest: only the location is known.
+        key = hashlib.sha256(parsed.url.encode()).hexdigest()[:16]
+        stem = re.sub(r"[^\w-]+", "_", parsed.url.rpartition("/")[2].partition(".")[0], flags=re.ASCII)
+        location = WeightsRecord(name=f"at-{key}-{stem[:64]}", locations=(parsed,))
     with Downloads() as bars:
         path = obtain(location, progress=bars.callback_for(location.name))
     return path, read_weights(path)
@@ -73,9 +75,9 @@ def obtain(
     verify: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """Return the path of a model's weights in the cache, or of a demo's shipped weights. Fetch them if necessary.
+    """Return the path of a model's cached weights, or of a demo's shipped weights. Fetch them if necessary.
 
-    Cached weights need no network and no lock. If several processes need the same weights, one of them fetches.
+    Cached weights need no network and no lock. If several processes need the same weights, one of them fetches them.
 
     Args:
         record: the model's record.
@@ -108,7 +110,7 @@ def obtain(
 
 
 def adopt(record: WeightsRecord, path: Path, *, cache_dir: Path | None = None) -> Path:
-    """Check a file that was downloaded by hand and convert it into the cache; return the path there.
+    """Check a file that was downloaded by hand, convert it into the cache, and return its path there.
 
     Raises:
         WeightsError: The file cannot be read, or is refused.
@@ -121,11 +123,7 @@ def adopt(record: WeightsRecord, path: Path, *, cache_dir: Path | None = None) -
 
 
 def discard(entry: CacheEntry, *, forget: bool = False) -> None:
-    """Remove a model's files from the cache; with `forget`, also the hashes of its first download.
-
-    Raises:
-        OutputError: The cache folder cannot be written.
-    """
+    """Remove the files of an `entry`, or raise OutputError. With `forget`, also remove its hashes and origin."""
     with _locked(entry):
         for path in (entry.weights, entry.original, entry.quarantine, *([entry.provenance_file] if forget else [])):
             remove(path)
@@ -133,12 +131,12 @@ def discard(entry: CacheEntry, *, forget: bool = False) -> None:
 
 
 def find(record: WeightsRecord, entry: CacheEntry, *, verify: bool = False) -> Path | None:
-    """Return the path of the cached weights, or None if there are none.
+    """Return the path of the weights in an `entry`, or None if there are none.
 
     A file that is unchanged since its last check is not read again, unless `verify` is set.
 
     Raises:
-        WeightsError: The file is not the weights that were accepted.
+        WeightsError: The weights are not those that were accepted.
     """
     if not os.path.lexists(entry.weights):
         return None
@@ -166,20 +164,19 @@ def _fetch_from_any(
         try:
             original, measured = _fetch(record, location, entry, progress)
             _accept(record, entry, location, original, measured)
-        except FetchError as error:
-            failures.append(f"{location.url}: {error}")
-        except WeightsError as error:
-            failures.append(str(error))
+        except (FetchError, WeightsError) as error:
+            failures.append(f"{location.url}: {error}" if isinstance(error, FetchError) else str(error))
         else:
-            if keep_original:
-                _keep_original(entry, original)
+            if keep_original and entry.part.parent in original.parents:
+                original.replace(entry.original)
+            elif keep_original and original.resolve() != entry.original.resolve():  # the user's own file
+                with atomic_path(entry.original) as partial:
+                    shutil.copyfile(original, partial)
             _clear(entry)
             return
-    pages = [each.url for each in record.locations if isinstance(each, GoogleDrive | BaiduNetdisk)]
-    if pages:
-        failures.append(
-            f"By hand: open {' or '.join(pages)} in a browser, then run\n  dpt-zoo import {record.name} FILE"
-        )
+    if pages := [each.url for each in record.locations if isinstance(each, GoogleDrive | BaiduNetdisk)]:
+        command = f"dpt-zoo import {record.name} FILE"
+        failures.append(f"By hand: open {' or '.join(pages)} in a browser, then run\n  {command}")
     raise FetchError("\n  ".join([f"{record.name}: its weights could not be fetched", *failures]))
 
 
@@ -238,14 +235,13 @@ def _accept(
 
 
 def _check_tensors(record: WeightsRecord, tensors: dict[str, Tensor], path: Path) -> str:
-    """Refuse tensors of another model or with numbers that are not finite; return their digest."""
+    """Refuse tensors of another model, and numbers that are not finite; return the tensors' digest."""
     structure = structure_sha256(tensors)
     if record.structure_sha256 not in (structure, None):
         others = read_manifest().records.values()
         owner = next((each.name for each in others if each.structure_sha256 == structure), "an unknown model")
-        raise WeightsError(
-            f"{path}: these are not {record.name}'s tensors: names, types and shapes are those of {owner}"
-        )
+        reason = f"these are not {record.name}'s tensors: names, types and shapes are those of {owner}"
+        raise WeightsError(f"{path}: {reason}")
     check_finite(tensors, path)
     return tensors_sha256(tensors)
 
@@ -253,7 +249,7 @@ def _check_tensors(record: WeightsRecord, tensors: dict[str, Tensor], path: Path
 def _check_hashes(
     record: WeightsRecord, provenance: Provenance | None, sha256: str | None, digest: str, path: Path
 ) -> None:
-    """Compare hashes with the manifest's, or if it has none, with those of the first download on this machine."""
+    """Compare hashes with the manifest's. If it has none, compare with those of this machine's first download."""
     if record.sha256 or record.tensors_sha256:
         known, owner, remedy = (record.sha256, record.tensors_sha256), "the manifest has", "fetch it again"
     elif provenance:
@@ -269,48 +265,31 @@ def _check_hashes(
         raise WeightsError(f"{path}: this is another file than expected: it has {shown}, {owner} {expected}: {remedy}")
 
 
-def _keep_original(entry: CacheEntry, original: Path) -> None:
-    if entry.part.parent in original.parents:
-        original.replace(entry.original)
-    elif original.resolve() != entry.original.resolve():  # the user's own file
-        with atomic_path(entry.original) as partial:
-            shutil.copyfile(original, partial)
-
-
 def _clear(entry: CacheEntry) -> None:
-    """Remove the temporary files of fetching."""
-    for path in (entry.part, http.version_file(entry.part), entry.staging, *entry.partials()):
+    """Remove the temporary files of fetching, also those that killed processes left."""
+    finals = (entry.original, entry.provenance_file)
+    partials = [path for final in finals for path in entry.folder.glob(f".{final.name}.*.partial")]
+    for path in (entry.part, http.version_file(entry.part), entry.staging, *partials):
         remove(path)
-
-
-def _record_of(location: Location) -> WeightsRecord:
-    """Return a record for weights that are not in the manifest; only the location is known."""
-    key = hashlib.sha256(location.url.encode()).hexdigest()[:16]
-    stem = re.sub(r"[^\w-]+", "_", location.url.rpartition("/")[2].partition(".")[0], flags=re.ASCII)
-    return WeightsRecord(name=f"at-{key}-{stem[:64]}", locations=(location,))
 
 
 @contextlib.contextmanager
 def _locked(entry: CacheEntry) -> Iterator[None]:
-    """Lock the entry against other processes, and raise an OSError in the block as an OutputError."""
+    """Lock the entry against other processes. An OSError in the block is raised as an OutputError."""
     try:
         entry.part.parent.mkdir(parents=True, exist_ok=True)
         entry.lock.parent.mkdir(exist_ok=True)
         lock = FileLock(entry.lock)
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             logger.warning("%s: another process is fetching it, waiting", entry.name)
-            lock.acquire()
-        try:
+            held = lock.acquire()
+        with held:
             yield
-        finally:
-            lock.release()
     except OSError as error:
-        raise OutputError(
-            f"{entry.folder}: the cache cannot be written ({error.strerror or error}): "
-            f"free some space, or choose another folder with DPT_ZOO_CACHE"
-        ) from error
+        hint = "free some space, or choose another folder with DPT_ZOO_CACHE"
+        raise OutputError(f"{entry.folder}: the cache cannot be written ({error.strerror or error}): {hint}") from error
 
 
 def _today() -> str:

@@ -112,7 +112,7 @@ PLACES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.fixture
 def extensions() -> Iterator[None]:
-    """The extension registry, with what EXT1, EXT2 and EXT4 shall reach."""
+    """Register the targets of EXT1, EXT2 and EXT4."""
     for code, (module, attribute) in EXTENSIONS.items():
         copyreg.add_extension(module, attribute, code)
     yield

@@ -456,7 +456,7 @@ class TestTLS:
 
 
 def stop_after(server: WebServer, part: Path, received: int) -> None:
-    """Have a run that ends after so many bytes."""
+    """Run a download that fails after `received` bytes."""
     server.faults["/file"] = [cut(received), *[status(503)] * 9]
     with pytest.raises(FetchError):
         fetch(server, part)
