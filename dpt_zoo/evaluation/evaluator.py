@@ -110,7 +110,7 @@ def _load_config(options: EvaluationOptions) -> tuple[Config, Sequence[Task]]:
     if options.workers is not None:
         configs.set_workers(cfg, options.workers)
     if options.amp:
-        configs.use_amp_in_tests(cfg)
+        configs.use_amp(cfg, in_tests=True)
     metric = cfg.test_evaluator.metric
     known: list[Task] = list(metric) if isinstance(metric, list | tuple) else [metric]
     for task in options.tasks or ():
@@ -161,7 +161,7 @@ def _detect(cfg: Config, plan: Plan, state: Mapping[str, Tensor], device: str) -
         indices=plan.remaining,
     )
     cfg.test_evaluator = {"type": "PredictionsWriter", "folder": str(plan.folder), "category_ids": plan.category_ids}
-    configs.report_progress(cfg)
+    configs.add_hook(cfg, type="ProgressHook")
     set_num_classes(cfg.model, len(plan.classes))
     cfg.model.backbone.init_cfg = None
     cfg.work_dir = str(plan.folder.parent / "log")
