@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed.nn.functional  # imported in a group, it would keep it in default arguments
+import torch.distributed.nn.functional  # its default arguments keep the group in which it is imported
 from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
@@ -42,8 +42,8 @@ def process_group(device: str | torch.device = "auto") -> Iterator[torch.device]
         yield process_device(device)
         return
     _join(*place, device)
-    # Gloo's threads run until nothing refers to the group, and a trained model in a reference cycle does. They must end
-    # before the interpreter: a thread that frees a tensor later aborts the process.
+    # Gloo's threads run as long as anything refers to the group, such as a trained model in a reference cycle. They
+    # must end before the interpreter does: a thread that frees a tensor later aborts the process.
     atexit.register(gc.collect)
     try:
         yield process_device()

@@ -159,7 +159,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
 
 
 def find_checkpoints(work_dir: Path) -> list[Path]:
-    """Return the checkpoints to resume from, oldest first. The last one is intact: newer ones cause a warning."""
+    """Return the checkpoints to resume from, oldest first, without damaged ones at the end, which cause warnings."""
     paths = [*work_dir.glob("epoch_*.pth"), *work_dir.glob("iter_*.pth")]
     paths.sort(key=lambda path: path.stat().st_mtime_ns)
     while paths:
