@@ -1,4 +1,4 @@
-"""One run in many processes, started by torchrun or Slurm."""
+"""Process groups for torchrun and Slurm."""
 
 import atexit
 import contextlib
@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed.nn.functional  # its default arguments would keep the group in which it is first imported
+import torch.distributed.nn.functional  # its default arguments keep the group in which it is imported
 from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
@@ -20,48 +20,43 @@ from torch.distributed.rendezvous import rendezvous
 from ..errors import InputError
 from ..utils.devices import find_device
 
-TIMEOUT = timedelta(hours=2)
-"""How long a process waits for another one, which may be checking a large data set."""
-
 _group_numbers = itertools.count()
 
 
 @contextlib.contextmanager
 def process_group(device: str | torch.device = "auto") -> Iterator[torch.device]:
-    """Join the processes that torchrun or Slurm started, until the block ends.
+    """Join the process group of torchrun or Slurm within the block, if there is one and it is not joined yet.
 
-    A single process does not join anything, and neither does a block within such a block. GPUs communicate by NCCL,
-    CPUs by Gloo. A process that fails does not wait for the others: torchrun ends them.
+    GPUs communicate by NCCL, CPUs by Gloo. A process that fails does not wait for the others: torchrun ends them.
 
     Args:
-        device: as for `find_device`; several processes take "auto", "cuda" or "cpu".
+        device: as for `find_device`; several processes accept "auto", "cuda" and "cpu".
 
     Yields:
-        The device of this process. Each of several processes has the GPU of its local rank.
+        The device of this process: in a group, the GPU of its local rank or the CPU.
 
     Raises:
-        InputError: The device cannot be used, torchrun's variables are incomplete or wrong, the processes cannot meet,
-            or there are more of them on this node than GPUs.
+        InputError: The device is unavailable, torchrun's variables are invalid, or the processes cannot connect.
     """
     if distributed.is_initialized() or (place := _read_place()) is None:
         yield process_device(device)
         return
     _join(*place, device)
-    # Gloo's threads live as long as anything refers to their group, as a trained model in a reference cycle does. Let
-    # them end before the interpreter does: a thread that frees a tensor later aborts the process.
+    # Gloo's threads run as long as anything refers to the group, such as a trained model in a reference cycle. They
+    # must end before the interpreter does: a thread that frees a tensor later aborts the process.
     atexit.register(gc.collect)
     try:
         yield process_device()
     except BaseException:
         assert distributed.group.WORLD
-        distributed.group.WORLD.abort()  # otherwise NCCL waits until the others have finished what was begun
+        distributed.group.WORLD.abort()  # otherwise NCCL waits for the others
         raise
     finally:
         distributed.destroy_process_group()
 
 
 def process_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the device of this process: the one of its process group or, in a single process, `device`."""
+    """Return the device of this process in its process group; `device` if there is none."""
     if not distributed.is_initialized():
         return find_device(device)
     if distributed.get_backend() == "nccl":
@@ -70,12 +65,12 @@ def process_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def runner_settings() -> dict[str, Any]:
-    """Return the settings that MMEngine's Runner needs in a process group; none for a single process."""
+    """Return the settings for MMEngine's Runner in a process group; none for a single process."""
     if not distributed.is_initialized():
         return {}
     wrapper = {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "find_unused_parameters": False}
     if process_device().type == "cpu":
-        wrapper["device_ids"] = None  # the Runner would name a GPU
+        wrapper["device_ids"] = None  # by default, the Runner sets a GPU
     return {"launcher": "pytorch", "model_wrapper_cfg": wrapper}
 
 
@@ -91,8 +86,8 @@ def _read_place() -> tuple[int, int, int] | None:
             return rank, local_rank, world_size
     listed = ", ".join(f"{name}={os.environ.get(name, '')}" for name in names)
     raise InputError(
-        f"the environment does not say which of several processes this is: {listed}: "
-        "start them by scripts/dist_train.sh or torchrun, or unset these variables to start a single one"
+        f"torchrun's environment variables are incomplete or wrong: {listed}: "
+        "use scripts/dist_train.sh or torchrun, or unset these variables to start a single process"
     )
 
 
@@ -111,12 +106,12 @@ def _join(rank: int, local_rank: int, world_size: int, device: str | torch.devic
         torch.cuda.set_device(gpu)
     elif str(device) != "cpu":
         raise InputError(f"device {str(device)!r} cannot be used by several processes: choose 'auto', 'cuda' or 'cpu'")
-    # The new name, forward_sync_buffers, is unknown to earlier versions of PyTorch.
+    # Earlier versions of PyTorch do not have its new name, forward_sync_buffers.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     distributed.init_process_group(
         "nccl" if gpu else "gloo",
-        timeout=TIMEOUT,
-        # Each group has its own part of the store: an earlier group's holds addresses at which nobody answers any more.
+        timeout=timedelta(hours=2),  # another process may be checking a large data set
+        # Each group has its own part of the store, since an earlier group's addresses are no longer valid.
         store=PrefixStore(str(next(_group_numbers)), _meeting_place()),
         rank=rank,
         world_size=world_size,
@@ -126,10 +121,10 @@ def _join(rank: int, local_rank: int, world_size: int, device: str | torch.devic
 
 @functools.cache
 def _meeting_place() -> Store:
-    """Where the processes exchange their addresses; one for all groups, as the first process may serve it."""
+    """Return the store where processes exchange addresses. Groups share it, since the first process may serve it."""
     try:
         store, _, _ = next(rendezvous("env://"))
-    except (distributed.DistError, ValueError) as error:  # ValueError: no port has this number
+    except (distributed.DistError, ValueError) as error:  # ValueError: the port is out of range
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0]
         raise InputError(f"the processes cannot meet at {address}: {reason}: try another PORT=...") from error

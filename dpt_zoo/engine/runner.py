@@ -1,4 +1,4 @@
-"""MMEngine's Runner as this project uses it: quiet, on any device, with progress on standard error."""
+"""MMEngine's Runner: quiet, on any device, with progress on standard error."""
 
 import contextlib
 import io
@@ -42,26 +42,30 @@ PROGRESS_INTERVAL = 10.0
 
 @contextlib.contextmanager
 def quiet_runner(cfg: Config, device: str | torch.device = "auto") -> Iterator[Runner]:
-    """Make a Runner that computes on a device, and hide what it and pycocotools print until the block ends.
+    """Create a Runner on a device, and hide the output of MMEngine and pycocotools within the block.
 
-    Warnings are shown, and the Runner's log file has everything. What MMEngine changes in the whole process, such as
-    the start method of worker processes, is restored afterwards.
+    Warnings are shown, and the Runner's log file has the complete output. Settings of the process that MMEngine
+    changes, such as the start method of worker processes, are restored afterwards.
 
     Args:
         cfg: a complete config with a `work_dir`.
-        device: as for `find_device`; in a process group, each process computes on its own GPU or on the CPU.
+        device: as for `find_device`; ignored in a process group, which has chosen the device.
 
     Raises:
         InputError: The device cannot be used, or the GPU's memory is too small.
         OutputError: `work_dir` cannot be written.
     """
     init_default_scope("mmdet")
-    # MMEngine would find the log, history and visualizer of an earlier run in this process by their names.
+    # With an earlier run's names, MMEngine would reuse its log, history and visualizer.
     cfg.experiment_name = cfg.visualizer.name = f"{Path(cfg.work_dir).name}-{uuid.uuid4().hex}"
     try:
         with _mmengine_on(process_device(device)), contextlib.redirect_stdout(_Nowhere()):
             runner = _Runner.from_cfg(cfg)
-            runner.logger.addHandler(_warnings_handler())
+            handler = logging.StreamHandler()
+            handler.setLevel(logging.WARNING)
+            # FileClient and HardDiskBackend are deprecated names, which MMEngine uses itself.
+            handler.addFilter(lambda record: not re.search('"(FileClient|HardDiskBackend)"', record.getMessage()))
+            runner.logger.addHandler(handler)
             yield runner
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
@@ -72,7 +76,7 @@ def quiet_runner(cfg: Config, device: str | torch.device = "auto") -> Iterator[R
 
 @contextlib.contextmanager
 def _mmengine_on(device: torch.device) -> Iterator[None]:
-    """Let MMEngine compute on a device, and restore afterwards what it changes in the whole process."""
+    """Make MMEngine use a device, and restore the settings of the process afterwards."""
     start_method = multiprocessing.get_start_method(allow_none=True)
     with contextlib.ExitStack() as stack:
         stack.callback(multiprocessing.set_start_method, start_method, force=True)
@@ -81,7 +85,7 @@ def _mmengine_on(device: torch.device) -> Iterator[None]:
         for name in ("benchmark", "deterministic"):
             stack.callback(setattr, torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            if distributed.is_initialized() and name not in os.environ:  # MMEngine would set it to 1, with a warning
+            if distributed.is_initialized() and name not in os.environ:  # otherwise MMEngine sets it to 1 and warns
                 os.environ[name] = str(torch.get_num_threads())
                 stack.callback(os.environ.pop, name)
         stack.callback(setattr, mmengine_device, "DEVICE", mmengine_device.DEVICE)
@@ -93,7 +97,7 @@ def _mmengine_on(device: torch.device) -> Iterator[None]:
 
 class _Runner(Runner):  # type: ignore[misc]
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
-        # MMEngine's own report runs gcc and nvcc; where they are missing, the shell complains on the terminal.
+        # MMEngine's own report runs gcc and nvcc, and the shell prints an error if they are missing.
         facts = {**versions(), "device": mmengine_device.DEVICE, "processes": self.world_size, "seed": self.seed}
         lines = [f"    {name}: {value}" for name, value in facts.items()]
         self.logger.info("\n".join(["Environment:", *lines, torch.__config__.show()]))
@@ -104,14 +108,10 @@ class _Runner(Runner):  # type: ignore[misc]
 class StartingWeightsHook(Hook):  # type: ignore[misc]
     """Loads a detector's weights into the model before the first step, unless the run is resumed.
 
-    Layers whose number of classes differs keep their initial values.
+    Layers that differ in the number of classes keep their initial values.
 
     Args:
         weights: a model's name, a path, `https://...` or `hf://org/repo/file`.
-
-    Raises:
-        FetchError, OutputError: The weights are not on this machine and cannot be fetched.
-        WeightsError: The weights cannot be read, or belong to another model.
     """
 
     def __init__(self, weights: str) -> None:
@@ -123,30 +123,35 @@ class StartingWeightsHook(Hook):  # type: ignore[misc]
             return
         model = unwrapped(runner.model)
         path, weights = read_trusted_weights(self.weights)
-        resized = find_class_tensors(model)
-        left_out = load_weights(model, weights.tensors, path, "the config", resized=resized)
+        left_out = load_weights(model, weights.tensors, path, "the config", resized=find_class_tensors(model))
         others = f", left out for other classes: {', '.join(left_out)}" if left_out else ""
-        num_loaded = len(model.state_dict()) - len(left_out)
-        report(runner, f"starting from {num_loaded} tensors of {self.weights}{others}")
+        report(runner, f"starting from {len(model.state_dict()) - len(left_out)} tensors of {self.weights}{others}")
 
 
 @HOOKS.register_module()
 class ProgressHook(Hook):  # type: ignore[misc]
-    """Reports the progress of training, validation and tests on standard error.
-
-    Raises:
-        DPTZooError: The loss is no longer finite.
-    """
+    """Reports progress on standard error, and stops training with `DPTZooError` if the loss is not finite."""
 
     priority = "VERY_LOW"  # after the hooks that measure
 
     def __init__(self) -> None:
         self._last_time = time.monotonic()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
-        """Report the step, its loss and the time that is left."""
-        if not self._is_due():
+    def _after_iter(self, runner: Runner, batch_idx: int, mode: str, **_: Any) -> None:
+        """MMEngine calls this in the modes "train", "val" and "test"."""
+        if time.monotonic() - self._last_time < PROGRESS_INTERVAL:
             return
+        self._last_time = time.monotonic()
+        batch = f"{batch_idx + 1}/{len(getattr(runner, f'{mode}_dataloader'))}"
+        match mode:
+            case "train":
+                report(runner, self._describe_step(runner, batch))
+            case "val":
+                report(runner, f"epoch {runner.epoch}/{runner.max_epochs}  validating {batch}")
+            case _:
+                report(runner, f"batch {batch}")
+
+    def _describe_step(self, runner: Runner, step: str) -> str:
         loss = runner.message_hub.get_scalar("train/loss").current()
         if not math.isfinite(loss):
             raise DPTZooError(
@@ -155,22 +160,10 @@ class ProgressHook(Hook):  # type: ignore[misc]
             )
         seconds = runner.message_hub.get_scalar("train/time").mean(window_size=50)
         minutes, left = divmod(round((runner.max_iters - runner.iter - 1) * seconds), 60)
-        report(
-            runner,
-            f"epoch {runner.epoch + 1}/{runner.max_epochs}  step {batch_idx + 1}/{len(runner.train_dataloader)}  "
-            f"loss {loss:.3f}  {seconds:.2f} s/step  {minutes // 60}:{minutes % 60:02}:{left:02} left",
+        return (
+            f"epoch {runner.epoch + 1}/{runner.max_epochs}  step {step}  loss {loss:.3f}  {seconds:.2f} s/step  "
+            f"{minutes // 60}:{minutes % 60:02}:{left:02} left"
         )
-
-    def after_val_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
-        """Report the batch."""
-        if self._is_due():
-            batch = f"{batch_idx + 1}/{len(runner.val_dataloader)}"
-            report(runner, f"epoch {runner.epoch}/{runner.max_epochs}  validating {batch}")
-
-    def after_test_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
-        """Report the batch."""
-        if self._is_due():
-            report(runner, f"batch {batch_idx + 1}/{len(runner.test_dataloader)}")
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Report the metrics."""
@@ -178,15 +171,9 @@ class ProgressHook(Hook):  # type: ignore[misc]
         parts = [f"{title} AP {100 * value:.1f}" for title, value in values.items() if value is not None]
         report(runner, f"epoch {runner.epoch}/{runner.max_epochs}  {', '.join(parts) or 'no detections yet'}")
 
-    def _is_due(self) -> bool:
-        if time.monotonic() - self._last_time < PROGRESS_INTERVAL:
-            return False
-        self._last_time = time.monotonic()
-        return True
-
 
 def unwrapped(model: Any) -> nn.Module:
-    """Return the model itself, without the wrapper that distributes it over processes."""
+    """Return the model without its wrapper for distributed training."""
     return cast(nn.Module, model.module if is_model_wrapper(model) else model)
 
 
@@ -204,16 +191,8 @@ def report(runner: Runner, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _warnings_handler() -> logging.Handler:
-    """Return a handler that shows warnings, except those about MMEngine's own code."""
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING)
-    handler.addFilter(lambda record: not re.search('"(FileClient|HardDiskBackend)"', record.getMessage()))
-    return handler
-
-
 class _Nowhere(io.TextIOBase):
-    """Discards text; unlike an `io.StringIO`, it can live as long as the loggers that keep it."""
+    """Discards text. Loggers may keep it after the run, so it is neither a file to close nor an `io.StringIO`."""
 
     def write(self, text: str) -> int:
         return len(text)

@@ -92,7 +92,7 @@ def evaluate(
     cfg, tasks = _load_config(options)
     with process_group(options.device) as place, contextlib.ExitStack() as stack:
         if options.amp:
-            configs.use_amp_in_tests(cfg, place)
+            configs.use_amp(cfg, place, in_tests=True)
         root = options.work_dir or Path(from_main_process(lambda: stack.enter_context(tempfile.TemporaryDirectory())))
         folder = root.absolute()
         make_folder(folder, "work_dir")
@@ -154,7 +154,7 @@ def _detect(cfg: Config, plan: Plan, state: Mapping[str, Tensor], device: str) -
         indices=plan.remaining,
     )
     cfg.test_evaluator = {"type": "PredictionsWriter", "folder": str(plan.folder), "category_ids": plan.category_ids}
-    configs.report_progress(cfg)
+    configs.add_hook(cfg, type="ProgressHook")
     set_num_classes(cfg.model, len(plan.classes))
     cfg.model.backbone.init_cfg = None
     cfg.work_dir = str(plan.folder.parent / "log")

@@ -1,4 +1,4 @@
-"""A name becomes an MMDetection model, with its weights."""
+"""Create MMDetection models of the zoo by name, with their weights."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
 
 from ..errors import InputError
-from ..manifest.records import Architecture, DetectorRecord, get_detector_info, read_manifest
+from ..manifest.records import DetectorRecord, get_detector_info, read_manifest
 from ..utils.devices import find_device
 from ..utils.validation import check_integer
 from ..weights.loading import load_weights
@@ -28,16 +28,7 @@ from ..weights.store import read_trusted_weights
 
 logger = logging.getLogger(__name__)
 
-CLASS_LAYERS = (
-    "bbox_head.retina_cls",
-    "roi_head.bbox_head.fc_cls",
-    "roi_head.bbox_head.fc_reg",
-    "roi_head.mask_head.conv_logits",
-)
-"""The layers of both architectures whose shape depends on the number of classes."""
-
-MAX_CLASS_NAME = 100
-"""Characters of a class name from a file, at most."""
+CLASS_LAYERS = {"retina_cls", "fc_cls", "fc_reg", "conv_logits"}  # their shapes depend on the number of classes
 
 
 def create_model(
@@ -50,125 +41,110 @@ def create_model(
 ) -> nn.Module:
     """Create a detector of the zoo: a plain MMDetection model in eval mode, with `.cfg` and `.dataset_meta`.
 
-    It works with all of MMDetection, such as `mmdet.apis.inference_detector(model, image)`.
+    MMDetection's functions accept it, such as `mmdet.apis.inference_detector(model, image)`.
 
     Args:
         name: one of `list_models(include_demos=True)`.
         pretrained: load weights; False initialises the model for training instead.
-        weights: other weights than the zoo's, `.pth` or `.safetensors`: a path, `https://...` or
-            `hf://org/repo/file`. Class names in the file replace the zoo's.
-        num_classes: object classes, at least 1; by default those of the weights. If the weights have another number,
-            the layers that depend on it are newly initialised, with a warning in the log.
+        weights: a file to use instead of the zoo's, with its class names: a path, `https://...` or `hf://org/repo/file`.
+        num_classes: number of object classes, at least 1; by default that of the weights. If the weights have another
+            number, the layers that depend on it are newly initialised, with a warning in the log.
         device: "cpu", "cuda", "cuda:1", ..., or "auto" for a GPU if there is one.
 
     Raises:
         UnknownModelError: No model has this name.
-        InputError: An argument cannot be used.
-        FetchError, OutputError: The weights are not on this machine and cannot be fetched or stored.
+        InputError: An argument is invalid.
+        FetchError: The weights cannot be fetched.
+        OutputError: The fetched weights cannot be stored.
         WeightsError: The weights cannot be read, or belong to another model.
     """
-    record = _find_detector(name)
+    if not isinstance(name, str):
+        raise InputError(f"name must be a model's name, not {type(name).__name__}: give a file of weights as weights=")
+    if name in read_manifest().classifiers:
+        raise InputError(f"{name} is a classifier: import dpt_zoo.models, then call timm.create_model({name!r})")
+    record = get_detector_info(name)
     target = find_device(device)
     if num_classes is not None:
         check_integer("num_classes", num_classes, 1)
-        num_classes = int(num_classes)  # a NumPy integer could not be written into a config
     if weights is not None and not pretrained:
         raise InputError("weights= and pretrained=False exclude each other: leave one out")
-    meta: Mapping[str, Any] = {}
-    if not pretrained:
-        num_classes = num_classes or record.num_classes
-        model: Any = build_detector(record, num_classes)
-        _init_weights(model)
-    else:
+    num_known = record.num_classes
+    if pretrained:
         path, loaded = read_trusted_weights(weights or record)
-        num_known = _count_classes(record.architecture, loaded.tensors) or record.num_classes
-        num_classes = num_classes or num_known
-        if num_classes == num_known:
-            with _ParametersOnMeta():
-                model = build_detector(record, num_classes)
-            load_weights(model, loaded.tensors, path, name)
-            meta = loaded.meta if weights else {}
-        else:
-            model = build_detector(record, num_classes)
-            _init_weights(model)
+        num_known = _count_classes(loaded.tensors) or num_known
+    num_classes = int(num_classes or num_known)  # a NumPy integer could not be written into a config
+    if pretrained and num_classes == num_known:
+        with _ParametersOnMeta():
+            model: Any = build_detector(record, num_classes)
+        load_weights(model, loaded.tensors, path, name)
+    else:
+        model = build_detector(record, num_classes)
+        _init_weights(model)
+        if pretrained:
             left_out = load_weights(model, loaded.tensors, path, name, resized=find_class_tensors(model))
             logger.warning("%s: newly initialised for %d classes: %s", name, num_classes, ", ".join(left_out))
+    meta = loaded.meta if weights and num_classes == num_known else {}
     model.dataset_meta = _dataset_meta(model.cfg, num_classes, meta)
     return model.to(target).eval()
 
 
 def build_detector(record: DetectorRecord, num_classes: int) -> nn.Module:
-    """Build a detector for a number of classes, with its config as `.cfg`, but not initialised for training."""
+    """Build a detector for `num_classes`, with its config as `.cfg`. It is not initialised for training."""
     cfg = Config.fromfile(record.config_path)
     set_num_classes(cfg.model, num_classes)
     init_default_scope("mmdet")
-    model_cfg = cfg.model.copy()
-    model_cfg.backbone = {**model_cfg.backbone, "init_cfg": None}  # ImageNet weights are for training runs
-    model: Any = MODELS.build(model_cfg)
+    backbone = {**cfg.model.backbone, "init_cfg": None}  # ImageNet weights are only for training
+    model: Any = MODELS.build({**cfg.model, "backbone": backbone})
     model.cfg = cfg
     return model
 
 
 def set_num_classes(model_cfg: Any, num_classes: int) -> None:
-    """Set the number of classes in the heads of a config's `model`."""
+    """Set `num_classes` in the heads of `model_cfg`, the `model` of a config."""
     owner = model_cfg.get("roi_head", model_cfg)
-    for head in ("bbox_head", "mask_head"):
-        if head in owner:
-            owner[head].num_classes = num_classes
+    for head in {"bbox_head", "mask_head"} & set(owner):
+        owner[head].num_classes = num_classes
 
 
 def find_class_tensors(model: nn.Module) -> list[str]:
-    """Return the names of the weights and biases whose shape depends on the number of classes."""
-    return [name for name in model.state_dict() if name.rpartition(".")[0] in CLASS_LAYERS]
+    """Return the names of the weights and biases in `CLASS_LAYERS`."""
+    return [name for name in model.state_dict() if not CLASS_LAYERS.isdisjoint(name.split("."))]
 
 
 def read_classes(cfg: Any, weights: Weights) -> tuple[str, ...]:
-    """Return the class names of weights for a config: from the file, else the config's, else `class 0`, ..."""
-    architecture: Architecture = "mask_rcnn" if "roi_head" in cfg.model else "retinanet"
-    head = cfg.model.get("roi_head", cfg.model).bbox_head
-    num_classes = _count_classes(architecture, weights.tensors) or head.num_classes
+    """Return the class names of weights: from the file, else from the config, else `class 0`, `class 1`, ..."""
+    num_classes = _count_classes(weights.tensors) or cfg.model.get("roi_head", cfg.model).bbox_head.num_classes
     return tuple(_dataset_meta(cfg, num_classes, weights.meta)["classes"])
 
 
 def unnamed_classes(num_classes: int) -> tuple[str, ...]:
-    """Return fallback class names: `class 0`, `class 1`, ..."""
+    """Return default class names: `class 0`, `class 1`, ..."""
     return tuple(f"class {index}" for index in range(num_classes))
 
 
-def _find_detector(name: str) -> DetectorRecord:
-    if not isinstance(name, str):
-        raise InputError(f"name must be a model's name, not {type(name).__name__}: give a file of weights as weights=")
-    if name in read_manifest().classifiers:
-        raise InputError(f"{name} is a classifier: import dpt_zoo.models, then call timm.create_model({name!r})")
-    return get_detector_info(name)
-
-
-def _count_classes(architecture: Architecture, tensors: Mapping[str, Tensor]) -> int | None:
-    """Return the number of classes that the biases of a detector's weights show; None if they do not."""
+def _count_classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """Derive the number of classes from the biases in a detector's weights; None if that fails."""
     lengths = {name: tensor.shape[0] for name, tensor in tensors.items() if tensor.ndim == 1}
-    if architecture == "mask_rcnn":  # the last one is the background
-        count = lengths.get("roi_head.bbox_head.fc_cls.bias", 0) - 1
-    else:  # one for each anchor and class, and in the other layer four for each anchor
-        count = 4 * lengths.get("bbox_head.retina_cls.bias", 0) // (lengths.get("bbox_head.retina_reg.bias") or 1)
-    return count if count > 0 else None
+    mask_rcnn = lengths.get("roi_head.bbox_head.fc_cls.bias", 0) - 1  # the last class is the background
+    # retina_cls has one bias for each anchor and class, retina_reg has four for each anchor.
+    retinanet = 4 * lengths.get("bbox_head.retina_cls.bias", 0) // (lengths.get("bbox_head.retina_reg.bias") or 1)
+    return max(mask_rcnn, retinanet, 0) or None
 
 
 def _dataset_meta(cfg: Any, num_classes: int, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return MMDetection's `dataset_meta`; the file's `meta` may say anything."""
+    """Return MMDetection's `dataset_meta`. The file's `meta` is untrusted."""
     numbered = unnamed_classes(num_classes)
     dataset_meta = dict(cfg.train_dataloader.dataset.get("metainfo", CocoDataset.METAINFO))
     if len(dataset_meta["classes"]) != num_classes:
         dataset_meta = {"classes": numbered}
-    match meta:  # as MMEngine, MMCV or a plain file has it
+    match meta:  # of MMEngine, MMCV, or plain
         case {"dataset_meta": {"classes": list(names)}} | {"CLASSES": list(names)} | {"classes": list(names)}:
             if len(names) == num_classes:
-                pairs = zip(names, numbered, strict=True)
-                dataset_meta["classes"] = tuple(name if _is_class_name(name) else number for name, number in pairs)
+                dataset_meta["classes"] = tuple(
+                    name if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100 else default
+                    for name, default in zip(names, numbered, strict=True)
+                )
     return dataset_meta
-
-
-def _is_class_name(name: Any) -> bool:
-    return isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_CLASS_NAME
 
 
 def _init_weights(model: Any) -> None:
@@ -182,7 +158,7 @@ def _init_weights(model: Any) -> None:
 
 
 class _ParametersOnMeta(TorchFunctionMode):
-    """Gives parameters, which layers create by `torch.empty`, no memory yet, so that initialising them is free."""
+    """Creates parameters on the meta device, so that initialising them is free: layers create them by `torch.empty`."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -1,4 +1,4 @@
-"""Checkpoints that a run can be resumed from, however it ended."""
+"""Checkpoints to resume a run from, even after a crash."""
 
 import contextlib
 import logging
@@ -24,41 +24,32 @@ from ..weights.reading import read_weights, verify_crc
 from .loop import TrainingInterrupted
 
 
+@register_backend("dpt_zoo.atomic")
 class AtomicBackend(LocalBackend):  # type: ignore[misc]
     """MMEngine's local files, each written completely or not at all."""
 
-    name = "dpt_zoo.atomic"
-
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file; raises OutputError."""
+        """Write a file, or raise `OutputError` and leave it unchanged."""
         with open_atomic(Path(filepath)) as file:
             file.write(obj)
 
 
-register_backend(AtomicBackend.name, AtomicBackend)
-
-
 @HOOKS.register_module()
 class ResumableCheckpointHook(Hook):  # type: ignore[misc]
-    """Saves the state of a `ResumableTrainLoop`, and stops it after a signal.
+    """Saves the state of a `ResumableTrainLoop`, and stops the loop after a signal by `TrainingInterrupted`.
 
-    It saves at the end of each epoch (`epoch_3.pth`), every few minutes within one, and before it stops
-    (`iter_1200.pth`). It never saves while gradients are being accumulated: an epoch that ends then is saved a little
-    earlier. All processes save and stop after the same iteration; a validation, which changes nothing, stops at once.
+    It saves at the end of each epoch (`epoch_3.pth`), every few minutes within an epoch, and before it stops
+    (`iter_1200.pth`). It never saves while gradients are being accumulated: an epoch that ends then is saved a few
+    iterations earlier. All processes save and stop after the same iteration; validation stops at once.
 
     A run is resumed from the newest intact checkpoint. MMEngine then starts a new log
-    (`<start time>/vis_data/scalars.json`); where an older log has the same iteration, the newer log is right.
+    (`<start time>/vis_data/scalars.json`). If two logs contain the same iteration, the newer one is valid.
 
     Args:
-        max_keep_ckpts: number of checkpoints to keep; all if it is not positive.
-        save_best: a metric, such as "coco/bbox_mAP". The weights with its highest value are kept as
+        max_keep_ckpts: number of checkpoints to keep; 0 or less keeps all.
+        save_best: metric, such as "coco/bbox_mAP", by which the best weights are kept as
             `best_coco_bbox_mAP_epoch_3.pth`.
-        minutes: time between two checkpoints, at most; an iteration or a validation is not interrupted for one.
-
-    Raises:
-        InputError: `save_best` is no metric of the validation, or a checkpoint to resume from has no state of a loop.
-        OutputError: A checkpoint cannot be written; earlier ones are unchanged.
-        TrainingInterrupted: The process received a signal.
+        minutes: maximum time between two checkpoints, apart from the duration of an iteration or a validation.
     """
 
     priority = "LOWEST"
@@ -72,9 +63,9 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         self._last_time = time.monotonic()
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the checkpoint that MMEngine resumes from next: the newest intact one."""
+        """Choose the newest intact checkpoint, from which MMEngine then resumes."""
         if runner._resume and runner._load_from is None:
-            _remove(Path(runner.work_dir).glob(".*.pth.*.partial"))  # of a process that was killed
+            _remove(Path(runner.work_dir).glob(".*.pth.*.partial"))  # left by a killed process
             self._kept = from_main_process(lambda: find_checkpoints(Path(runner.work_dir)))
             runner._resume = bool(self._kept)
             runner._load_from = str(self._kept[-1]) if self._kept else None
@@ -93,9 +84,8 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         runner.train_loop.load_state_dict(checkpoint["train_loop"])
 
     def after_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
-        """Save if it is time, and stop after a signal."""
-        num_left = len(runner.train_dataloader) - 1 - batch_idx
-        if num_left:  # otherwise the end of the epoch is next
+        """Save if a checkpoint is due, and stop after a signal."""
+        if num_left := len(runner.train_dataloader) - 1 - batch_idx:  # at 0, after_train_epoch follows
             self._save_or_stop(runner, num_left, runner.epoch, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -112,7 +102,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         if self.save_best is None or not metrics:
             return
         if self.save_best not in metrics:
-            raise InputError(f"save_best={self.save_best!r} is no metric of the validation: {', '.join(metrics)}")
+            raise InputError(f"save_best={self.save_best!r} is not a metric of the validation: {', '.join(metrics)}")
         score, info = metrics[self.save_best], runner.message_hub.runtime_info
         if score > info.get("best_score", float("-inf")):
             name = f"best_{self.save_best}_epoch_{runner.epoch}.pth".replace("/", "_")
@@ -123,10 +113,10 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
                 _remove([previous])
 
     def _save_or_stop(self, runner: Runner, num_left: int, epoch: int, iteration: int) -> None:
-        is_time = is_main_process() and time.monotonic() - self._last_time > self.seconds
-        request = torch.tensor(runner.train_loop.stop.received or int(is_time))  # a signal's number is above 1
+        is_due = is_main_process() and time.monotonic() - self._last_time > self.seconds
+        request = torch.tensor(runner.train_loop.stop.received or int(is_due))  # a signal's number is above 1
         all_reduce(request, op="max")
-        if not runner.optim_wrapper.should_update():  # the next iteration adds to the gradients
+        if not runner.optim_wrapper.should_update():  # gradients are being accumulated
             return
         if request or num_left < runner.optim_wrapper._accumulative_counts:
             name = f"iter_{iteration}.pth" if num_left else f"epoch_{epoch}.pth"
@@ -158,7 +148,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
                 save_optimizer=resumable,
                 save_param_scheduler=resumable and runner.param_schedulers is not None,
                 meta={"epoch": epoch, "iter": iteration},
-                backend_args={"backend": AtomicBackend.name},
+                backend_args={"backend": "dpt_zoo.atomic"},
             )
         except OutputError as error:
             failure = str(error)
@@ -169,10 +159,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
 
 
 def find_checkpoints(work_dir: Path) -> list[Path]:
-    """Return the checkpoints that a run can be resumed from, oldest first; the last one is intact.
-
-    Newer checkpoints, which are damaged, are named in a warning.
-    """
+    """Return the checkpoints to resume from, oldest first, without damaged ones at the end, which cause warnings."""
     paths = [*work_dir.glob("epoch_*.pth"), *work_dir.glob("iter_*.pth")]
     paths.sort(key=lambda path: path.stat().st_mtime_ns)
     while paths:
@@ -189,5 +176,5 @@ def find_checkpoints(work_dir: Path) -> list[Path]:
 @master_only
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
-        with contextlib.suppress(OSError):  # a file that cannot be removed is no reason to stop training
+        with contextlib.suppress(OSError):  # not worth stopping training for
             path.unlink()

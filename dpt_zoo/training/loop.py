@@ -1,8 +1,8 @@
 """A training loop that can stop after any iteration, and continue later with exactly the same losses.
 
-Two things make this possible. The random choices for a sample (flips, scales, ...) depend on seed, epoch and index
-alone, so that batches of an earlier run need not be loaded again, and the number of workers may change. And a
-checkpoint holds the random generators of each process, which the model uses (dropout, the choice of proposals, ...).
+The random choices for a sample (flips, scales, ...) depend only on seed, epoch and index, so the batches of an earlier
+run need not be loaded again, and the number of workers may change. A checkpoint holds the states of the random
+generators of each process, which the model uses (dropout, sampling of proposals, ...).
 """
 
 import functools
@@ -30,10 +30,9 @@ Sample = tuple[int, int, int]
 
 
 class TrainingInterrupted(SystemExit):
-    """SIGINT or SIGTERM stopped training. If uncaught, the process exits with 128 + the signal's number.
+    """SIGINT or SIGTERM stopped training. If uncaught, the process exits with 128 + the signal's `number`.
 
-    Attributes:
-        checkpoint: the file to resume from; None if there is none yet.
+    `checkpoint` is the file to resume from, or None if there is none yet.
     """
 
     def __init__(self, number: int, checkpoint: Path | None) -> None:
@@ -42,13 +41,13 @@ class TrainingInterrupted(SystemExit):
 
 
 class StopSignals:
-    """A block in which SIGINT and SIGTERM are noted and do not end the process; a second SIGINT ends it at once.
+    """A context that records SIGINT and SIGTERM instead of ending the process; a second SIGINT ends it at once.
 
-    An ignored signal stays ignored, as SIGINT is in a shell's background job. A second SIGTERM changes nothing:
-    launchers repeat signals that their processes have already received.
+    An ignored signal stays ignored, such as SIGINT in a background job of a shell. A second SIGTERM has no effect,
+    since launchers repeat signals that their processes have already received.
 
     Attributes:
-        received: the signal's number, or None.
+        received: the number of the first signal, or None.
     """
 
     def __init__(self) -> None:
@@ -59,14 +58,14 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():  # other threads cannot handle signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) != signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._note)
+                    self._previous[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: object) -> None:
+    def _record(self, number: int, frame: object) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or number
@@ -74,9 +73,9 @@ class StopSignals:
 
 @LOOPS.register_module()
 class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
-    """MMEngine's loop over epochs, which can also begin in the middle of one.
+    """MMEngine's loop over epochs, which can also start in the middle of an epoch.
 
-    `ResumableCheckpointHook` saves and restores its state. A run that is resumed at the end of an epoch begins with
+    `ResumableCheckpointHook` saves and restores its state. A run that is resumed at the end of an epoch starts with
     the validation of that epoch.
     """
 
@@ -84,20 +83,24 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
 
     def __init__(self, runner: Runner, dataloader: DataLoader[Any] | dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super().__init__(runner, dataloader, *args, **kwargs)
-        self.dataloader, self._batches = _with_seeded_samples(self.dataloader)
+        self._batches = SeededBatches(self.dataloader.batch_sampler)
+        # A DataLoader refuses to set these attributes, but a new one would need all settings of this one.
+        vars(self.dataloader).update(batch_sampler=self._batches, dataset=SeededDataset(self.dataloader.dataset))
         self.stop = StopSignals()
         self._generators: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is needed to resume, besides epoch and iteration. All processes have to call this."""
-        generators = all_gather_object(_get_generators())
-        return {**self._layout(), "seed": self._batches.sampler.seed, "generators": generators}
+        """Return the state to resume from, without epoch and iteration. All processes must call this."""
+        generators = _get_cpu_generators()
+        if torch.cuda.is_initialized():
+            generators["cuda"] = torch.cuda.get_rng_state()
+        return {**self._layout(), "seed": self._batches.sampler.seed, "generators": all_gather_object(generators)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let `run` begin from a saved state.
+        """Load a state that `run` starts from.
 
         Raises:
-            InputError: The number of processes or of batches in an epoch differs, and so would the order of images.
+            InputError: The number of processes or of batches per epoch differs, which would change the order of images.
         """
         saved, current = {key: state[key] for key in self._layout()}, self._layout()
         if saved != current:
@@ -110,13 +113,11 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
         self._generators = state["generators"][get_rank()]
 
     def run(self) -> nn.Module:
-        """Train until the end of the last epoch, or until a signal.
-
-        Raises:
-            TrainingInterrupted: The process received a signal.
-        """
+        """Train until the end of the last epoch. A signal raises `TrainingInterrupted`."""
         for loop in filter(None, (self, self.runner.val_loop)):
-            _isolate(loop.dataloader)
+            # Its own generator keeps a loader from drawing from training's.
+            loop.dataloader.generator = torch.Generator()
+            loop.dataloader.worker_init_fn = functools.partial(_start_worker, loop.dataloader.worker_init_fn)
         with self.stop:
             self.runner.call_hook("before_train")
             if self._generators is not None:
@@ -140,7 +141,6 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
         self._epoch += 1
 
     def _num_done(self) -> int:
-        """Return the number of batches that were already used in this epoch."""
         return self._iter - self._epoch * len(self.dataloader)
 
     def _layout(self) -> dict[str, int]:
@@ -154,14 +154,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
 
 
 class SeededBatches(BatchSampler):
-    """Batches of another sampler, without the first `num_skipped`; with each index comes the seed of its sample.
-
-    Attributes:
-        sampler: the sampler of indices; MMEngine's hook sets its epoch.
-    """
+    """Another sampler's batches without the first `num_skipped`, with the seed and epoch of each sample."""
 
     def __init__(self, batches: BatchSampler) -> None:
-        self.sampler: Any = batches.sampler
+        self.sampler: Any = batches.sampler  # MMEngine's hook sets its epoch
         self.epoch = 0
         self.num_skipped = 0
         self._all = batches
@@ -175,7 +171,7 @@ class SeededBatches(BatchSampler):
 
 
 class SeededDataset(Dataset[Any]):
-    """A data set whose samples' random choices depend on what `SeededBatches` yields for each index alone."""
+    """A data set in which the random choices for a sample depend only on its `Sample` from `SeededBatches`."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -189,7 +185,7 @@ class SeededDataset(Dataset[Any]):
         return getattr(self.dataset, name)
 
     def __getitem__(self, sample: Sample) -> Any:
-        states = _get_cpu_generators()  # not the GPU's: a worker may not touch the GPU
+        states = _get_cpu_generators()  # a worker must not use the GPU
         seeds = map(int, np.random.SeedSequence(sample).generate_state(3))
         random.seed(next(seeds))
         np.random.seed(next(seeds))
@@ -200,46 +196,21 @@ class SeededDataset(Dataset[Any]):
             _set_generators(states)
 
 
-_COPIED = (
-    *("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"),
-    *("prefetch_factor", "persistent_workers"),
-)
-
-
-def _with_seeded_samples(loader: Any) -> tuple[DataLoader[Any], SeededBatches]:
-    batches = SeededBatches(loader.batch_sampler)
-    settings = {name: getattr(loader, name) for name in _COPIED}
-    return DataLoader(SeededDataset(loader.dataset), batch_sampler=batches, **settings), batches
-
-
-def _isolate(loader: DataLoader[Any]) -> None:
-    """Keep a loader from using training's random generators, and its workers from receiving training's signals."""
-    loader.generator = torch.Generator()
-    loader.worker_init_fn = functools.partial(_start_worker, loader.worker_init_fn)
-
-
 def _start_worker(init: Callable[[int], None] | None, number: int) -> None:
-    if os.name == "posix":
-        os.setpgid(0, 0)  # a terminal's Ctrl-C and torchrun's signals go to the whole process group
+    if os.name == "posix":  # Ctrl-C and torchrun signal the whole process group: keep the worker out of it
+        os.setpgid(0, 0)
     if init:
         init(number)
-
-
-def _get_generators() -> dict[str, Any]:
-    """Return the states of this process's random generators, in types that `torch.load(weights_only=True)` reads."""
-    states = _get_cpu_generators()
-    if torch.cuda.is_initialized():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
 
 
 def _set_generators(states: dict[str, Any]) -> None:
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["torch"].cpu())  # a checkpoint is loaded to the GPU
+    torch.set_rng_state(states["torch"].cpu())  # MMEngine loads a checkpoint to the GPU
     if "cuda" in states and torch.cuda.is_initialized():  # a run may be resumed on another device
         torch.cuda.set_rng_state(states["cuda"].cpu())
 
 
 def _get_cpu_generators() -> dict[str, Any]:
+    """Return states in types that `torch.load(weights_only=True)` reads."""
     return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}

@@ -1,4 +1,4 @@
-"""The order in which the authors' tool trains on images."""
+"""The order of training images in MMDetection 2.8, which the authors used."""
 
 import math
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from torch.utils.data import BatchSampler
 class GroupBatchSampler(BatchSampler):
     """Batches in the order of MMDetection 2.8's `DistributedGroupSampler`: no batch mixes wide images with others.
 
-    In each epoch, both groups are shuffled and padded from their own beginning until every process gets the same
-    number of full batches. Then all batches are shuffled, and each process takes a contiguous share of them.
+    In each epoch, both groups are shuffled, then padded by repeating their first images until every process gets the
+    same number of full batches. Then all batches are shuffled, and each process takes a contiguous share of them.
 
     Args:
-        sampler: MMEngine's `DefaultSampler`, for its data set, seed, epoch, rank and number of processes.
-        batch_size: images in a batch of one process.
+        sampler: MMEngine's `DefaultSampler`, which has the data set, seed, epoch, rank and number of processes.
+        batch_size: number of images in a batch of one process.
     """
 
     sampler: Any
@@ -35,20 +35,16 @@ class GroupBatchSampler(BatchSampler):
         return sum(self._num_batches(group) for group in self._groups)
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self.sampler.rank * len(self)
-        yield from self._draw()[first : first + len(self)].tolist()
-
-    def _num_batches(self, group: NDArray[np.int64]) -> int:
-        """Return the number of batches that each process gets of a group."""
-        return math.ceil(len(group) / (self.batch_size * self.sampler.world_size))
-
-    def _draw(self) -> NDArray[np.int64]:
-        """Return the batches of all processes in this epoch, `(N, batch_size)` indices of images."""
         generator = torch.Generator().manual_seed(self.sampler.seed + self.sampler.epoch)
-        batches = []
+        batches = []  # of all processes
         for group in self._groups:
             shuffled = group[torch.randperm(len(group), generator=generator).numpy()]
             shape = self._num_batches(group) * self.sampler.world_size, self.batch_size
-            batches.append(np.resize(shuffled, shape))  # repeats the group's beginning where it is too short
-        together = np.concatenate(batches)
-        return together[torch.randperm(len(together), generator=generator).numpy()]
+            batches.append(np.resize(shuffled, shape))  # repeats the first images if there are too few
+        order = torch.randperm(self.sampler.world_size * len(self), generator=generator).numpy()
+        first = self.sampler.rank * len(self)
+        yield from np.concatenate(batches)[order][first : first + len(self)].tolist()
+
+    def _num_batches(self, group: NDArray[np.int64]) -> int:
+        """Return the number of batches that each process gets from a group."""
+        return math.ceil(len(group) / (self.batch_size * self.sampler.world_size))

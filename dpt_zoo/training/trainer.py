@@ -23,11 +23,6 @@ from ..utils.validation import check_integer
 from ..weights.converting import convert
 from .checkpoints import find_checkpoints
 
-FINE_TUNING_EPOCHS = 12
-
-RESULT = "model.safetensors"
-"""The file in `work_dir` with the trained weights: the best or, without validation, the last."""
-
 
 def train(
     model: str | Path,
@@ -51,47 +46,49 @@ def train(
     cfg_options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
 ) -> Path:
-    """Train a detector on MMEngine's Runner, in this process or in all processes that torchrun started.
+    """Train a detector with MMEngine's Runner, in this process or in all processes that torchrun started.
 
-    A config is trained as it says, from ImageNet weights of the backbone. A detector of the zoo is fine-tuned: it
+    A config file is trained as it is, from ImageNet weights of the backbone. A detector of the zoo is fine-tuned: it
     starts from its weights, with a smaller learning rate, for 12 epochs. The classes are always those of the data.
 
     Args:
         model: a config file, or the name of a detector.
         data_root: a folder of COCO, YOLO or Pascal VOC data (see docs/data.md); by default the data in the config.
-        work_dir: the folder for checkpoints and logs; by default `runs/` and the name of the model.
-        weights: a detector's weights to start from: a model's name, a path, `https://...` or `hf://org/repo/file`.
+        work_dir: the folder for checkpoints, logs and `model.safetensors`; by default `runs/NAME` for a model NAME.
+        weights: detector weights to start from: a model's name, a path, `https://...` or `hf://org/repo/file`.
         resume: continue from the newest intact checkpoint in `work_dir`, or begin if there is none.
-        epochs: passes over the data, at least 1; the schedule of the learning rate is scaled with it.
-        batch_size: images in a batch of one process, at least 1.
-        accumulate: batches whose gradients are added up for one step, at least 1.
+        epochs: number of passes over the data, at least 1; the learning rate schedule is scaled to it.
+        batch_size: number of images in a batch of one process, at least 1.
+        accumulate: number of batches to accumulate gradients over for one step, at least 1.
         scale_lr: multiply the learning rate by the images in a step, divided by those that the config assumes.
-        workers: processes that load data, for each process that trains; 0 loads in the training process.
-        amp: train in mixed precision, on a GPU.
+        workers: number of data loading processes for each training process; 0 loads in the training process.
+        amp: train in mixed precision; needs a GPU.
         compile: compile the backbone with `torch.compile`.
-        gradient_checkpointing: recompute the backbone's activations for the gradients, which saves memory.
+        gradient_checkpointing: recompute the backbone's activations in the backward pass, which saves memory.
         ema: validate and save an exponential moving average of the weights.
         tensorboard: also log for TensorBoard.
         seed: the seed of all random choices, 0 to 2**32 - 1; random by default.
-        deterministic: refuse operations whose results differ between runs.
-        cfg_options: settings to change in the config at last, by path: `{"model.backbone.size": "small"}`.
-        device: "auto" for a GPU if there is one, or "cpu", "cuda", "cuda:1", ...; each of several processes takes its
-            own GPU.
+        deterministic: raise an error for operations that are not reproducible.
+        cfg_options: config settings to change by path, after all other options: `{"model.backbone.size": "small"}`.
+        device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", ...; several processes use one GPU each.
 
     Returns:
         The file of the trained weights: the best by box AP or, without validation data, the last.
 
     Raises:
-        UnknownModelError, InputError: An argument cannot be used.
-        DataError: The data cannot be used; the text lists every problem.
-        FetchError, WeightsError: The weights to start from cannot be loaded.
-        OutputError: `work_dir` cannot be written; checkpoints that exist are unchanged.
+        UnknownModelError: No model has this name.
+        InputError: An argument is invalid.
+        DataError: The data cannot be used. The text lists every issue.
+        FetchError: The weights to start from cannot be fetched.
+        WeightsError: The weights to start from cannot be loaded.
+        OutputError: `work_dir` cannot be written. Existing checkpoints are unchanged.
         TrainingInterrupted: The process received SIGINT or SIGTERM.
     """
     options = TrainingOptions(**locals())  # each argument is the field of the same name
-    cfg = configs.load_config(options.model)
-    with process_group(options.device) as place:
-        if options.amp:
+    cfg = configs.load_config(model)
+    cfg.work_dir = str(Path(work_dir or Path("runs", Path(model).stem)).absolute())
+    with process_group(device) as place:
+        if amp:
             configs.use_amp(cfg, place)
         data = from_main_process(lambda: _prepare_data(cfg, options))
         _configure(cfg, options, data)
@@ -100,11 +97,7 @@ def train(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """The arguments of `train`, validated.
-
-    Raises:
-        InputError: An argument has a wrong type or is out of range, or TensorBoard is not installed.
-    """
+    """The arguments of `train`, validated."""
 
     model: str | Path
     data_root: str | Path | None
@@ -137,31 +130,16 @@ class TrainingOptions:
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise InputError("tensorboard is not installed: pip install tensorboard")
 
-    @property
-    def fine_tunes(self) -> bool:
-        """Whether `model` is a detector's name, not a config file."""
-        return not str(self.model).endswith(".py")
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the run."""
-        return Path(self.work_dir or Path("runs", Path(self.model).stem)).absolute()
-
 
 def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedSplit]:
-    """Make the folder of the run, and find and check the data. Only the main process does this."""
-    folder = options.folder
+    """Make the folder of the run, then find and check the data; in the main process only."""
+    folder = Path(cfg.work_dir)
     make_folder(folder, "work_dir")
     if not options.resume and any(folder.glob("*.pth")):
         raise InputError(f"{folder} holds another run: resume it, or choose another work_dir")
+    root = Path(options.data_root) if options.data_root else None
     with progress_bar("checking images") as progress:
-        data = prepare_splits(
-            cfg,
-            Path(options.data_root) if options.data_root else None,
-            folder / "annotations",
-            read_images=not options.resume,
-            progress=progress,
-        )
+        data = prepare_splits(cfg, root, folder / "annotations", read_images=not options.resume, progress=progress)
     train, val = data["train"], data.get("val")
     print(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "
@@ -177,12 +155,11 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
     if options.batch_size is not None:
         cfg.train_dataloader.batch_size = options.batch_size
     images_per_batch = cfg.train_dataloader.batch_size * get_world_size()
-    if options.fine_tunes:
-        epochs = options.epochs or FINE_TUNING_EPOCHS
-        configs.set_fine_tuning_schedule(cfg, epochs, data["train"].num_images // images_per_batch)
+    if fine_tunes := not str(options.model).endswith(".py"):
+        configs.set_fine_tuning_schedule(cfg, options.epochs or 12, data["train"].num_images // images_per_batch)
     elif options.epochs is not None:
         configs.set_num_epochs(cfg, options.epochs)
-    if options.weights is not None or options.fine_tunes:
+    if options.weights is not None or fine_tunes:
         configs.set_starting_weights(cfg, options.weights or options.model)
     if options.scale_lr:
         images_per_step = images_per_batch * options.accumulate
@@ -196,20 +173,19 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
     cfg.optim_wrapper.accumulative_counts = options.accumulate
     if options.gradient_checkpointing:
         cfg.model.backbone.gradient_checkpointing = True
-    configs.report_progress(cfg)
+    configs.add_hook(cfg, type="ProgressHook")
     cfg.randomness = {"seed": options.seed, "deterministic": options.deterministic}
-    cfg.resume, cfg.work_dir = options.resume, str(options.folder)
+    cfg.resume = options.resume
     configs.merge_cfg_options(cfg, options.cfg_options or {})
     cfg.merge_from_dict(runner_settings())
 
 
 def _run(cfg: Config, options: TrainingOptions) -> Path:
-    """Train with a complete config, and return the file of the weights."""
     with quiet_runner(cfg, options.device) as runner:
         if options.compile:
             unwrapped(runner.model).get_submodule("backbone").compile()
         runner.train()
-    result = Path(cfg.work_dir, RESULT)
+    result = Path(cfg.work_dir, "model.safetensors")
     if is_main_process():
         best = runner.message_hub.runtime_info.get("best_ckpt")
         convert(Path(best) if best else find_checkpoints(result.parent)[-1], result)

@@ -1,4 +1,4 @@
-"""The twelve configs say what the authors' configs say.
+"""The twelve configs are equivalent to the authors' configs.
 
 The authors' configs, as their own tool (MMDetection 2.8) resolves them, are rewritten here for MMDetection 3.
 Each rule *takes* the settings that it explains; what no rule takes is an error. The rewritten config, with
@@ -106,7 +106,7 @@ def translated(authors: Settings) -> Settings:
 
 
 def translated_model(old: Settings) -> Settings:
-    """Neck, heads, assigners, samplers and the second stage's test settings go over as they are."""
+    """Neck, heads, assigners, samplers and the second stage's test settings are unchanged."""
     with opened(old, "model") as model, opened(old, "train_cfg") as train, opened(old, "test_cfg") as test:
         pretrained = model.pop("pretrained")
         new = {"type": model.pop("type"), "neck": model.pop("neck")}
@@ -232,7 +232,7 @@ def without_augmentation(steps: list[Settings]) -> list[Settings]:
 
 
 def translated_pipeline(steps: list[Settings]) -> tuple[list[Settings], Settings]:
-    """Return the transforms, and the data preprocessor that now does what some of them did."""
+    """Return the transforms, and the data preprocessor that replaces some of them."""
     transforms: list[Settings] = []
     preprocessor: Settings = {"type": "DetDataPreprocessor"}
     packed = ["img"]
@@ -329,7 +329,7 @@ def opened(settings: Settings, key: str) -> Iterator[Settings]:
 
 
 def drop(settings: Settings, **expected: Any) -> None:
-    """Take out settings that need no word of ours, if they are as expected."""
+    """Take out settings that need no translation, if they have the expected values."""
     for key, value in expected.items():
         assert settings.pop(key) == value, key
 
@@ -342,7 +342,7 @@ def take_all(settings: Settings) -> Settings:
 
 
 def merged(*parts: Settings) -> Settings:
-    """Unite nested settings, no two of which may speak of the same."""
+    """Merge nested settings, which must not overlap."""
     result: Settings = {}
     for part in parts:
         for key, value in part.items():
@@ -355,14 +355,14 @@ def merged(*parts: Settings) -> Settings:
 
 
 def tuples_as_lists(settings: Settings) -> Settings:
-    """Return the settings as they are after JSON, as the authors' are."""
+    """Return the settings after a round trip through JSON, like the authors'."""
     plain: Settings = json.loads(json.dumps(settings))
     return plain
 
 
 @pytest.mark.parametrize("name", ["retinanet_dpt_t_fpn_1x_coco", "mask_rcnn_dpt_t_fpn_mstrain-poly_3x_coco"])
 def test_no_setting_of_the_authors_is_passed_over(name: str) -> None:
-    """Change each value and add to each group of the authors' config in turn: the rewriting must show it."""
+    """Each changed value and each added key in the authors' config changes the translation."""
     for changed, where in variations(AUTHORS[name]):
         try:
             shown = translated(changed) != translated(AUTHORS[name])
@@ -372,7 +372,7 @@ def test_no_setting_of_the_authors_is_passed_over(name: str) -> None:
 
 
 def variations(settings: Any, where: str = "") -> Iterator[tuple[Any, str]]:
-    """Give the settings with one value changed or one key added, each with the place of the change."""
+    """Yield the settings with one value changed or one key added, and the place of the change."""
     if isinstance(settings, dict):
         yield settings | {"surprise": 1}, f"{where}.surprise"
     if isinstance(settings, dict | list):
@@ -388,7 +388,7 @@ def variations(settings: Any, where: str = "") -> Iterator[tuple[Any, str]]:
 
 
 class Defaults(NamedTuple):
-    """What the configs leave to a class: arguments as in MMDetection 2.8, new ones that change nothing."""
+    """Defaults of classes: those of MMDetection 2.8, and new arguments that change nothing."""
 
     file: str
     name: str
@@ -539,7 +539,7 @@ def test_config_is_only_what_it_changes(name: str) -> None:
 
 @every_config
 def test_image_scales_are_tuples(name: str) -> None:
-    """MMCV takes a list for a choice of scales, and only a tuple for one scale."""
+    """MMCV reads a list as a choice of scales, and only a tuple as one scale."""
     settings = our_config(name)
     for split in ("train", "val", "test"):
         for transform in settings[f"{split}_dataloader"]["dataset"]["pipeline"]:

@@ -1,4 +1,4 @@
-"""What a config does over its whole schedule, through MMEngine's own objects, is what the authors' tool does."""
+"""Over the whole schedule, a config trains as the authors' tool does."""
 
 import math
 import signal
@@ -29,7 +29,7 @@ from dpt_zoo.training.loop import SeededDataset, TrainingInterrupted
 
 SINGLE_SCALE = ["retinanet_dpt_t_fpn_1x_coco", "mask_rcnn_dpt_t_fpn_1x_coco"]
 MULTI_SCALE = ["retinanet_dpt_t_fpn_mstrain_3x_coco", "mask_rcnn_dpt_t_fpn_mstrain-poly_3x_coco"]
-"""The configs of the other sizes differ in the backbone's alone: see test_configs.py."""
+"""The configs of the other sizes differ only in the backbone's size: see test_configs.py."""
 
 SEED = 3
 
@@ -77,7 +77,7 @@ def test_every_iteration_has_the_authors_learning_rate_and_images(
 
 
 class Diary(Hook):  # type: ignore[misc]
-    """Writes down what each iteration is given, and has the run stopped in one of them."""
+    """Records the input of each iteration, and stops the run in one of them."""
 
     def __init__(self, stopped_at: int | None = None) -> None:
         self.stopped_at = stopped_at
@@ -93,7 +93,7 @@ class Diary(Hook):  # type: ignore[misc]
 
 @MODELS.register_module()
 class OneWeight(BaseModel):  # type: ignore[misc]
-    """A model that is trained at once."""
+    """A model that trains in no time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def small_runner(cfg: Config, work_dir: Path, diary: Diary, resume: bool = False
 
 
 def make_images(folder: Path, is_wide: list[bool]) -> None:
-    """Write an annotation file of such images, each with its index as id; those that are not wide may be square."""
+    """Write an annotation file of wide and other images, some of which are square; ids are indices."""
     sizes = [(64, 48) if wide else (48, 48 + index % 2) for index, wide in enumerate(is_wide)]
     images = [
         {"id": index, "file_name": f"{index}.png", "width": width, "height": height}
@@ -159,7 +159,7 @@ def learning_rate(runner: Runner) -> float:
 
 
 def authors_learning_rates(authors: Json, epoch_length: int) -> NDArray[np.float64]:
-    """What the authors' tool, MMCV 1.2.7, sets before each iteration."""
+    """The learning rates that the authors' tool, MMCV 1.2.7, sets before each iteration."""
     lr_config = authors["lr_config"]
     iteration = np.arange(authors["total_epochs"] * epoch_length)
     steps_taken = np.sum([iteration // epoch_length >= step for step in lr_config["step"]], axis=0)
@@ -194,7 +194,7 @@ def test_every_parameter_is_in_the_one_group_that_decays(name: str, tmp_path: Pa
 
 
 def test_order_is_as_recorded(tmp_path: Path) -> None:
-    """What MMDetection 2.8.0's own `DistributedGroupSampler` gives, under the PyTorch of today."""
+    """The batches of MMDetection 2.8.0's own `DistributedGroupSampler`, with a current PyTorch."""
     is_wide = [True, False, True, True, False, True, False, True, True]
     loader = loader_of(tmp_path, is_wide, batch_size=2, seed=0)
     assert batches_of(loader, processes=2, epoch=0) == [[[4, 6], [0, 5], [8, 2]], [[8, 2], [3, 7], [6, 1]]]
@@ -233,7 +233,7 @@ def test_order_over_epochs(num_wide: int, num_others: int, batch_size: int, proc
 
 
 def loader_of(folder: Path, is_wide: list[bool], batch_size: int, seed: int) -> DataLoader[Any]:
-    """What the Runner makes of a config's data."""
+    """Data as the Runner loads them from a config."""
     make_images(folder, is_wide)
     cfg = config_of("retinanet_dpt_t_fpn_1x_coco", folder)
     cfg.train_dataloader.batch_size = batch_size
@@ -282,7 +282,7 @@ CHI_SQUARE = {2: 10.83, 12: 31.26}
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of a white box, the object."""
+    """Images with a white box as the object."""
     folder = tmp_path_factory.mktemp("drawn")
     x1, y1, x2, y2 = map(int, BOX)
     outline = [[x1, y1, x2, y1, x2, y2, x1, y2]]
@@ -318,7 +318,7 @@ def test_scales_and_flips(name: str, drawn: Path) -> None:
 
 
 def places_of_the_object(sample: Any) -> list[list[float]]:
-    """Where the object is, xyxy in pixels, by the image, by its box, and by its mask if there is one."""
+    """The object's box, xyxy in pixels, from the image, from its annotation, and from its mask if there is one."""
     rows, columns = np.nonzero(sample["inputs"][0].numpy() > 127)
     objects = sample["data_samples"].gt_instances
     places = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], objects.bboxes.tensor[0].tolist()]
@@ -332,7 +332,7 @@ def places_of_the_object(sample: Any) -> list[list[float]]:
 
 @pytest.mark.parametrize("name", SINGLE_SCALE + MULTI_SCALE)
 def test_images(name: str, tmp_path: Path) -> None:
-    """Images without annotations of the classes, and small ones; a crowd is enough, and so is what says `ignore`."""
+    """Images without annotations of the classes and small images are dropped; a crowd or ignored object is enough."""
     size = {"width": 64, "height": 48}
     images = {
         "empty": size,
@@ -369,7 +369,7 @@ def test_images(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SINGLE_SCALE + MULTI_SCALE)
 def test_annotations(name: str, tmp_path: Path) -> None:
-    """Crowds are handed on, apart; 2.8 did not, and with `ignore_iof_thr=-1` it is the same."""
+    """Crowds are passed on separately, unlike in 2.8, which has no effect with `ignore_iof_thr=-1`."""
     changes: dict[str, Json] = {
         "an object": {},
         "partly outside": {"bbox": [-20, -20, 30, 30]},

@@ -1,4 +1,4 @@
-"""Several processes train as one, and the scripts start them."""
+"""Distributed training, and the scripts that start it."""
 
 import json
 import os
@@ -29,13 +29,13 @@ LAUNCHED = f"""#!/bin/sh
 shift 3  # -u -m dpt_zoo
 exec {sys.executable} {Path(launched_process.__file__)} "$@"
 """
-"""For Python: runs the tests' own program instead of `dpt-zoo`."""
+"""Replaces Python: runs the tests' own program instead of `dpt-zoo`."""
 
 PRINTING = f"""#!{sys.executable}
 import json, os, sys
 print(json.dumps([sys.argv, dict(os.environ)]))
 """
-"""For Python: tells how it was started, and with what environment."""
+"""Replaces Python: prints its arguments and environment."""
 
 SRUN = f"""#!{sys.executable}
 import json, os, subprocess, sys
@@ -80,7 +80,7 @@ def run(line: str, folder: Path, **variables: str) -> subprocess.CompletedProces
 
 
 def printed(done: subprocess.CompletedProcess[str]) -> list[tuple[list[str], dict[str, str]]]:
-    """Arguments and environment of each Python that was started; the program is the first argument."""
+    """Return arguments and environment of each started Python; the first argument is the program."""
     assert done.returncode == 0, done.stderr
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
@@ -118,7 +118,7 @@ def test_the_gradients_are_the_mean_of_those_of_each_process_alone(tmp_path: Pat
 
 
 def remove_objects(annotations: Path, num_images: int) -> None:
-    """Leave the last images of a COCO file without objects."""
+    """Remove the objects of the last images from a COCO file."""
     content = json.loads(annotations.read_text())
     emptied = {image["id"] for image in content["images"][-num_images:]}
     content["annotations"] = [each for each in content["annotations"] if each["image_id"] not in emptied]

@@ -1,4 +1,4 @@
-"""The Runner computes on the device that it is given, quietly, and leaves the process as it was."""
+"""The Runner uses the given device, prints nothing, and restores the settings of the process."""
 
 import multiprocessing
 import os
@@ -40,7 +40,7 @@ def small_config(work_dir: Path, **settings: Any) -> Config:
 
 
 def settings_of_the_process() -> tuple[Any, ...]:
-    """Return what MMEngine's Runner changes in the whole process."""
+    """Return the settings of the process that MMEngine's Runner changes."""
     return (
         multiprocessing.get_start_method(allow_none=True),
         cv2.getNumThreads(),
@@ -87,7 +87,7 @@ def test_a_device_that_does_not_exist(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_no_compiler_is_looked_for(tmp_path: Path) -> None:
-    """MMEngine's own report of the environment runs gcc, and the shell complains if it is missing."""
+    """MMEngine's own report runs gcc, and the shell prints an error if it is missing."""
     (tmp_path / "empty").mkdir()
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_runner; from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""create_model, and the errors that help."""
+"""`create_model` and its errors."""
 
 import logging
 import shutil
@@ -28,7 +28,7 @@ from dpt_zoo.weights.reading import Weights, read_weights
 from dpt_zoo.weights.store import adopt
 
 NANO = "retinanet_dpt_nano_digits"
-"""The smallest model: for what holds for all."""
+"""The smallest model, for tests that apply to all models."""
 NUMBERED = ("class 0", "class 1", "class 2")
 
 State = dict[str, Tensor]
@@ -96,7 +96,7 @@ class TestModel:
         assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
 
     def test_the_cached_weights_are_all_that_fills_it(self, rule_file: Path, empty_cache: Path) -> None:
-        """Nothing is initialised at random first."""
+        """No tensor is initialised at random first."""
         adopt(get_detector_info("mrcnn_dpt_t_1x"), rule_file)
         with RandomNumbers() as random_numbers:
             dpt_zoo.create_model("mrcnn_dpt_t_1x")
@@ -177,7 +177,7 @@ class TestOtherClasses:
 
 
 class TestOwnClasses:
-    """A model that somebody trained is used as any other."""
+    """Weights that a user trained work like the zoo's."""
 
     @pytest.mark.parametrize("name", ["retinanet_dpt_t_1x", "mrcnn_dpt_t_1x"])
     @pytest.mark.parametrize("num_classes", [None, 3])
@@ -212,7 +212,7 @@ class TestOwnClasses:
         assert model.dataset_meta == {"classes": names}
 
     def test_names_of_as_many_as_coco_has(self, rule_file: Path, empty_cache: Path, tmp_path: Path) -> None:
-        """A person's file may name them; the authors' models are of COCO's classes whatever their files say."""
+        """A user's file may name the classes; the authors' files never do: their classes are COCO's."""
         path = tmp_path / "named.safetensors"
         write_safetensors(Weights(read_weights(rule_file).tensors, {"CLASSES": ["thing"] * 80}, "pth"), path)
         mine: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=path)
@@ -233,13 +233,13 @@ class TestOwnClasses:
 
 
 def write_pth(folder: Path, state: State, meta: Any) -> Path:
-    """Write a checkpoint as training leaves it."""
+    """Write a checkpoint like those of training."""
     torch.save({"state_dict": state, "meta": meta, "optimizer": {}}, folder / "epoch_3.pth")
     return folder / "epoch_3.pth"
 
 
 class TestShipped:
-    """The demos are there by their names, without cache or network."""
+    """The demos are available by name, without cache or network."""
 
     @pytest.mark.parametrize("name", list(read_manifest().demos))
     def test_they_need_no_download(self, name: str, monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
@@ -307,7 +307,7 @@ class TestRefusals:
 
 
 class TestImageNetStart:
-    """`init_cfg` of the backbone: what training starts from."""
+    """`init_cfg` of the backbone, which training starts from."""
 
     @pytest.mark.parametrize("wrapped", [True, False])
     def test_both_forms_of_a_classifiers_file(self, tmp_path: Path, wrapped: bool) -> None:

@@ -1,4 +1,4 @@
-"""Training that was interrupted in any way continues with the same losses."""
+"""A resumed run continues with the same losses, however it was interrupted."""
 
 import json
 import shutil
@@ -50,18 +50,18 @@ def uninterrupted(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def said(folder: Path) -> str:
-    """Return what the processes of the last run wrote to the terminal."""
+    """Return the terminal output of all processes of the last run."""
     return "".join(file.read_text() for file in sorted(folder.glob("stderr_*.txt")))
 
 
 def losses_of(folder: Path, rank: int = 0) -> list[tuple[int, float]]:
-    """Return each iteration and its loss; those of resumed runs follow the earlier ones."""
+    """Return each iteration and its loss, in the order of the runs."""
     file = folder / f"losses_{rank}.jsonl"
     return [tuple(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def assert_same(folder: Path, expected: Path) -> None:
-    """Compare every loss, also of repeated iterations, and the final weights."""
+    """Compare all losses, including those of repeated iterations, and the final weights."""
     for rank in range(len(list(expected.glob("losses_*")))):
         reference = dict(losses_of(expected, rank))
         losses = losses_of(folder, rank)

@@ -1,4 +1,4 @@
-"""Training as users run it: configs, their own data, options, interruption, error messages."""
+"""`train` with configs, own data, options, interruption and error messages."""
 
 import copy
 import functools
@@ -63,7 +63,7 @@ def quick(work_dir: Path, data_root: Path, **options: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
-    """Return what `train` gives to the Runner, without training."""
+    """Return the config that `train` gives to the Runner, without training."""
     monkeypatch.setattr(trainer, "_run", lambda cfg, options: cfg)
 
     def configure(model: str, **options: Any) -> Any:
@@ -115,7 +115,7 @@ NO_VALIDATION = {"train_cfg.val_begin": 100}
 
 @HOOKS.register_module()
 class Recorder(Hook):  # type: ignore[misc]
-    """Keeps the initial model of a run, and the learning rate and batch of each step."""
+    """Records the initial model of a run, and the learning rate and batch of each step."""
 
     model: Any
     steps: ClassVar[list[tuple[float, Any]]] = []
@@ -142,7 +142,7 @@ WARM_UP = {"param_scheduler.0.end": 5, **NO_VALIDATION}
 
 @pytest.fixture(scope="module")
 def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """Return the weights of a run of three epochs, which `Recorder` keeps."""
+    """Return the weights that `Recorder` recorded in a run of three epochs."""
     changes = {"custom_hooks": [{"type": "Recorder"}], **WARM_UP}
     options = quick(tmp_path_factory.mktemp("runs"), digits, epochs=3, cfg_options=changes)
     return read_weights(train(CONFIG, **options)).tensors
@@ -167,7 +167,7 @@ def test_the_steps_of_a_run_are_those_of_a_plain_loop(trained: dict[str, Tensor]
 def test_ctrl_c_saves_and_resume_continues_to_the_same_weights(
     trained: dict[str, Tensor], digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """`test_resuming.py` has all other ways to end a run."""
+    """`test_resuming.py` tests all other ways to end a run."""
     changes = {"custom_hooks": [{"type": "CtrlC"}], **WARM_UP}
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
