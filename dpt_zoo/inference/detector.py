@@ -38,14 +38,14 @@ class Detector:
     """A detection model that is called with images.
 
     Args:
-        model: a name from `list_models(include_demos=True)`, or a model made by `create_model`. Such a model is not
-            changed: it stays on its device, and it is in eval mode only during a call.
+        model: a name from `list_models(include_demos=True)`, or a model from `create_model`, which is not changed: it
+            stays on its device, and it is in eval mode only during a call.
         weights: a path or a URL of other weights, see `create_model`; by default the zoo's own. Only for a name.
         score_threshold: the lowest score of an object to return, in [0, 1].
         device: "cpu", "cuda", "cuda:1", ..., or by default "auto" for a GPU if there is one. Only for a name.
         amp: compute in half precision where that is safe. It needs a GPU, or a CPU with fast bfloat16.
         compile: compile the backbone with `torch.compile`; the first images take longer.
-        scale: maximum longer and shorter side of a resized image, in pixels; None for the config's, such as (1333, 800).
+        scale: maximum longer and shorter side of resized images, in pixels; by default the config's, e.g. (1333, 800).
         batch_size: the number of images of one size that the network processes at once. It does not change detections.
 
     Attributes:

@@ -422,7 +422,7 @@ class TestManyImages:
 
 
 def images_ahead() -> int:
-    """How many images are read before they are asked for."""
+    """Return the number of images that are read ahead."""
     from dpt_zoo.inference.detector import READERS
 
     return READERS + 1
