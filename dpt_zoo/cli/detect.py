@@ -19,7 +19,7 @@ from .printing import BAD_INPUT
 
 if TYPE_CHECKING:
     from ..batch.runner import DetectionRun, VideoInput
-    from ..inference import Detections
+    from ..inference.detections import Detections
     from ..inference.inputs import ImageInput
 
 FORMATS = ("json", "jsonl", "coco", "csv", "yolo", "voc", "labelstudio")
@@ -64,7 +64,7 @@ def run_detect(args: argparse.Namespace) -> int:
     from ..batch.image_writer import ImageWriter
     from ..batch.journal import Journal, RunSettings
     from ..batch.runner import DetectionRun
-    from ..inference import Detector
+    from ..inference.detector import Detector
     from ..weights.digests import tensors_sha256
 
     images, videos = _find_inputs(args.inputs)

@@ -37,7 +37,6 @@ COCO_CLASSES = (
 
 COCO_CATEGORY_IDS = tuple(index for index in range(1, 91) if index not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 """The COCO ids of `COCO_CLASSES`: ten numbers from 1 to 90 are not in use."""
-
 MAX_COMPACT_SIDE = 1 << 15
 """Longest side, in pixels, of an image that supervision's compressed masks support."""
 
@@ -47,8 +46,7 @@ class Detections:
     """The objects detected in one image, by descending score.
 
     Indexing selects objects as in NumPy: with an integer, a slice, integers or a boolean mask. The result is always a
-    `Detections`: `detections[1]` has one object. Iterating yields each object as such a `Detections`. `filter` selects
-    by score and by class.
+    `Detections`: `detections[1]` has one object. Iterating yields one `Detections` for each object.
 
     Attributes:
         boxes: `(N, 4)` float32 xyxy, in pixels of the image.
@@ -58,7 +56,7 @@ class Detections:
         image_size: (height, width) of the image, in pixels.
         rles: `(N,)` compressed masks of the image's size; None if the model has no masks.
         image: `(H, W, 3)` uint8 RGB, the image; None if it was not kept.
-        path: the path or URL of the image, or a name such as "image-3" if it was in memory.
+        path: the path or URL of the image, or a name ("image-3") if it was in memory.
     """
 
     boxes: NDArray[np.float32]
@@ -101,7 +99,7 @@ class Detections:
             IndexError: An integer is out of range, or a mask has another length than the detections.
         """
         if isinstance(index, list) and not index:
-            index = slice(0)  # NumPy would make an array of floats of it
+            index = slice(0)  # NumPy would convert it to an array of floats
         if not isinstance(index, slice):
             array = np.asarray(index)
             if array.dtype.kind not in "iub" or array.ndim > 1 or (array.dtype.kind == "b" and array.ndim == 0):
@@ -110,20 +108,16 @@ class Detections:
                     "use detections.filter(min_score=..., classes=...) to select by score or class"
                 )
         indices = np.atleast_1d(np.arange(len(self))[index])
-        return replace(
-            self,
-            boxes=self.boxes[indices],
-            scores=self.scores[indices],
-            labels=self.labels[indices],
-            rles=None if self.rles is None else [self.rles[index] for index in indices],
-        )
+        boxes, scores, labels = (column[indices] for column in (self.boxes, self.scores, self.labels))
+        rles = None if self.rles is None else [self.rles[index] for index in indices]
+        return replace(self, boxes=boxes, scores=scores, labels=labels, rles=rles)
 
     def filter(self, min_score: float | None = None, classes: str | Sequence[str] | None = None) -> "Detections":
-        """Return the objects that have at least a score and that are of some classes.
+        """Return the objects that have at least a minimum score and belong to some classes.
 
         Args:
-            min_score: the lowest score to keep, in [0, 1]; by default any.
-            classes: the class name or names to keep; by default all.
+            min_score: the lowest score to keep, in [0, 1]; None for any.
+            classes: the class name or names to keep; None for all.
 
         Raises:
             InputError: `min_score` is outside [0, 1], or the model has no class of this name.
@@ -150,14 +144,14 @@ class Detections:
         return draw(self._require_image(), self)
 
     def show(self) -> None:
-        """Show the drawn image in the system's viewer. A notebook shows it by itself at the end of a cell."""
+        """Show the drawn image in the system's image viewer. Notebooks show it at the end of a cell without this."""
         self.plot().show()
 
     def save(self, path: str | Path) -> None:
         """Write the drawn image, as JPEG or PNG by the suffix of the path.
 
         Raises:
-            InputError: The suffix is another one, or the image was not kept.
+            InputError: The suffix is not .jpg, .jpeg or .png, or the image was not kept.
             OutputError: The file cannot be written.
         """
         write_picture(Path(path), self.plot())
@@ -185,39 +179,33 @@ class Detections:
         check_integer("height", height, 1)
         check_integer("width", width, 1)
 
-        def resize_pixels(pixels: NDArray[np.uint8], resample: Image.Resampling) -> NDArray[np.uint8]:
-            return np.asarray(Image.fromarray(pixels).resize((width, height), resample))
-
-        nearest, bicubic = Image.Resampling.NEAREST, Image.Resampling.BICUBIC
-        rles = self.rles
-        return replace(
-            self,
-            boxes=self.boxes * np.divide((width, height) * 2, self.image_size[::-1] * 2, dtype=np.float32),
-            image_size=(height, width),
-            rles=None if rles is None else [encode_mask(resize_pixels(coco_mask.decode(rle), nearest)) for rle in rles],
-            image=None if self.image is None else resize_pixels(self.image, bicubic),
-        )
+        size, image, rles = (width, height), self.image, self.rles
+        boxes = self.boxes * np.divide(size * 2, self.image_size[::-1] * 2, dtype=np.float32)
+        if image is not None:
+            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+        if rles is not None:
+            masks = (Image.fromarray(coco_mask.decode(rle)) for rle in rles)
+            rles = [encode_mask(np.asarray(mask.resize(size, Image.Resampling.NEAREST))) for mask in masks]
+        return replace(self, boxes=boxes, image_size=(height, width), rles=rles, image=image)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the image and the list of classes, as types that JSON has.
+        """Return everything except the image and the list of classes, as types that JSON has.
 
-        Returns:
-            "path", "width", "height", "has_masks" and "objects": of each "name", "label", "score", "box" (xyxy, in
-            pixels) and, if there are masks, "mask" (COCO's compressed RLE).
+        The keys are "path", "width", "height", "has_masks" and "objects", a list of dicts with "name", "label",
+        "score", "box" (xyxy, in pixels) and, if there are masks, "mask" (COCO's compressed RLE).
         """
         height, width = self.image_size
-        objects = []
-        for index, name in enumerate(self.names):
-            label, score, box = int(self.labels[index]), float(self.scores[index]), self.boxes[index].tolist()
-            objects.append(
-                {"name": name, "label": label, "score": score, "box": box} | self._mask_to_json("mask", index)
-            )
+        keys = ("name", "label", "score", "box")
+        columns = (self.names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist())
+        objects = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
+        for item, rle in zip(objects, () if self.rles is None else self.rles, strict=False):
+            item["mask"] = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
         has_masks = self.rles is not None
         return {"path": self.path, "width": width, "height": height, "has_masks": has_masks, "objects": objects}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> "Detections":
-        """Return the detections that `to_json` gave `content` for, without the image.
+        """Return the detections that `to_json` was called on, without the image.
 
         Args:
             content: the result of `to_json`.
@@ -240,17 +228,17 @@ class Detections:
 
         Args:
             image_id: the id of the image.
-            category_ids: the category id of each class; objects of a class with None are left out. By default COCO's
-                own ids (1 to 90, with gaps) for COCO's classes, and 1, 2, 3, ... for others.
+            category_ids: the category id of each class; None leaves out its objects. By default COCO's own ids (1 to
+                90, with gaps) for COCO's classes, and 1, 2, 3, ... for others.
         """
         category_ids = coco_category_ids(self.classes) if category_ids is None else category_ids
         results: list[dict[str, Any]] = []
-        for index, (x1, y1, x2, y2) in enumerate(self.boxes.tolist()):
-            category_id = category_ids[self.labels[index]]
+        for item in self.to_json()["objects"]:
+            x1, y1, x2, y2 = item["box"]
+            box, category_id = [x1, y1, x2 - x1, y2 - y1], category_ids[item["label"]]
             if category_id is not None:
-                result = {"image_id": image_id, "category_id": category_id, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-                result |= {"score": float(self.scores[index])} | self._mask_to_json("segmentation", index)
-                results.append(result)
+                result = {"image_id": image_id, "category_id": category_id, "bbox": box, "score": item["score"]}
+                results.append(result | ({"segmentation": item["mask"]} if "mask" in item else {}))
         return results
 
     def to_dataframe(self) -> "pd.DataFrame":
@@ -259,7 +247,7 @@ class Detections:
         If there are masks, the column "area" has the number of their pixels.
 
         Raises:
-            InputError: pandas is not installed.
+            InputError: The package pandas is not installed.
         """
         try:
             import pandas as pd
@@ -280,20 +268,8 @@ class Detections:
             boxes = coco_mask.toBbox(list(self.rles))  # xywh
             boxes[:, 2:] += boxes[:, :2] - 1  # to xyxy, both ends included
             masks = sv.CompactMask.from_coco_rle(self.rles, boxes, self.image_size)
-        return sv.Detections(
-            xyxy=self.boxes,
-            mask=masks,
-            confidence=self.scores,
-            class_id=self.labels,
-            data={"class_name": np.array(self.names, dtype=str)},
-        )
-
-    def _mask_to_json(self, key: str, index: int) -> dict[str, Any]:
-        """Return a dict with an object's mask as types that JSON has; an empty one if there are no masks."""
-        if self.rles is None:
-            return {}
-        rle = self.rles[index]
-        return {key: {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}}
+        data = {"class_name": np.array(self.names, dtype=str)}
+        return sv.Detections(xyxy=self.boxes, mask=masks, confidence=self.scores, class_id=self.labels, data=data)
 
     def _require_image(self) -> NDArray[np.uint8]:
         if self.image is None:
@@ -311,7 +287,7 @@ class Detections:
 
 
 def encode_mask(mask: NDArray[Any]) -> RLE:
-    """Compress a mask `(H, W)` of booleans or of 0 and 1."""
+    """Compress a mask `(H, W)` of booleans, or of zeros and ones."""
     rle: RLE = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return rle
 

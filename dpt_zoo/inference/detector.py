@@ -5,12 +5,11 @@ import timeit
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,9 +27,9 @@ from .pytorch_backend import build_pipeline, eval_mode, predict
 
 READERS = 2
 """Threads that read, decode and resize images while the network runs."""
-
 ImageLike = str | Path | bytes | bytearray | Image.Image | NDArray[Any] | Tensor
 """A path, a URL, an image file's bytes, a PIL image, an array `(H, W, 3)` RGB or a tensor `(3, H, W)` RGB."""
+DETECTOR_ATTRIBUTES = ("cfg", "dataset_meta", "data_preprocessor", "backbone", "neck")
 
 logger = logging.getLogger(__name__)
 
@@ -39,19 +38,15 @@ class Detector:
     """A detection model that is called with images.
 
     Args:
-        model: a name from `list_models(include_demos=True)`, or a model made by `create_model`. Such a model is not
-            changed: it stays on its device, and it is in eval mode only during a call.
-        weights: a path or a URL of the weights to load, see `create_model`; by default the zoo's own. Only for a name.
+        model: a name from `list_models(include_demos=True)`, or a model from `create_model`, which is not changed: it
+            stays on its device, and it is in eval mode only during a call.
+        weights: a path or a URL of other weights, see `create_model`; by default the zoo's own. Only for a name.
         score_threshold: the lowest score of an object to return, in [0, 1].
-        device: where to load the model: "auto" for a GPU if there is one, which is the default, "cpu", "cuda:1", ...
-            Only for a name.
-        amp: compute in half precision where that is safe. It needs a GPU, or a CPU on which bfloat16 is faster than
-            float32.
+        device: "cpu", "cuda", "cuda:1", ..., or by default "auto" for a GPU if there is one. Only for a name.
+        amp: compute in half precision where that is safe. It needs a GPU, or a CPU with fast bfloat16.
         compile: compile the backbone with `torch.compile`; the first images take longer.
-        scale: the longer and the shorter side, in pixels, that images are resized to fit; by default the config's own,
-            which is (1333, 800) for the COCO models.
-        batch_size: the number of images of one size that the network processes at once. The detections do not depend
-            on it.
+        scale: maximum longer and shorter side of resized images, in pixels; by default the config's, e.g. (1333, 800).
+        batch_size: the number of images of one size that the network processes at once. It does not change detections.
 
     Attributes:
         model: the MMDetection model.
@@ -59,7 +54,7 @@ class Detector:
         score_threshold: the lowest score of an object that is returned.
 
     Raises:
-        InputError: An argument has a value that is not supported.
+        InputError: An argument is not supported.
         FetchError, OutputError, WeightsError: The weights cannot be downloaded, stored or loaded; see `create_model`.
     """
 
@@ -77,15 +72,19 @@ class Detector:
     ) -> None:
         check_fraction("score_threshold", score_threshold)
         check_integer("batch_size", batch_size, 1)
-        if scale is not None and not (
-            np.shape(scale) == (2,) and all(isinstance(side, Integral) and side > 0 for side in scale)
+        if scale is not None and (
+            np.shape(scale) != (2,) or not all(isinstance(side, Integral) and side > 0 for side in scale)
         ):
             raise InputError(f"scale must be two lengths in pixels, such as (1333, 800), not {scale!r}")
         if isinstance(model, str):
-            self.model: Any = create_model(model, weights=weights, device="auto" if device is None else device)
-        else:
-            _check_module(model, weights, device)
-            self.model = model
+            model = create_model(model, weights=weights, device="auto" if device is None else device)
+        elif not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in DETECTOR_ATTRIBUTES):
+            given = f"an object of type {type(model).__name__}"
+            raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not {given}")
+        elif weights is not None or device is not None:
+            name = "device" if weights is None else "weights"
+            raise InputError(f"{name} can be given only with a model's name: pass it to dpt_zoo.create_model instead")
+        self.model: Any = model
         self.classes: tuple[str, ...] = tuple(self.model.dataset_meta["classes"])
         self.score_threshold = score_threshold
         self._batch_size = batch_size
@@ -104,7 +103,7 @@ class Detector:
 
         Raises:
             ImageError: The image cannot be read.
-            InputError: This is a folder, a pattern, a list or an iterator: use `stream`.
+            InputError: A folder, a pattern, a list or an iterator was given: use `stream` for these.
         """
         ((_, result),) = self._detect([self._prepare(find_input(image))])
         if isinstance(result, ImageError):
@@ -114,20 +113,19 @@ class Detector:
     def stream(
         self, inputs: ImageLike | Iterable[ImageLike], on_error: Literal["raise", "skip"] = "raise"
     ) -> Iterator[Detections]:
-        """Detect the objects in many images, and yield the detections of each as soon as they are ready, in order.
+        """Detect the objects in many images, and yield the detections of each image in order, as soon as possible.
 
         Args:
-            inputs: a folder, a pattern ("photos/*.jpg"), or a list or an iterator of images, folders and patterns. The
-                next images are read while the network runs.
-            on_error: "raise", or "skip" to log a warning for an image that cannot be read and to continue.
+            inputs: a folder, a pattern ("photos/*.jpg"), or an iterable of images, folders and patterns, read ahead.
+            on_error: "raise", or "skip" to log a warning for an image that cannot be read, and continue.
 
         Raises:
             ImageError: An image cannot be read; the images before it have been yielded.
-            InputError: A folder has no images, nothing matches a pattern, or `on_error` is another value.
+            InputError: A folder has no images, nothing matches a pattern, or `on_error` has another value.
         """
         if on_error not in ("raise", "skip"):
             raise InputError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
-        results = self.detect_each(find_inputs(inputs))  # an empty folder is an error now, not at the first image
+        results = self.detect_each(find_inputs(inputs))  # outside the generator: an empty folder raises immediately
 
         def checked() -> Iterator[Detections]:
             for _, result in results:
@@ -141,21 +139,17 @@ class Detector:
         return checked()
 
     def detect_each(self, inputs: Iterable[ImageInput]) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
-        """Detect the objects in many images, of which some may not be readable.
-
-        Args:
-            inputs: the images, as `find_inputs` returns them.
+        """Detect the objects in images that `find_inputs` found, some of which may be unreadable.
 
         Yields:
-            Each input, in order, with its detections or the error that says why it cannot be read. Only the images
-            that are being read and those of the current batch are in memory.
+            Each input, in order, with its detections or the error from reading it. Only a few images are in memory.
         """
         prepared = self._prepare_ahead(inputs)
         while batch := list(islice(prepared, self._batch_size)):
             yield from self._detect(batch)
 
     def _prepare_ahead(self, inputs: Iterable[ImageInput]) -> Iterator["_Prepared"]:
-        """Prepare images in threads, a few more than were asked for."""
+        """Prepare images in threads, a few images ahead."""
         pool = ThreadPoolExecutor(READERS, thread_name_prefix="dpt-zoo-reader")
         pending = deque[Any]()
         try:
@@ -177,8 +171,8 @@ class Detector:
             return _Prepared(input, image, self._resize({"img": image[..., ::-1], "img_id": 0}))
         except (cv2.error, ZeroDivisionError):
             height, width = image.shape[:2]
-            text = f"{input.origin}: {width}x{height} pixels cannot be resized: the shorter side would have no pixels"
-            return _Prepared(input, ImageError(text))
+            reason = f"{width}x{height} pixels cannot be resized: the shorter side would have no pixels"
+            return _Prepared(input, ImageError(f"{input.origin}: {reason}"))
 
     def _detect(self, batch: list["_Prepared"]) -> list[tuple[ImageInput, Detections | ImageError]]:
         """Run the network on a batch, separately for each padded size: more padding would change the detections."""
@@ -214,31 +208,17 @@ class Detector:
         ]
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """An image in its own size and resized, or the error that says why there is none."""
+class _Prepared(NamedTuple):
+    """An image in its original size and resized, or the error from reading or resizing it."""
 
     input: ImageInput
     image: Any
     resized: dict[str, Any] | None = None
 
 
-def _check_module(model: Any, weights: Any, device: Any) -> None:
-    """Check that a model that is not a name is a detector, and that no argument is given that only a name takes."""
-    attributes = ("cfg", "dataset_meta", "data_preprocessor", "backbone", "neck")
-    if not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in attributes):
-        kind = type(model).__name__
-        raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not an object of type {kind}")
-    for name, value in {"weights": weights, "device": device}.items():
-        if value is not None:
-            raise InputError(f"{name} can be given only with a model's name: pass it to dpt_zoo.create_model instead")
-
-
 @cache
 def _bfloat16_is_faster() -> bool:
-    """Return whether this CPU multiplies bfloat16 faster than float32. Some can, but more slowly, so it is measured."""
-    times = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(512, 512, dtype=dtype)
-        times[dtype] = min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=10))  # noqa: B023  (called at once)
-    return times[torch.bfloat16] < times[torch.float32]
+    """Measure whether this CPU multiplies bfloat16 faster than float32; not every CPU with bfloat16 does."""
+    matrices = (torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    float32, bfloat16 = (min(timeit.repeat(partial(torch.mm, each, each), number=1, repeat=10)) for each in matrices)
+    return bfloat16 < float32

@@ -13,21 +13,17 @@ if TYPE_CHECKING:
 
 
 def draw(image: NDArray[np.uint8], detections: "Detections", *, with_scores: bool = True) -> Image.Image:
-    """Draw the mask, box, class name and score of each object on a copy of an image, in one colour per class.
+    """Draw the mask, box and class name of each object on a copy of `image`, `(H, W, 3)` RGB, in one colour per class.
 
-    Args:
-        image: `(H, W, 3)` RGB in 0..255.
-        detections: the objects in it.
-        with_scores: whether to write scores beside the names.
+    `with_scores` adds the scores of the `detections`.
     """
     height, width = image.shape[:2]
     colours, text_colours = _palettes(len(detections.classes))
     line = max(1, round(min(height, width) / 300))
     font_size = max(10, round(min(height, width) / 40))
     objects = detections.to_supervision()
-    labels = detections.names
-    if with_scores:
-        labels = [f"{name} {score:.2f}" for name, score in zip(labels, detections.scores, strict=True)]
+    named = zip(detections.names, detections.scores, strict=True)
+    labels = [f"{name} {score:.2f}" if with_scores else name for name, score in named]
     picture = Image.fromarray(image)
     if detections.rles is not None:
         picture = sv.MaskAnnotator(colours, opacity=0.45).annotate(picture, objects)
@@ -39,7 +35,7 @@ def draw(image: NDArray[np.uint8], detections: "Detections", *, with_scores: boo
 
 
 def _palettes(num_classes: int) -> tuple[sv.ColorPalette, sv.ColorPalette]:
-    """Return a colour for each class, with hues far apart for neighbours, and black or white for text on it."""
+    """Return a colour for each class, with different hues for neighbours, and black or white for text on it."""
     golden_ratio = (5**0.5 - 1) / 2
     colours = [
         sv.Color(*(round(255 * part) for part in colorsys.hsv_to_rgb(index * golden_ratio % 1, 0.85, 0.85)))

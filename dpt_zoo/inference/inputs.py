@@ -1,7 +1,6 @@
-"""Everything that a detector accepts, as a stream of images that are read when they are needed."""
+"""Find the images in everything that a detector accepts. They are read when they are needed."""
 
 import glob
-import io
 import itertools
 import os
 import re
@@ -24,18 +23,18 @@ from ..errors import ImageError, InputError
 from ..utils.images import FORMATS, decode_image, load_image, to_pixels
 
 MAX_DOWNLOAD = 256 << 20
-"""Bytes; a larger image at a URL is refused."""
+"""Maximum size of an image at a URL, in bytes."""
 TIMEOUT = 30.0
-"""Seconds that a server may be silent."""
+"""Maximum time without data from a server, in seconds."""
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """One image that is not yet read.
+    """One image that has not been read yet.
 
     Attributes:
-        name: a relative POSIX path for output files: "photo.jpg", "holiday/1.png" below a given folder, "image-3" for
-            an image in memory. It is unique within a run.
+        name: a relative POSIX path for output files, unique in a run: "photo.jpg", "holiday/1.png" for an image in a
+            folder, "image-3" for an image in memory.
         origin: the path, the URL or the name, for messages.
         read: returns the pixels, `(H, W, 3)` RGB in 0..255, or raises `ImageError`.
     """
@@ -49,7 +48,7 @@ def find_input(image: Any) -> ImageInput:
     """Return the input for exactly one image: a path, a URL, a PIL image, an array, a tensor or bytes.
 
     Raises:
-        InputError: This is a folder, a pattern, a list or an iterator, or an empty path.
+        InputError: A folder, a pattern, a list, an iterator or an empty path was given.
     """
     if not _is_single(image):
         what = repr(str(image)) if isinstance(image, str | Path) else f"a value of type {type(image).__name__}"
@@ -58,7 +57,7 @@ def find_input(image: Any) -> ImageInput:
 
 
 def find_inputs(images: Any) -> Iterator[ImageInput]:
-    """Find the images in anything that a detector accepts.
+    """Find the images in everything that a detector accepts.
 
     Args:
         images: a path, a URL (https://...), a folder (all images in it and below, by name), a shell pattern
@@ -67,8 +66,8 @@ def find_inputs(images: Any) -> Iterator[ImageInput]:
             `ImageError` when it is read.
 
     Raises:
-        InputError: A folder has no images, nothing matches a pattern, or a path is empty. Inside a list or an
-            iterator, it is raised when its turn comes.
+        InputError: A folder has no images, nothing matches a pattern, or a path is empty. For an item of a list or an
+            iterator, it is raised when the item is reached.
     """
     numbers = itertools.count(1)
     if isinstance(images, str | Path) or _is_single(images):
@@ -76,32 +75,31 @@ def find_inputs(images: Any) -> Iterator[ImageInput]:
     return _make_unique(itertools.chain.from_iterable(_expand(image, numbers) for image in images))
 
 
-def is_url(image: str | Path) -> bool:
-    """Return whether this is a URL, not a path."""
+def _is_url(image: str | Path) -> bool:
     return isinstance(image, str) and re.match("https?://", image, re.IGNORECASE) is not None
 
 
 def _is_single(images: Any) -> bool:
-    """Return whether this is one image, not a folder, a pattern or an iterable of images."""
+    """Return whether this is one image, and not a folder, a pattern or an iterable of images."""
     if isinstance(images, str | Path):
-        return is_url(images) or images == "" or not (_is_folder(images) or _is_pattern(images))
+        return _is_url(images) or images == "" or not (os.path.isdir(images) or _is_pattern(images))  # noqa: PTH112
     is_image = isinstance(images, bytes | bytearray | Image.Image | np.ndarray) or hasattr(images, "detach")
     return is_image or not isinstance(images, Iterable)
 
 
 def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
-    """Return the images that one item stands for."""
+    """Return the images of a path, a URL, a folder, a pattern or one image in memory."""
     if not isinstance(image, str | Path):
         name = f"image-{next(numbers)}"
         if isinstance(image, bytes | bytearray):
             return [ImageInput(name, name, partial(decode_image, bytes(image), name))]
         return [ImageInput(name, name, partial(to_pixels, image, name))]
-    if is_url(image):
+    if _is_url(image):
         return [ImageInput(_url_name(str(image)), str(image), partial(_fetch, str(image)))]
     if image == "":
         raise InputError("the path of an image is empty")
     path = Path(image)
-    if _is_folder(path):
+    if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises an error for a name that is too long)
         folder, paths = path, _images_below(path)
         if not paths:
             raise InputError(f"{path}: there are no images in this folder")
@@ -117,7 +115,7 @@ def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    """Return the image files of a folder and those below it, by name, without hidden files and linked folders."""
+    """Return the image files in a folder and its subfolders, sorted, without hidden files and linked folders."""
     suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
     paths = []
     for parent, folders, files in os.walk(folder):
@@ -127,54 +125,46 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _is_pattern(image: str | Path) -> bool:
-    """Return whether a path has a wildcard, and no file has exactly this name."""
+    """Return whether a path has a wildcard and is not the name of a file."""
     return glob.has_magic(str(image)) and not os.path.lexists(image)
 
 
-def _is_folder(path: str | Path) -> bool:
-    try:
-        return Path(path).is_dir()
-    except OSError:  # a name that is too long: reading it reports the error
-        return False
-
-
 def _url_name(url: str) -> str:
-    """Return the file name in a URL, made safe for any file system."""
+    """Return the file name in a URL, without characters that a file system may refuse."""
     name = re.sub(r'[\x00-\x1f\\:*?"<>|]', "_", PurePosixPath(unquote(urlsplit(url).path)).name)
     return name if name not in ("", "..") else "image"
 
 
 def _fetch(url: str) -> NDArray[np.uint8]:
-    """Download an image; a failed attempt is repeated twice."""
+    """Download an image, with up to two more attempts."""
     retries = Retry(2, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), respect_retry_after_header=False)
-    content = io.BytesIO()
+    content, headers = bytearray(), {"User-Agent": f"dpt-zoo/{__version__}"}
     try:
         with requests.Session() as session:
             session.mount("https://", HTTPAdapter(max_retries=retries))
             session.mount("http://", HTTPAdapter(max_retries=retries))
-            session.headers["User-Agent"] = f"dpt-zoo/{__version__}"
-            with session.get(url, stream=True, timeout=TIMEOUT) as response:
+            with session.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
                 response.raise_for_status()
                 for chunk in response.iter_content(1 << 20):
-                    content.write(chunk)
-                    if content.getbuffer().nbytes > MAX_DOWNLOAD:
+                    content += chunk
+                    if len(content) > MAX_DOWNLOAD:
                         raise ImageError(f"{url}: refused, it is larger than {MAX_DOWNLOAD >> 20} MB")
     except requests.HTTPError as error:
         raise ImageError(f"{url}: the server answers {error.response.status_code}") from error
     except (requests.RequestException, ValueError) as error:
         raise ImageError(f"{url}: it cannot be downloaded: {_root_cause(error)}") from error
-    return decode_image(content.getvalue(), url)
+    return decode_image(bytes(content), url)
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return the first cause of an error of requests, in one line."""
+    """Return the text of the first cause of an error from requests, in one line."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _make_unique(inputs: Iterable[ImageInput]) -> Iterator[ImageInput]:
-    """Yield the same inputs; the second one with a name becomes "name-2", and so on."""
+    """Yield the inputs, with "-2", "-3", ... appended to repeated names."""
     taken: set[str] = set()
     for input in inputs:
         path, name, number = PurePosixPath(input.name), input.name, 1

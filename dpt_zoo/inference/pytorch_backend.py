@@ -1,4 +1,4 @@
-"""From prepared images to objects: MMDetection's own steps, with less time and memory for some of them."""
+"""Detection in a batch of prepared images: MMDetection's own steps, some of them with less time and memory."""
 
 import contextlib
 import math
@@ -23,17 +23,16 @@ from ..models.cpu import FastConvolutions
 from .detections import RLE, encode_mask
 
 CACHED_OBJECTS = 16
-"""Objects per step of the mask head, so that its largest tensor stays in a CPU's cache."""
-
+"""Number of objects that the mask head upsamples at once, so that its largest tensor stays in a CPU's cache."""
 Predictions = list[tuple[InstanceData, list[RLE] | None]]
-"""For each image the objects, and their masks if the model has masks."""
+"""The objects of each image, and their masks if the model has masks."""
 
 
 def build_pipeline(cfg: Any, scale: tuple[int, int] | None) -> tuple[Compose, Compose]:
-    """Return the config's own test pipeline for an image in memory, in two parts: resizing, and packing as tensors.
+    """Return the test pipeline of `cfg`, for images in memory, in two parts: resizing to `scale`, packing as tensors.
 
-    Packing is not for the reader threads: a thread that uses PyTorch gets worker threads of its own, which take the
-    CPU from the network (a third of its speed on two cores).
+    Packing must not run in reader threads: a thread that uses PyTorch starts worker threads of its own, which slow down
+    the network (by a third on two cores).
     """
     _load, *transforms, pack = (dict(transform) for transform in get_test_pipeline_cfg(cfg))
     if scale is not None:
@@ -43,7 +42,7 @@ def build_pipeline(cfg: Any, scale: tuple[int, int] | None) -> tuple[Compose, Co
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Switch a model to eval mode, and each of its modules back at the end."""
+    """Switch a model to eval mode, and at the end each of its modules back to its previous mode."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -58,27 +57,24 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 def predict(model: Any, batch: dict[str, Any], score_threshold: float, amp: bool, backbone: Any = None) -> Predictions:
     """Detect the objects in a batch of images, as MMDetection's `inference_detector` does.
 
-    Objects below the threshold are removed before their masks are computed, and only one mask at a time is held at the
-    size of its image.
+    No mask is computed for an object below the threshold, and only one mask at a time has the size of its image.
 
     Args:
         model: one of the zoo's detectors, in eval mode.
         batch: the input of its `data_preprocessor`: "inputs" and "data_samples".
         score_threshold: the lowest score of an object.
-        amp: compute in half precision where that is safe. On a GPU that is the whole network. On a CPU it is bfloat16
-            in backbone and neck only, because in the heads it costs more than half a point of AP.
+        amp: half precision: on a GPU in the whole network, on a CPU not in the heads, where it costs 0.6 to 1.0 AP.
         backbone: used instead of the model's own, for example its compiled version.
 
     Returns:
-        For each image the objects ("bboxes", "scores", "labels"; boxes in pixels of the original image), and their
-        masks if the model has masks.
+        The objects of each image ("bboxes" in pixels of the original image, "scores", "labels") and their masks.
     """
     prepared = model.data_preprocessor(batch, False)
     images, samples = prepared["inputs"], prepared["data_samples"]
     device = images.device.type
     with torch.autocast(device, enabled=amp):
         maps = (model.backbone if backbone is None else backbone)(images)
-        if device == "cpu":  # the layout that is fast for convolutions and RoIAlign
+        if device == "cpu":  # convolutions and RoIAlign are faster in this layout
             maps = tuple(each.contiguous() for each in maps)
         with FastConvolutions():
             features = model.neck(maps)
@@ -108,25 +104,21 @@ def _run_heads(
 
 
 def _drop_all_but_the_highest(logits: Iterable[Tensor], test_cfg: Any) -> None:
-    """Set all but the `nms_pre` highest logits of each image and level to -inf, in place.
+    """Set all but the `nms_pre` highest logits of each image and level, `(N, 9*classes, H, W)`, to -inf, in place.
 
-    MMDetection keeps the same ones, but sorts all that pass the threshold, which may be millions.
-
-    Args:
-        logits: for each level, `(N, 9*classes, H, W)`.
-        test_cfg: the head's, with `score_thr` and `nms_pre`.
+    MMDetection keeps the same logits, but sorts all that pass the threshold, which may be millions.
     """
     threshold = torch.tensor(test_cfg.score_thr).logit()
     for image in chain.from_iterable(logits):
         passing = image[image > threshold]
         if len(passing) > test_cfg.nms_pre:
             lowest = passing.topk(test_cfg.nms_pre).values[-1].sigmoid()
-            # Different logits may have equal scores, of which MMDetection takes the first.
+            # Different logits may have equal scores; of these, MMDetection takes the first.
             image.masked_fill_(image < passing[passing.sigmoid() >= lowest].min(), -math.inf)
 
 
 def _mask_logits(roi_head: Any, features: tuple[Tensor, ...], predictions: list[InstanceData]) -> list[Tensor]:
-    """Return the mask logits of each image's objects for their own class, `(N, 1, 28, 28)`."""
+    """Return, for each image, the mask logits of the objects for their own class, `(N, 1, 28, 28)`."""
     counts = [len(objects) for objects in predictions]
     if not sum(counts):
         return [features[0].new_empty(0, 1, 1, 1)] * len(predictions)
@@ -137,7 +129,7 @@ def _mask_logits(roi_head: Any, features: tuple[Tensor, ...], predictions: list[
     pixels = pixels.contiguous(memory_format=torch.channels_last)  # faster to convolve on a CPU
     for conv in head.convs:
         pixels = conv(pixels)
-    # `head.conv_logits`, only for the class of each object
+    # Apply `head.conv_logits` only for the class of each object.
     weights, biases = head.conv_logits.weight[labels].flatten(1), head.conv_logits.bias[labels]
     upsampled = (head.upsample(part).relu_() for part in pixels.split(CACHED_OBJECTS))  # each (N, 256, 28, 28)
     parts = zip(upsampled, weights.split(CACHED_OBJECTS), strict=True)

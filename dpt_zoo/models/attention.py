@@ -12,8 +12,8 @@ Shape = tuple[int, int]
 
 
 def tokens_to_map(tokens: Tensor, shape: Shape) -> Tensor:
-    """View tokens `(B, H*W, C)` as a channels-last map `(B, C, H, W)`, without a copy."""
-    # `unflatten`, then `permute`: so the strides say channels-last even for one image, and PyTorch's operators see it.
+    """View `tokens` `(B, H*W, C)` as a channels-last map `(B, C, H, W)`, without a copy."""
+    # With `unflatten` before `permute`, the strides are channels-last also for one image, and operators detect it.
     return tokens.unflatten(1, shape).permute(0, 3, 1, 2)
 
 
@@ -23,10 +23,7 @@ def map_to_tokens(x: Tensor) -> Tensor:
 
 
 class PatchConv(nn.Conv2d):
-    """A convolution of patches that do not overlap, whose output is channels-last."""
-
-    def __init__(self, in_channels: int, out_channels: int, patch_size: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=patch_size, stride=patch_size)
+    """A convolution of patches that do not overlap. Its output is channels-last."""
 
     def forward(self, x: Tensor) -> Tensor:
         # If the layouts of map and weight differed, PyTorch would reorder the map, and its result back.
@@ -35,7 +32,7 @@ class PatchConv(nn.Conv2d):
 
 
 class SpatialReductionAttention(nn.Module):
-    """Multi-head attention of all tokens to the same tokens on a map `reduction` times smaller."""
+    """Attention with `num_heads` heads from all tokens `(B, N, dim)` to those of a map `reduction` times smaller."""
 
     def __init__(self, dim: int, num_heads: int, reduction: int) -> None:
         super().__init__()
@@ -45,11 +42,11 @@ class SpatialReductionAttention(nn.Module):
         self.kv = cpu.Linear(dim, 2 * dim)
         self.proj = cpu.Linear(dim, dim)
         if reduction > 1:
-            self.sr = PatchConv(dim, dim, reduction)
+            self.sr = PatchConv(dim, dim, kernel_size=reduction, stride=reduction)
             self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, shape: Shape) -> Tensor:  # (B, N, C)
-        """Attend with the tokens of a map of `shape`, which is not used if nothing is reduced."""
+        """Compute attention for the tokens of a map of `shape`; the shape is not used if `reduction` is 1."""
         context = x
         if self.reduction > 1:
             context = self.norm(map_to_tokens(self.sr(tokens_to_map(x, shape))))  # (B, M, C)
@@ -60,7 +57,7 @@ class SpatialReductionAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between them."""
+    """A linear layer from `dim` to `hidden_dim` channels, an exact GELU, and a linear layer back."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -68,17 +65,18 @@ class Mlp(nn.Module):
         self.fc2 = cpu.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, N, C)
-        return cpu.per_token(self.compute, x, width=self.fc1.out_features)
+        return cpu.per_token(self._compute, x, width=self.fc1.out_features)
 
-    def compute(self, x: Tensor) -> Tensor:  # (B, n, C), all tokens or a part of them
-        return cpu.recompute(self.activate_and_project, self.fc1(x))
-
-    def activate_and_project(self, hidden: Tensor) -> Tensor:  # (B, n, hidden_dim)
-        return self.fc2(F.gelu(hidden))
+    def _compute(self, x: Tensor) -> Tensor:  # (B, n, C), all tokens or a part of them
+        return cpu.recompute(lambda hidden: self.fc2(F.gelu(hidden)), self.fc1(x))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """A pre-norm transformer block for tokens `(B, N, dim)`.
+
+    The attention has `num_heads` heads and a `reduction`; the MLP has `mlp_ratio * dim` hidden channels. `drop_path` is
+    the stochastic depth rate of both.
+    """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: int, reduction: int, drop_path: float) -> None:
         super().__init__()

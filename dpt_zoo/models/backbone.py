@@ -1,7 +1,6 @@
 """The DPT backbone: a pyramid of four transformer stages, three of which begin with DePatch (paper section 3)."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from .depatch import DePatch, PatchEmbed
 
 
 class Stage(NamedTuple):
-    """The hyperparameters of a stage; its position embedding is for `position_side` x `position_side` cells."""
+    """The hyperparameters of a stage. Its position embedding is for `position_side` x `position_side` cells."""
 
     depth: int
     embed_dim: int
@@ -26,22 +25,13 @@ class Stage(NamedTuple):
     position_side: int
 
 
-def _stages(
-    depths: Sequence[int],
-    embed_dims: Sequence[int] = (64, 128, 320, 512),
-    num_heads: Sequence[int] = (1, 2, 5, 8),
-    mlp_ratios: Sequence[int] = (8, 8, 4, 4),
-    position_sides: Sequence[int] = (56, 28, 14, 7),
-) -> tuple[Stage, ...]:
-    """Return the four stages of a size; the paper's sizes differ only in depth."""
-    return tuple(map(Stage, depths, embed_dims, num_heads, mlp_ratios, (8, 4, 2, 1), position_sides))
-
-
+PAPER = ((64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4), (8, 4, 2, 1), (56, 28, 14, 7))
+"""The hyperparameters of the paper's three sizes, which differ only in their depths."""
 SIZES = {
-    "nano": _stages((1, 1, 2, 1), (32, 64, 128, 192), (1, 2, 4, 6), (4, 4, 4, 4), (48, 24, 12, 6)),
-    "tiny": _stages((2, 2, 2, 2)),
-    "small": _stages((3, 4, 6, 3)),
-    "medium": _stages((3, 4, 18, 3)),
+    "nano": tuple(map(Stage, (1, 1, 2, 1), (32, 64, 128, 192), (1, 2, 4, 6), (4,) * 4, (8, 4, 2, 1), (48, 24, 12, 6))),
+    "tiny": tuple(map(Stage, (2, 2, 2, 2), *PAPER)),
+    "small": tuple(map(Stage, (3, 4, 6, 3), *PAPER)),
+    "medium": tuple(map(Stage, (3, 4, 18, 3), *PAPER)),
 }
 """The four stages of each size."""
 STRIDES = (4, 8, 16, 32)
@@ -54,8 +44,7 @@ class DPT(nn.Module):
         size: "tiny", "small" or "medium" as in the paper, or "nano", a smaller one of this project.
         drop_path_rate: stochastic depth rate of the last block, in [0, 1); it rises linearly from 0 at the first.
         in_channels: number of channels of an image.
-        gradient_checkpointing: in training, keep only the inputs of each block and patch embedding, and compute the
-            rest again in the backward pass: less memory, more time, the same gradients.
+        gradient_checkpointing: in training, recompute blocks and patch embeddings in the backward pass to save memory.
 
     Raises:
         InputError: The size is unknown.
@@ -71,7 +60,7 @@ class DPT(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.stages = dict(enumerate(SIZES[size], 1))
         for index, stage in self.stages.items():
-            # The last position embedding begins with one more entry: the class token's.
+            # The last position embedding starts with an entry for the class token.
             num_positions = stage.position_side**2 + (index == 4)
             position = nn.Parameter(trunc_normal_(torch.empty(1, num_positions, stage.embed_dim), std=0.02))
             self.register_parameter(f"pos_embed{index}", position)
@@ -89,7 +78,7 @@ class DPT(nn.Module):
             self.add_module(f"block{index}", nn.ModuleList(blocks))
         self.apply(init_linear)
         for index in (2, 3, 4):
-            # A fresh DePatch samples every patch from a box of the initial size at the patch's centre.
+            # Before training, DePatch samples each patch from a box of the initial size at the patch's centre.
             nn.init.zeros_(getattr(self, f"patch_embed{index}").offset_predictor.weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -104,8 +93,8 @@ class DPT(nn.Module):
         Raises:
             InputError: A side of the images has less than 32 pixels.
         """
-        if min(x.shape[2:]) < STRIDES[-1]:
-            height, width = x.shape[2:]
+        height, width = x.shape[2:]
+        if min(height, width) < STRIDES[-1]:
             raise InputError(f"DPT needs images of at least 32x32 pixels, not {width}x{height}: pad them")
         maps = []
         for stage in self.stages:
@@ -119,20 +108,20 @@ class DPT(nn.Module):
         return tokens_to_map(self.transform(tokens, shape, stage), shape)
 
     def embed(self, x: Tensor, stage: int) -> tuple[Tensor, Shape]:
-        """Embed the patches of a map `x`: return tokens `(B, H*W, C)` with their position added, and `(H, W)`."""
+        """Embed the patches of a map: return tokens `(B, H*W, C)` with position embeddings added, and `(H, W)`."""
         patch_size = 4 if stage == 1 else 2
         shape = (x.shape[2] // patch_size, x.shape[3] // patch_size)
         tokens = self._run(getattr(self, f"patch_embed{stage}"), x)
         return tokens + self.position_embedding(stage, shape), shape
 
     def transform(self, tokens: Tensor, shape: Shape, stage: int) -> Tensor:
-        """Run a stage's blocks on the tokens `(B, N, C)` of a map of `shape`."""
+        """Run the blocks of `stage`, 1 to 4, on `tokens` `(B, N, C)` of a map of `shape`."""
         for block in getattr(self, f"block{stage}"):
             tokens = self._run(block, tokens, shape)
         return tokens
 
     def _run(self, module: nn.Module, *inputs: Tensor | Shape) -> Tensor:
-        """Call a module, in training with gradient checkpointing if it is on."""
+        """Call a module, with gradient checkpointing if it is on and the backbone is in training mode."""
         if self.gradient_checkpointing and self.training:
             return checkpoint(module, *inputs, use_reentrant=False)
         return module(*inputs)
@@ -141,9 +130,11 @@ class DPT(nn.Module):
         """Return a stage's position embedding for a map of `shape`, without the class token's: `(1, H*W, C)`."""
         side = self.stages[stage].position_side
         embedding: Tensor = getattr(self, f"pos_embed{stage}")[:, -(side**2) :]
-        # The authors compare the number of cells with stage 1's, not the shapes: stage 1 takes the embedding of
-        # 56x56 cells unchanged for a map of 28x112.
-        if shape == (side, side) or (stage == 1 and math.prod(shape) == side**2):
+        # As in the authors' code, stage 1 compares only the number of cells: 56x56 and 28x112 are the same to it.
+        # An exported graph always resizes, because a comparison would fix its image size.
+        if not torch.compiler.is_exporting() and (
+            shape == (side, side) or (stage == 1 and math.prod(shape) == side**2)
+        ):
             return embedding
         resized = F.interpolate(tokens_to_map(embedding, (side, side)), shape, mode="bilinear", align_corners=False)
         return map_to_tokens(resized)

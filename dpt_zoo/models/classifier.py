@@ -15,7 +15,7 @@ from .depatch import patch_centres
 
 
 def is_classifiers_own(name: str) -> bool:
-    """Return whether only the classifier has the state-dict entry `name`, and not the backbone."""
+    """Return whether `name` is a tensor of the classifier that the backbone does not have."""
     own = ("cls_token", "norm.", "head.")
     return name.startswith(own) or name.endswith((".value_spatial_shapes", ".box_coder.anchor"))
 
@@ -25,7 +25,7 @@ class DPTClassifier(DPT):
 
     Args:
         size: see `DPT`.
-        num_classes: number of outputs of the head; with 0 there is no head.
+        num_classes: number of outputs of the head; 0 for no head.
         drop_rate: dropout before the head, in [0, 1).
         drop_path_rate: see `DPT`.
         in_chans: number of channels of an image.
@@ -37,12 +37,7 @@ class DPTClassifier(DPT):
     pos_embed4: nn.Parameter
 
     def __init__(
-        self,
-        size: str,
-        num_classes: int = 1000,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.1,
-        in_chans: int = 3,
+        self, size: str, num_classes: int = 1000, drop_rate: float = 0.0, drop_path_rate: float = 0.1, in_chans: int = 3
     ) -> None:
         super().__init__(size, drop_path_rate, in_chans)
         self.num_features = self.head_hidden_size = self.stages[4].embed_dim
@@ -54,7 +49,12 @@ class DPTClassifier(DPT):
         self.norm: nn.Module = nn.LayerNorm(self.num_features, eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes)
-        self._register_unused_buffers()
+        # Buffers that the authors' classifier files contain and nothing reads: shapes and centres at 224x224.
+        for index in (2, 3, 4):
+            depatch, side = getattr(self, f"patch_embed{index}"), self.stages[index].position_side
+            depatch.register_buffer("value_spatial_shapes", torch.tensor([[2 * side, 2 * side]]))
+            anchor = patch_centres((side, side), torch.float32, torch.device("cpu"))
+            depatch.box_coder.register_buffer("anchor", anchor)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # logits, not feature maps
         """Classify normalised images `(B, 3, H, W)`, trained at 224x224: return logits `(B, num_classes)`."""
@@ -80,9 +80,7 @@ class DPTClassifier(DPT):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the last tokens and the feature maps `(B, C, H, W)`, as timm expects for `features_only=True`.
-
-        The maps are those of `DPT`, without the class token. All stages are computed, also with `stop_early`.
+        """Return the last tokens and the maps of `DPT`, as timm expects; `stop_early` has no effect.
 
         Raises:
             InputError: `norm` is True, or `output_fmt` is not "NCHW".
@@ -97,7 +95,7 @@ class DPTClassifier(DPT):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the final norm and the head, which the feature maps do not need; timm calls this method."""
+        """Remove the final norm and the head, which the feature maps do not need."""
         taken, _ = feature_take_indices(len(self.stages), indices)
         if prune_norm:
             self.norm = nn.Identity()
@@ -106,15 +104,13 @@ class DPTClassifier(DPT):
         return taken
 
     def get_classifier(self) -> nn.Module:
-        """Return the head."""
         return self.head
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Turn gradient checkpointing on or off, as timm's training script does: see `DPT`."""
         self.gradient_checkpointing = enable
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a freshly initialised one of `num_classes` outputs, or with 0 by none.
+        """Replace the head by a newly initialised one with `num_classes` outputs, or by none if that is 0.
 
         Raises:
             InputError: `global_pool` is not the class token.
@@ -127,33 +123,19 @@ class DPTClassifier(DPT):
 
     def _last_tokens(self, x: Tensor) -> Tensor:
         tokens, shape = self.embed(x, 4)
-        class_token = (self.cls_token + self.pos_embed4[:, :1]).expand(len(tokens), -1, -1)
+        class_token = (self.cls_token + self.pos_embed4[:, :1]).expand(tokens.shape[0], -1, -1)
         return self.norm(self.transform(torch.cat((class_token, tokens), dim=1), shape, 4))
-
-    def _register_unused_buffers(self) -> None:
-        """Register what the authors' classifier files hold and nothing reads: shapes and centres at 224x224."""
-        for index in (2, 3, 4):
-            depatch = getattr(self, f"patch_embed{index}")
-            side = self.stages[index].position_side
-            depatch.register_buffer("value_spatial_shapes", torch.tensor([[2 * side, 2 * side]]))
-            anchor = patch_centres((side, side), torch.float32, torch.device("cpu"))
-            depatch.box_coder.register_buffer("anchor", anchor)
 
 
 CFG = {"pool_size": (7, 7), "first_conv": "patch_embed1.proj", "classifier": "head", "license": "apache-2.0"}
-"""timm's defaults give the rest: 1000 classes, 224x224 pixels, ImageNet's mean and standard deviation."""
-
+"""timm's defaults add the rest: 1000 classes, 224x224 pixels, ImageNet's mean and standard deviation."""
 default_cfgs = generate_default_cfgs({f"dpt_{size}": CFG for size in ("tiny", "small", "medium")})
 
 
 def _create(
-    size: str,
-    pretrained: bool,
-    pretrained_cfg: Any = None,
-    pretrained_cfg_overlay: dict[str, Any] | None = None,
-    **kwargs: Any,
+    size: str, pretrained: bool, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, **kwargs: Any
 ) -> DPTClassifier:
-    """Build a classifier as timm does; pretrained weights come from the zoo unless the caller names others."""
+    """Build a classifier as timm does. Pretrained weights come from the zoo, unless the configs name others."""
     name = f"dpt_{size}"
     overlay = dict(pretrained_cfg_overlay or {})
     given = resolve_pretrained_cfg(name, pretrained_cfg, overlay)

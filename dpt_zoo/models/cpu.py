@@ -1,7 +1,6 @@
-"""What a CPU computes in another way than a GPU, with the same results: only this module knows about it.
+"""Faster operators for CPUs, with the same results. Where `is_used` returns False, they are PyTorch's ordinary ones.
 
-The network calls these functions. Where `is_used` returns False they are PyTorch's ordinary operators. What each of
-them gains is in docs/performance.md.
+docs/performance.md has the gain of each.
 """
 
 import math
@@ -19,40 +18,35 @@ from ..utils.environment import processor_name
 
 CACHED_ELEMENTS = 2**20
 """Number of float32 elements that stay in the cache of one core."""
-
 WINOGRAD_PIXELS = 3000
-"""Least number of pixels of a map for which Winograd's algorithm is faster: it transforms the weights first."""
+"""Minimum number of pixels of a map for Winograd's algorithm, which first transforms the weights."""
 
 
 def is_used(x: Tensor) -> bool:
-    """Return whether a CPU computes with `x` now, operator by operator.
-
-    It is False while PyTorch compiles or exports, which also make the tensors without values that only seem to be on a
-    CPU: a graph contains the ordinary operators.
-    """
+    """Return whether `x` is an ordinary tensor on a CPU, and PyTorch does not compile or export."""
     return x.device.type == "cpu" and type(x) is Tensor and not torch.compiler.is_compiling()
 
 
 def per_token(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
-    """Apply a function that treats each token of `x` `(B, N, ...)` by itself.
+    """Apply a `function` that processes each token of `x` `(B, N, ...)` separately.
 
-    A CPU takes so many tokens at a time that `width` elements for each of them stay in its cache.
+    On a CPU, it processes as many tokens at once as fit in the cache, with `width` elements each.
     """
     if not is_used(x):
         return function(x)
-    num_parts = math.ceil(len(x) * x.shape[1] * width / (CACHED_ELEMENTS * torch.get_num_threads()))
+    num_parts = math.ceil(x.shape[0] * x.shape[1] * width / (CACHED_ELEMENTS * torch.get_num_threads()))
     return torch.cat([function(part) for part in x.tensor_split(num_parts, dim=1)], dim=1)
 
 
 def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return `function(x)`. On a CPU, only `x` is kept for the gradients, and the rest is computed again."""
+    """Return `function(x)`. On a CPU, only `x` is kept for the backward pass, which computes the rest again."""
     if not (is_used(x) and torch.is_grad_enabled()):
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend from queries `(B, heads, N, D)` to keys and values `(B, heads, M, D)`."""
+    """Compute attention from queries `q` `(B, heads, N, D)` to keys `k` and values `v` `(B, heads, M, D)`."""
     if is_used(q) and torch.is_grad_enabled():
         return _attend_in_shares(q, k, v)
     if is_used(q) and q.dtype == torch.bfloat16:
@@ -61,7 +55,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _attend_in_shares(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend with equal parts of the tokens as images: in the backward pass, a thread takes whole images and heads."""
+    """Pass equal parts of the tokens as images, because in the backward pass a thread takes whole images and heads."""
     batch, heads, num_tokens, _ = q.shape
     shares = _count_shares(batch * heads, num_tokens)
     q = q.unflatten(2, (shares, -1)).transpose(1, 2).flatten(0, 1)
@@ -71,7 +65,7 @@ def _attend_in_shares(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend by matrix products, which use a CPU's bfloat16 instructions; PyTorch's attention kernel does not."""
+    """Use matrix products, which use a CPU's bfloat16 instructions; PyTorch's attention kernel does not."""
     k = k.transpose(2, 3) * q.shape[3] ** -0.5  # (B, heads, D, M)
 
     def attend_part(q: Tensor) -> Tensor:
@@ -90,39 +84,36 @@ def sample(x: Tensor, grid: Tensor) -> Tensor:
 
 
 def _count_shares(num_images: int, length: int) -> int:
-    """Return in how many equal parts of `length` to cut each image so that every thread gets as many."""
+    """Return the number of equal parts of `length` per image with which every thread gets the same number of parts."""
     threads = torch.get_num_threads()
     return math.gcd(length, threads // math.gcd(num_images, threads))
 
 
 class Linear(nn.Linear):
-    """A linear layer. On an AMD CPU it is computed as a 1x1 convolution, which is faster."""
+    """A linear layer. On an AMD CPU it is computed as a 1x1 convolution, which is faster there."""
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in_features)
         if not (is_used(x) and x.dtype == torch.float32 and _convolves_faster()):
             return super().forward(x)
-        tokens = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)  # a channels-last map, one token high
+        tokens = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)  # a channels-last map, one pixel high
         y = F.conv2d(tokens, self.weight[:, :, None, None], self.bias)
         return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 
 
 @cache
 def _convolves_faster() -> bool:
-    """Return whether oneDNN, which convolves, is faster than MKL, which multiplies: it is on AMD CPUs."""
+    """Return whether a convolution (by oneDNN) is faster than a matrix product (by MKL), as on AMD CPUs."""
     return "AMD" in processor_name() and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
 
 
 class FastConvolutions(TorchFunctionMode):
-    """A mode in which a CPU convolves contiguous float32 maps faster, without gradients.
+    """A mode in which convolutions of contiguous float32 maps on a CPU, without gradients, are faster.
 
     1x1 convolutions are matrix products. 3x3 convolutions of large maps use NNPACK's Winograd algorithm (Lavin and
-    Gray, arXiv 1509.09308), with a fifth of the multiplications and ten times the rounding errors: below 1e-4 standard
-    deviations.
+    Gray, arXiv 1509.09308): a fifth of the multiplications, and rounding errors below 1e-4 standard deviations.
     """
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.conv2d and not kwargs and (convolve := _find_faster(*args)):
             maps, weight, bias = args[:3]
             convolved = [convolve(each, weight, bias) for each in maps.split(1)]
@@ -133,27 +124,18 @@ class FastConvolutions(TorchFunctionMode):
 def _find_faster(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *geometry: Any
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """Return a faster function than `F.conv2d` of these arguments, or None; it takes one map, weight and bias."""
-    if (
-        bias is None
-        or not (x.dtype == weight.dtype == torch.float32 and x.ndim == 4 and x.is_contiguous() and is_used(x))
-        or torch.is_grad_enabled()
-        or torch.is_autocast_enabled("cpu")
-    ):
+    """Return a faster function than `F.conv2d` for these arguments, or None. It takes one map, weight and bias."""
+    is_plain = x.dtype == weight.dtype == torch.float32 and x.ndim == 4 and x.is_contiguous() and is_used(x)
+    if bias is None or not is_plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return None
     if weight.shape[2:] == (1, 1) and geometry == ((1, 1), (0, 0), (1, 1), 1):
         return _multiply
-    is_large = x.shape[2] * x.shape[3] >= WINOGRAD_PIXELS
-    if weight.shape[2:] == (3, 3) and geometry == ((1, 1), (1, 1), (1, 1), 1) and is_large and _has_nnpack():
-        return partial(torch._nnpack_spatial_convolution, padding=1)
+    if weight.shape[2:] == (3, 3) and geometry == ((1, 1), (1, 1), (1, 1), 1):
+        has_nnpack = hasattr(torch, "_nnpack_spatial_convolution") and torch._nnpack_available()
+        if has_nnpack and x.shape[2] * x.shape[3] >= WINOGRAD_PIXELS:
+            return partial(torch._nnpack_spatial_convolution, padding=1)
     return None
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    y = torch.addmm(bias[:, None], weight.flatten(1), x[0].flatten(1))
-    return y.view(1, -1, *x.shape[2:])
-
-
-@cache
-def _has_nnpack() -> bool:
-    return hasattr(torch, "_nnpack_spatial_convolution") and torch._nnpack_available()
+    return torch.addmm(bias[:, None], weight.flatten(1), x[0].flatten(1)).view(1, -1, *x.shape[2:])

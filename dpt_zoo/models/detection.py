@@ -1,4 +1,4 @@
-"""DPT as an MMDetection backbone: `dict(type="DPT", size="tiny")`. The configs import this module."""
+"""DPT as an MMDetection backbone, `dict(type="DPT", size="tiny")`; the configs import this module."""
 
 from typing import Any
 
@@ -22,24 +22,16 @@ PREFIX = "backbone."
 class DPT(backbone.DPT):
     """The backbone, with MMDetection's `init_cfg` for pretrained weights.
 
-    Args:
-        size: see `dpt_zoo.models.DPT`.
-        drop_path_rate: see `dpt_zoo.models.DPT`.
-        gradient_checkpointing: see `dpt_zoo.models.DPT`.
-        init_cfg: None, or `dict(type="Pretrained", checkpoint=WEIGHTS)`. WEIGHTS are an ImageNet classifier's or those
-            of a detector with this backbone: a model's name ("dpt_tiny"), a path, `https://...` or
-            `hf://org/repo/file`.
+    `size`, `drop_path_rate` and `gradient_checkpointing` are those of `dpt_zoo.models.DPT`. `init_cfg` is None, or
+    `dict(type="Pretrained", checkpoint=WEIGHTS)` with the weights of a classifier or a detector: a model's name
+    ("dpt_tiny"), a path, `https://...` or `hf://org/repo/file`.
 
     Raises:
         InputError: `init_cfg` has another form, or the size is unknown.
     """
 
     def __init__(
-        self,
-        size: str,
-        drop_path_rate: float = 0.1,
-        gradient_checkpointing: bool = False,
-        init_cfg: dict[str, Any] | None = None,
+        self, size: str, drop_path_rate: float = 0.1, gradient_checkpointing: bool = False, init_cfg: Any = None
     ) -> None:
         super().__init__(size, drop_path_rate, gradient_checkpointing=gradient_checkpointing)
         if init_cfg is not None and (init_cfg.get("type") != "Pretrained" or "checkpoint" not in init_cfg):
@@ -47,7 +39,7 @@ class DPT(backbone.DPT):
         self.init_cfg = init_cfg
 
     def init_weights(self) -> None:
-        """Load the weights that `init_cfg` names; MMEngine's Runner calls this method before training.
+        """Load the weights that `init_cfg` names. MMEngine's Runner calls this method before training.
 
         Raises:
             FetchError: The weights are not in the cache and cannot be fetched.

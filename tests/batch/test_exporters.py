@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
+from dpt_zoo import Detections
 from dpt_zoo.batch.exporters import WRITERS
 from dpt_zoo.batch.journal import ImageResult, Journal
 from dpt_zoo.cli import detect
 from dpt_zoo.data.checks import SplitFiles, check_splits
 from dpt_zoo.data.voc import read_voc
-from dpt_zoo.inference import Detections
 
 
 @pytest.fixture

@@ -27,12 +27,12 @@ from running import Run
 from web_server import WebServer
 
 import dpt_zoo
+from dpt_zoo import Detector
 from dpt_zoo.batch.image_writer import ImageWriter
 from dpt_zoo.batch.journal import Journal, RunSettings
 from dpt_zoo.batch.runner import DetectionRun, VideoInput
 from dpt_zoo.cli.detect import FORMATS
 from dpt_zoo.data.digits import make_digit_scenes
-from dpt_zoo.inference import Detector
 from dpt_zoo.inference.inputs import find_inputs
 
 MASK_RCNN = ("--model", "mrcnn_dpt_nano_digits")

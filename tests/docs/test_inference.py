@@ -16,9 +16,9 @@ from PIL import Image
 from reference_data import ROOT
 from running import Run
 
+from dpt_zoo import Detections, Detector
 from dpt_zoo.cli.detect import FORMATS
 from dpt_zoo.data.digits import make_digit_scenes
-from dpt_zoo.inference import Detections, Detector
 
 PAGE = (ROOT / "docs" / "inference.md").read_text()
 MODEL = "mrcnn_dpt_nano_digits"

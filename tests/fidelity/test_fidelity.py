@@ -25,9 +25,9 @@ from rule_weights import load_rule_weights
 from torch import Tensor
 from torch.nn import functional as F
 
+from dpt_zoo import Detector
 from dpt_zoo.engine.config import load_config
 from dpt_zoo.engine.runner import quiet_runner
-from dpt_zoo.inference import Detector
 from dpt_zoo.models import DPTClassifier
 
 STRICT = 1e-9

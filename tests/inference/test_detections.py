@@ -17,8 +17,8 @@ from mmdet.datasets import CocoDataset
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from dpt_zoo import Detections
 from dpt_zoo.errors import InputError, OutputError
-from dpt_zoo.inference import Detections
 from dpt_zoo.inference.detections import COCO_CLASSES, coco_category_ids, encode_mask
 from dpt_zoo.inference.drawing import draw
 from dpt_zoo.utils.files import open_atomic

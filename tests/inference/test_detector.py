@@ -23,9 +23,10 @@ from reference_data import PHOTO, rule_model
 from torch import Tensor
 from web_server import Fault, WebServer, cut, endless, hang_up, page, redirect, status
 
+from dpt_zoo import Detections, Detector
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import DPTZooError, ImageError, InputError
-from dpt_zoo.inference import Detections, Detector, inputs
+from dpt_zoo.inference import inputs
 from dpt_zoo.inference.detector import _bfloat16_is_faster
 from dpt_zoo.inference.inputs import find_inputs
 from dpt_zoo.inference.pytorch_backend import _drop_all_but_the_highest
@@ -421,7 +422,7 @@ class TestManyImages:
 
 
 def images_ahead() -> int:
-    """How many images are read before they are asked for."""
+    """Return the number of images that are read ahead."""
     from dpt_zoo.inference.detector import READERS
 
     return READERS + 1

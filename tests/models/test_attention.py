@@ -63,7 +63,7 @@ class TestBlock:
 
 
 def wide_blocks() -> tuple[Block, Block]:
-    """Return a block whose hidden layer is computed in many parts even for few tokens, and one without parts."""
+    """Return a block that computes its hidden layer in many parts even for few tokens, and one without parts."""
     block = Block(dim=16, num_heads=1, mlp_ratio=256, reduction=1, drop_path=0.0)
     return block, make_explicit(copy.deepcopy(block))
 

@@ -61,7 +61,7 @@ class TestSizes:
                 assert ours.shape[1] == stage.embed_dim
                 assert (ours - theirs).abs().max() < 1e-9 * theirs.std()
 
-    def test_stage_1_takes_its_embedding_as_it_stands_where_the_cell_count_is_its_own(self, backbone: DPT) -> None:
+    def test_stage_1_takes_its_embedding_unchanged_if_the_number_of_cells_is_equal(self, backbone: DPT) -> None:
         assert torch.equal(backbone.position_embedding(1, (28, 112)), backbone.get_parameter("pos_embed1"))
 
     def test_later_stages_resize_theirs_to_any_map(self, backbone: DPT) -> None:
@@ -79,9 +79,7 @@ class TestSizes:
         with pytest.raises(InputError, match="size 'large' is unknown: choose one of nano, tiny, small, medium"):
             DPT("large")
 
-    """What a CPU computes in another order than a GPU, or in parts, comes out the same."""
-
-    def test_maps_and_embeddings_of_one_image_are_channels_last_by_all_their_strides(self, backbone: DPT) -> None:
+    def test_the_strides_of_maps_and_embeddings_of_one_image_are_channels_last(self, backbone: DPT) -> None:
         with torch.inference_mode():
             for x in backbone(random_images(7, (1, 3, 96, 64)).double()):
                 assert x.stride() == torch.empty_like(x, memory_format=torch.channels_last).stride()

@@ -1,4 +1,4 @@
-"""What a CPU computes in another way than a GPU: the same results, and only where it is used."""
+"""The faster operators for CPUs have the same results, and are used only on CPUs."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class TestIsUsed:
 
 
 class Probe(torch.nn.Module):
-    """Return 1 where the CPU's ways are used, else 0."""
+    """Return `x + 1` if the CPU's operators are used, else `x`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + int(cpu.is_used(x))

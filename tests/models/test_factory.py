@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dpt_zoo
+from dpt_zoo import Detector
 from dpt_zoo.errors import DPTZooError, FetchError, InputError, UnknownModelError, WeightsError
-from dpt_zoo.inference import Detector
 from dpt_zoo.manifest.records import get_detector_info, read_manifest
 from dpt_zoo.models.factory import build_detector
 from dpt_zoo.weights.converting import convert, write_safetensors

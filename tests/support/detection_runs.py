@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dpt_zoo import Detections
 from dpt_zoo.batch.journal import ImageResult, Journal, RunSettings
-from dpt_zoo.inference import Detections
 from dpt_zoo.inference.detections import encode_mask
 
 SETTINGS = RunSettings(
