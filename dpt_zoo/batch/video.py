@@ -124,6 +124,7 @@ def write_video(path: Path, reader: VideoReader) -> Iterator[FrameWriter]:
         raise InputError(f"{path}: videos are written as MP4: choose a name that ends in .mp4")
     time_base = Fraction(1, reader.time_base.denominator)  # MP4 requires the numerator 1
     last_time = -1
+    next_packet: Any = None
 
     def write(frame: Frame, image: NDArray[np.uint8]) -> None:
         nonlocal last_time

@@ -43,7 +43,7 @@ class Comparison:
         ids = ([each["category_id"] for each in dicts] for dicts in (self.predictions, self.annotations))
         same_class = overlaps * np.equal.outer(*ids)
         is_crowd = np.array([bool(each.get("iscrowd")) for each in self.annotations], bool)
-        in_crowd = (same_class[:, is_crowd] >= MIN_IOU).any(axis=1)
+        in_crowd: Any = (same_class[:, is_crowd] >= MIN_IOU).any(axis=1)
         owners: dict[int, int] = {}
         _assign(owners, same_class * ~is_crowd)
         _assign(owners, overlaps * ~is_crowd * ~in_crowd[:, None])

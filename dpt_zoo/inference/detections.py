@@ -108,9 +108,9 @@ class Detections:
                     "use detections.filter(min_score=..., classes=...) to select by score or class"
                 )
         indices = np.atleast_1d(np.arange(len(self))[index])
-        boxes, scores, labels = (column[indices] for column in (self.boxes, self.scores, self.labels))
         rles = None if self.rles is None else [self.rles[index] for index in indices]
-        return replace(self, boxes=boxes, scores=scores, labels=labels, rles=rles)
+        columns = {name: getattr(self, name)[indices] for name in ("boxes", "scores", "labels")}
+        return replace(self, **columns, rles=rles)
 
     def filter(self, min_score: float | None = None, classes: str | Sequence[str] | None = None) -> "Detections":
         """Return the objects that have at least a minimum score and belong to some classes.
@@ -268,7 +268,7 @@ class Detections:
             boxes = coco_mask.toBbox(list(self.rles))  # xywh
             boxes[:, 2:] += boxes[:, :2] - 1  # to xyxy, both ends included
             masks = sv.CompactMask.from_coco_rle(self.rles, boxes, self.image_size)
-        data = {"class_name": np.array(self.names, dtype=str)}
+        data: dict[str, Any] = {"class_name": np.array(self.names, dtype=str)}
         return sv.Detections(xyxy=self.boxes, mask=masks, confidence=self.scores, class_id=self.labels, data=data)
 
     def _require_image(self) -> NDArray[np.uint8]:

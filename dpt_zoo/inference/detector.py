@@ -77,14 +77,15 @@ class Detector:
         ):
             raise InputError(f"scale must be two lengths in pixels, such as (1333, 800), not {scale!r}")
         if isinstance(model, str):
-            model = create_model(model, weights=weights, device="auto" if device is None else device)
+            self.model: Any = create_model(model, weights=weights, device="auto" if device is None else device)
         elif not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in DETECTOR_ATTRIBUTES):
             given = f"an object of type {type(model).__name__}"
             raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not {given}")
         elif weights is not None or device is not None:
             name = "device" if weights is None else "weights"
             raise InputError(f"{name} can be given only with a model's name: pass it to dpt_zoo.create_model instead")
-        self.model: Any = model
+        else:
+            self.model = model
         self.classes: tuple[str, ...] = tuple(self.model.dataset_meta["classes"])
         self.score_threshold = score_threshold
         self._batch_size = batch_size

@@ -75,14 +75,14 @@ def find_inputs(images: Any) -> Iterator[ImageInput]:
     return _make_unique(itertools.chain.from_iterable(_expand(image, numbers) for image in images))
 
 
-def _is_url(image: str | Path) -> bool:
+def is_url(image: str | Path) -> bool:
     return isinstance(image, str) and re.match("https?://", image, re.IGNORECASE) is not None
 
 
 def _is_single(images: Any) -> bool:
     """Return whether this is one image, and not a folder, a pattern or an iterable of images."""
     if isinstance(images, str | Path):
-        return _is_url(images) or images == "" or not (os.path.isdir(images) or _is_pattern(images))  # noqa: PTH112
+        return is_url(images) or images == "" or not (os.path.isdir(images) or _is_pattern(images))  # noqa: PTH112
     is_image = isinstance(images, bytes | bytearray | Image.Image | np.ndarray) or hasattr(images, "detach")
     return is_image or not isinstance(images, Iterable)
 
@@ -94,7 +94,7 @@ def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
         if isinstance(image, bytes | bytearray):
             return [ImageInput(name, name, partial(decode_image, bytes(image), name))]
         return [ImageInput(name, name, partial(to_pixels, image, name))]
-    if _is_url(image):
+    if is_url(image):
         return [ImageInput(_url_name(str(image)), str(image), partial(_fetch, str(image)))]
     if image == "":
         raise InputError("the path of an image is empty")

@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
 
     def __init__(self, runner: Runner, dataloader: DataLoader[Any] | dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super().__init__(runner, dataloader, *args, **kwargs)
-        self._batches = SeededBatches(self.dataloader.batch_sampler)
+        self._batches = SeededBatches(cast(BatchSampler, self.dataloader.batch_sampler))
         # A DataLoader refuses to set these attributes, but a new one would need all settings of this one.
         vars(self.dataloader).update(batch_sampler=self._batches, dataset=SeededDataset(self.dataloader.dataset))
         self.stop = StopSignals()
