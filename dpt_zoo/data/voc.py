@@ -15,7 +15,7 @@ def read_voc(folder: Path) -> tuple[list[str], list[LabelledSplit]]:
     labels, images = folder / "Annotations", folder / "JPEGImages"
     if any(labels.glob("*.xml")):
         lists = {path.stem: path for path in (folder / "ImageSets" / "Main").glob("*.txt")}
-        names = [name for name in ("train", "val", "test") if name in lists]
+        names = [str(name) for name in ("train", "val", "test") if name in lists]
         names = names or ["trainval" if "trainval" in lists else "train"]
         splits = [_read_split(LabelledSplit(name, folder), images, labels, lists.get(name)) for name in names]
     else:
