@@ -15,8 +15,8 @@ def read_voc(folder: Path) -> tuple[list[str], list[LabelledSplit]]:
     labels, images = folder / "Annotations", folder / "JPEGImages"
     if any(labels.glob("*.xml")):
         lists = {path.stem: path for path in (folder / "ImageSets" / "Main").glob("*.txt")}
-        names = [str(name) for name in ("train", "val", "test") if name in lists]
-        names = names or ["trainval" if "trainval" in lists else "train"]
+        listed = [name for name in ("train", "val", "test", "trainval") if name in lists]
+        names: list[str] = [name for name in listed if name != "trainval" or len(listed) == 1] or ["train"]
         splits = [_read_split(LabelledSplit(name, folder), images, labels, lists.get(name)) for name in names]
     else:
         homes = [home for home in [folder, *sorted(filter(Path.is_dir, folder.iterdir()))] if any(home.glob("*.xml"))]
