@@ -14,8 +14,8 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def use_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Replace standard error; no fixture, because pytest sets its own between the fixtures and the test."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
@@ -30,20 +30,23 @@ def test_nothing_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar(terminal: Terminal) -> None:
+def test_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
     with progress_bar("images") as progress:
         progress(0, None)
         progress(3, 4)
     assert "images" in terminal.getvalue() and "3/4" in terminal.getvalue()
 
 
-def test_one_download(terminal: Terminal) -> None:
+def test_one_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
     with Downloads() as bars:
         bars.callback_for("model")(5, 10)
     assert "5/10" in terminal.getvalue() and "all files" not in terminal.getvalue()
 
 
-def test_several_downloads(terminal: Terminal) -> None:
+def test_several_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
     with Downloads(2) as bars:
         callbacks = [bars.callback_for(name) for name in ("first", "second")]
         callbacks[0](5, 10)
@@ -56,7 +59,8 @@ def test_several_downloads(terminal: Terminal) -> None:
     assert "all files (2 of 2 begun)" in shown and "20/20" in shown
 
 
-def test_no_bars_before_the_first_bytes(terminal: Terminal) -> None:
+def test_no_bars_before_the_first_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
     with Downloads(2) as bars:
         bars.callback_for("model")
     assert terminal.getvalue() == ""
