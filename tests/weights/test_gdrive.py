@@ -89,8 +89,8 @@ LOGIN = titled("Sign in - Google Accounts", "Use your Google Account")
 # What Google sends instead of the file, and the error.
 REFUSED: dict[str, tuple[Fault, str]] = {
     "quota": (page(QUOTA), "refused the download: the file's quota is used up: try again in some hours"),
-    "quota, with 403": (page(QUOTA, status=403), "refused the download: its quota .*"),
-    "quota, with 429": (page(QUOTA, status=429), "refused the download: its quota .*"),
+    "quota, with 403": (page(QUOTA, status=403), "refused the download: .* quota is used up.*"),
+    "quota, with 429": (page(QUOTA, status=429), "refused the download: .* quota is used up.*"),
     "denied, with 200": (page(DENIED), r"denied permission: the file is not \(or no longer\) shared with everybody"),
     "denied, with 403": (page(DENIED, status=403), "denied permission: .*"),
     "denied, in other words": (page(titled("Zugriff verweigert"), status=403), "denied permission: .*"),
