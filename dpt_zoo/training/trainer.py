@@ -56,7 +56,7 @@ def train(
         data_root: a folder of COCO, YOLO or Pascal VOC data (see docs/data.md); by default the data in the config.
         work_dir: the folder for checkpoints, logs and `model.safetensors`; by default `runs/NAME` for a model NAME.
         weights: detector weights to start from: a model's name, a path, `https://...` or `hf://org/repo/file`.
-        resume: continue from the newest intact checkpoint in `work_dir`, or begin if there is none.
+        resume: continue from the newest intact checkpoint in `work_dir`, or start if there is none.
         epochs: number of passes over the data, at least 1; the learning rate schedule is scaled to it.
         batch_size: number of images in a batch of one process, at least 1.
         accumulate: number of batches to accumulate gradients over for one step, at least 1.
