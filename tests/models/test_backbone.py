@@ -119,15 +119,18 @@ def test_compiled_for_two_sizes_it_takes_any(training: bool) -> None:
                     assert (ours - expected).abs().max() < 1e-4 * expected.std()
 
 
-def test_exported_it_is_a_graph_of_ordinary_operators() -> None:
+def test_exported_it_is_a_graph_of_ordinary_operators_for_any_image_size() -> None:
     model = DPT("nano").eval()
-    exported = torch.export.export(model, (random_images(7, (1, 3, 64, 96)),), strict=False)
+    any_size = ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)
+    images = random_images(7, (1, 3, 192, 224))
+    exported = torch.export.export(model, (images,), dynamic_shapes=any_size, strict=False)
     operators = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
     assert {"aten.linear.default", "aten.scaled_dot_product_attention.default"} <= operators
-    images = random_images(8, (1, 3, 64, 96))
-    with torch.inference_mode():
-        for ours, expected in zip(exported.module()(images), model(images), strict=True):
-            assert (ours - expected).abs().max() < 1e-4 * expected.std()
+    for size in ((192, 192), (64, 96), (160, 320)):  # the first is that of the position embeddings
+        images = random_images(8, (1, 3, *size))
+        with torch.inference_mode():
+            for ours, expected in zip(exported.module()(images), model(images), strict=True):
+                assert (ours - expected).abs().max() < 1e-4 * expected.std()
 
 
 def test_tensors_without_values_give_the_shapes() -> None:
