@@ -50,10 +50,10 @@ QUICK = Settings(
     megapixels=(0.05, 0.1),
     architectures=("retinanet",),
     steps=1,
-    megabytes=20,
-    images=20,
+    megabytes=5,
+    images=10,
     detections=30,
-    scenes=20,
+    scenes=4,
 )
 """The smallest useful measurement."""
 
