@@ -76,6 +76,7 @@ def find_inputs(images: Any) -> Iterator[ImageInput]:
 
 
 def is_url(image: str | Path) -> bool:
+    """Return whether an image is given by its URL."""
     return isinstance(image, str) and re.match("https?://", image, re.IGNORECASE) is not None
 
 

@@ -23,6 +23,8 @@ from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.engine.distributed import process_group, runner_settings
 from dpt_zoo.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 # --- What stands in for other programs
 
 LAUNCHED = f"""#!/bin/sh

@@ -30,6 +30,8 @@ from dpt_zoo.engine.config import load_config
 from dpt_zoo.engine.runner import quiet_runner
 from dpt_zoo.models import DPTClassifier
 
+pytestmark = pytest.mark.slow
+
 STRICT = 1e-9
 """Tolerance in float64, in standard deviations of the map."""
 

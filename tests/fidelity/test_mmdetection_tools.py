@@ -15,6 +15,8 @@ from dpt_zoo.inference.detections import COCO_CATEGORY_IDS
 from dpt_zoo.manifest.records import get_detector_info, get_model_info
 from dpt_zoo.weights.store import adopt
 
+pytestmark = pytest.mark.slow
+
 TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
 
 

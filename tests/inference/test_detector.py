@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from mmcv.transforms import Compose
 from mmdet.apis import inference_detector
 from mmdet.models.utils import filter_scores_and_topk
-from mmdet.utils import get_test_pipeline_cfg as test_pipeline
 from mmengine.config import ConfigDict
 from numpy.typing import NDArray
 from PIL import Image
@@ -60,20 +59,21 @@ def assert_same(ours: Detections, theirs: Detections, tolerance: float = 0) -> N
 
 
 class TestFidelity:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["retinanet_dpt_t_1x", "mrcnn_dpt_t_1x"])
     def test_detections_are_those_of_mmdetections_own_inference(self, name: str) -> None:
-        model, scale = rule_model(name), (667, 400)  # half of the config's
-        pipeline = [{**step, "scale": scale} if step["type"] == "Resize" else step for step in test_pipeline(model.cfg)]
-        everything = inference_detector(model, str(PHOTO), Compose(pipeline)).pred_instances.numpy()
+        model = rule_model(name)
+        everything = inference_detector(model, str(PHOTO)).pred_instances.numpy()
         for threshold in (0.0, 0.1):
             theirs = everything[everything.scores >= threshold]
-            ours = Detector(model, score_threshold=threshold, scale=scale)(PHOTO)
+            ours = Detector(model, score_threshold=threshold)(PHOTO)
             assert len(ours) == len(theirs) > 0
             assert np.abs(ours.boxes - theirs.bboxes).max() < 1e-3 and np.abs(ours.scores - theirs.scores).max() < 5e-5
             assert ours.labels.tolist() == theirs.labels.tolist()
             if ours.masks is not None:
                 assert (ours.masks != theirs.masks).mean() < 1e-6
 
+    @pytest.mark.slow
     def test_images_of_all_sizes_at_once_or_one_by_one(self, detector: Detector, folder: Path) -> None:
         """Padding an image to the size of another one would change its detections."""
         scenes = [Image.open(path) for path in sorted(folder.iterdir())]

@@ -32,6 +32,7 @@ def explicit(backbone: DPT) -> DPT:
     return make_explicit(copy.deepcopy(backbone))
 
 
+@pytest.mark.slow
 class TestSizes:
     @settings(max_examples=20, deadline=None)
     @given(height=st.integers(32, 140), width=st.integers(32, 140), batch=st.integers(1, 2))
@@ -103,6 +104,7 @@ class TestPrecision:
         assert seen == [torch.bfloat16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_compiled_for_two_sizes_it_takes_any(training: bool) -> None:
     model = DPT("nano", drop_path_rate=0).train(training)
@@ -119,6 +121,7 @@ def test_compiled_for_two_sizes_it_takes_any(training: bool) -> None:
                     assert (ours - expected).abs().max() < 1e-4 * expected.std()
 
 
+@pytest.mark.slow
 def test_exported_it_is_a_graph_of_ordinary_operators_for_any_image_size() -> None:
     model = DPT("nano").eval()
     any_size = ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)

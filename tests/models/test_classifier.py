@@ -110,7 +110,7 @@ class TestPretrained:
     def test_a_head_for_other_classes_is_fresh(self, weights: dict[str, Tensor]) -> None:
         model = timm.create_model("dpt_tiny", pretrained=True, num_classes=7)
         assert model.head.weight.shape == (7, 512)
-        assert model.head.weight.std() == pytest.approx(0.02, rel=0.2) and not model.head.bias.any()
+        assert model.head.weight.std().item() == pytest.approx(0.02, rel=0.2) and not model.head.bias.any()
         assert torch.equal(model.cls_token, weights["cls_token"])
 
     def test_other_input_channels_take_the_sum_of_the_colours(self, weights: dict[str, Tensor]) -> None:

@@ -75,6 +75,7 @@ class TestModel:
         rule = rule_state_dict(model.state_dict())
         assert all(torch.equal(tensor, rule[name]) for name, tensor in model.state_dict().items())
 
+    @pytest.mark.slow
     def test_mmdetections_own_inference_finds_what_the_detector_finds(self, rule_file: Path) -> None:
         model = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=str(rule_file))
         theirs = inference_detector(model, str(PHOTO)).pred_instances.numpy()
@@ -179,6 +180,7 @@ class TestOtherClasses:
 class TestOwnClasses:
     """Weights that a user trained work like the zoo's."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["retinanet_dpt_t_1x", "mrcnn_dpt_t_1x"])
     @pytest.mark.parametrize("num_classes", [None, 3])
     def test_a_file_is_taken_whole(

@@ -253,6 +253,7 @@ def test_a_demo_is_held_against_what_was_measured_here(data: Path, work: Path, r
     assert rows_of((work / "results.md").read_text())[DEMO][:2] == ["Mask R-CNN DPT-Nano", "2.9 M"]
 
 
+@pytest.mark.slow
 def test_the_digit_scenes_are_those_that_the_demos_were_measured_on(tmp_path: Path) -> None:
     make_digit_scenes(tmp_path / "digits", num_train=1, num_test=DIGITS.num_images)
     content = (tmp_path / "digits/annotations/instances_val2017.json").read_bytes()

@@ -25,6 +25,8 @@ from benchmarks.measuring import QUICK, Action, Comparison, measure_peak, run_in
 from benchmarks.report import format_table
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 BENCHMARK = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 SUBJECTS = ["limits", "import", "backbone", "pixels", "precision", "detect", "train", "weights", "evaluate"]
 

@@ -403,6 +403,7 @@ def bombs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     return dict(zip(BOMBS, answers, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_bombs_take_little_memory(bomb: str, bombs: dict[str, list[Any]]) -> None:
     index, answer, kilobytes = bombs[bomb]
