@@ -82,8 +82,8 @@ with contextlib.redirect_stderr(io.StringIO()):  # its progress
         load(name)
     load("dpt_tiny", pretrained=False)
     options = dict(data_root="data", workers=0)
-    weights = load("train", "mrcnn_dpt_nano_digits", epochs=1, work_dir="training", **options)
-    evaluation = load("evaluate", "mrcnn_dpt_nano_digits", weights=weights, work_dir="evaluation", **options)
+    weights = load("train", "retinanet_dpt_nano_digits", epochs=1, work_dir="training", **options)
+    evaluation = load("evaluate", "retinanet_dpt_nano_digits", weights=weights, work_dir="evaluation", **options)
 print(*evaluation.metrics["bbox"])
 print(*missing)
 """
