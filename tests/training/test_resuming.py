@@ -208,8 +208,9 @@ def test_torchrun_stops_all_with_their_workers(
         while len(losses_of(tmp_path)) < 7 and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(TERM)
-    assert len(losses_of(tmp_path)) == 8, (tmp_path / "log.txt").read_text()
-    assert resume(trainer, plan) == 8
+    num_done = len(losses_of(tmp_path))  # the signal may arrive just before the iteration that waits for it
+    assert num_done in (7, 8), (tmp_path / "log.txt").read_text()
+    assert resume(trainer, plan) == num_done
     assert_same(tmp_path, uninterrupted(processes=2))
 
 
