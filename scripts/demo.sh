@@ -11,7 +11,7 @@ data=$out/digits
 rm -rf "$out/fine-tuned"
 
 echo "== Scenes of handwritten digits"
-dpt-zoo make-digits "$data" --num-train 100 --num-test 25
+dpt-zoo make-digits "$data" --num-train 60 --num-test 20
 
 echo "== Detecting with the shipped $model"
 python scripts/contact_sheet.py "$out/detections.png" "$model" "$data"/val2017/0000{01..12}.png

@@ -30,7 +30,7 @@ def execute(folder: Path) -> Any:
     return notebook
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("notebook")]
 
 
 @pytest.fixture(scope="module")

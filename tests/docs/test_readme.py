@@ -2,13 +2,16 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from reference_data import PHOTO, ROOT
+from running import Run
 from update_readme_tables import update_tables
 
 README = (ROOT / "README.md").read_text()
@@ -33,26 +36,40 @@ def folder(tmp_path: Path, rule_file: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-def run_block(block: str, folder: Path) -> str:
-    """Run a block of shell commands in a folder, and return its standard error."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command, environment = ["bash", "-euc", block], {**os.environ, "PATH": path}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+@pytest.fixture
+def run_block(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Return a function that runs a block of `dpt-zoo` commands in this process and a user's folder.
+
+    It returns their standard error.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def run_lines(block: str) -> str:
+        log = ""
+        for line in block.splitlines():
+            command, *arguments = shlex.split(line)
+            assert command == "dpt-zoo"
+            status, _, err = run(*arguments)
+            assert status == 0, err
+            log += err
+        return log
+
+    return run_lines
 
 
-def test_python(folder: Path) -> None:
-    code = "\n".join(blocks("python")).replace("path/to/this/checkout", str(ROOT))
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_python(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(folder)
+    exec("\n".join(blocks("python")).replace("path/to/this/checkout", str(ROOT)), {})
+    out, err = capsys.readouterr()
+    assert out.count("<Detections in photo") == 2
+    assert not err
 
 
-def test_shell(folder: Path) -> None:
+def test_shell(folder: Path, run_block: Callable[[str], str]) -> None:
     set_up, *others = blocks("bash")
     assert re.findall(r"^bash (\S+)", set_up, re.M) == ["scripts/demo.sh", "scripts/test.sh"]
     for block in others:
-        assert "arning" not in run_block(block, folder)
+        run_block(block)
     assert {path.name for path in (folder / "detections/labels").iterdir()} == {"photo.txt", "1.txt"}
     assert (folder / "detections/pictures/photo.jpg").is_file()
 
@@ -66,6 +83,7 @@ def test_demo(checkout: Path) -> None:
     environment = {**os.environ, "VENV": sys.prefix, "PYTHONPATH": str(checkout)}
     done = subprocess.run(["bash", checkout / "scripts/demo.sh"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+    assert "arning" not in done.stderr
     assert re.search(r"^bbox( +\d+\.\d| +-){12}$", done.stdout, re.M)
     assert re.search(r"^epoch 2/2  box AP \d+\.\d, mask AP \d+\.\d$", done.stderr, re.M)
     picture = Path(done.stdout.splitlines()[-1].removeprefix("The picture: "))
@@ -74,16 +92,16 @@ def test_demo(checkout: Path) -> None:
         assert image.size == (4 * 388 + 4, 3 * 388 + 4)
 
 
-def test_the_worked_example_of_training(tmp_path: Path) -> None:
+def test_the_worked_example_of_training(tmp_path: Path, run_block: Callable[[str], str]) -> None:
     _, example, *_ = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.S)
-    log = run_block(example, tmp_path)
+    log = run_block(example)
     assert list(tmp_path.glob("runs/*/pictures/000001.png"))
     assert re.search(r"^epoch 3/3  box AP \d+\.\d$", log, re.M)
 
 
-def test_the_example_of_evaluation(tmp_path: Path) -> None:
+def test_the_example_of_evaluation(tmp_path: Path, run_block: Callable[[str], str]) -> None:
     _, example = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/evaluation.md").read_text(), re.S)
-    run_block(example, tmp_path)
+    run_block(example)
     assert len(list((tmp_path / "runs/shown").iterdir())) == 10
     table = re.findall(r"^\| `(.+?)`", (ROOT / "docs/evaluation.md").read_text(), re.M)
     written = {path.name for path in (tmp_path / "runs/evaluation").iterdir()}
