@@ -14,12 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .. import mmlab  # noqa: F401  (before mmdet)
+
+# isort: split
+from mmdet.utils import get_test_pipeline_cfg
+
 from ..errors import DPTZooError, InputError
-from ..inference.detector import DETECTOR_ATTRIBUTES
 from ..inference.graph_metadata import OUTPUTS, GraphMetadata
+from ..manifest.records import read_manifest
 from ..models.factory import create_model
 from ..utils.environment import versions
 from ..utils.files import atomic_path
@@ -27,17 +33,14 @@ from ..utils.validation import check_integer
 from ..weights.digests import tensors_sha256
 from .graph import DetectorGraph, build_graph
 
-# isort: split
-from mmdet.utils import get_test_pipeline_cfg
-
-from ..manifest.records import read_manifest
-
 MODULES = {".onnx": "onnx_file", ".xml": "openvino_file", ".pt2": "torch_file"}
 """The module that writes and runs files of each suffix."""
 PACKAGES = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".xml": ("onnx", "onnxscript", "openvino"), ".pt2": ()}
 """What each format needs besides PyTorch."""
 EXAMPLE = 2, (192, 256)
 """Number and size of the images with which the graph is traced. The graph is not limited to them."""
+MAX_BATCH, MAX_SIDE = 1024, 2**14
+"""The largest number of images, and their largest side in pixels."""
 UNLIKE_EXAMPLE = 3, (160, 96)
 """Number and size of the images on which the written file is checked."""
 TOLERANCES = {"float32": (0.1, 0.01), "float16": (2.0, 0.1)}
@@ -95,7 +98,7 @@ def export(
         partials = {suffix: stack.enter_context(atomic_path(path.with_suffix(suffix))) for suffix in names}
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-")))
         written = folder / f"model{path.suffix}"
-        format.write(trace(graph, batch, image_size), json.dumps(metadata.to_json()), written, metadata)
+        format.write(trace(graph, metadata.batch, image_size), json.dumps(metadata.to_json()), written, metadata)
         _check_file(format, written, graph, metadata)
         for suffix, partial in partials.items():
             shutil.move(written.with_suffix(suffix), partial)
@@ -103,12 +106,13 @@ def export(
 
 
 def trace(graph: DetectorGraph, batch: int | None, image_size: tuple[int, int] | None) -> torch.export.ExportedProgram:
-    """Trace a graph for one number of images and one size, or for any if it is None."""
+    """Trace a `graph` for `batch` images of an `image_size`, or for any number or size if it is None."""
     dim = torch.export.Dim
-    images: dict[int, Any] = {} if batch else {0: dim("batch", min=1, max=4096)}
+    images: dict[int, Any] = {} if batch else {0: dim("batch", min=1, max=MAX_BATCH)}
     sizes = dict(images)
     if image_size is None:
-        images |= {2: 32 * dim("rows", min=1, max=1024), 3: 32 * dim("columns", min=1, max=1024)}
+        most = MAX_SIDE // 32
+        images |= {2: 32 * dim("rows", min=1, max=most), 3: 32 * dim("columns", min=1, max=most)}
     example = _noise(batch or EXAMPLE[0], image_size or EXAMPLE[1])
     with torch.no_grad():
         return torch.export.export(graph, example, dynamic_shapes=(images, sizes, None))
@@ -122,10 +126,10 @@ def _check_arguments(
     if missing := [name for name in PACKAGES[path.suffix] if importlib.util.find_spec(name) is None]:
         raise InputError(f'{path.suffix} files need {", ".join(missing)}: pip install "dpt-zoo[export]"')
     if batch is not None:
-        check_integer("batch", batch, 1)
+        check_integer("batch", batch, 1, MAX_BATCH)
     if image_size is not None and (
         np.shape(image_size) != (2,)
-        or not all(isinstance(side, Integral) and side > 0 and side % 32 == 0 for side in image_size)
+        or not all(isinstance(side, Integral) and 0 < side <= MAX_SIDE and side % 32 == 0 for side in image_size)
     ):
         raise InputError(f"image_size must be a height and a width, multiples of 32 pixels, not {image_size!r}")
     if path.suffix == ".pt2" and (half or preprocessing):
@@ -140,7 +144,7 @@ def _load(model: str | nn.Module, weights: str | Path | None) -> tuple[Any, str,
         record = read_manifest().detectors.get(model)
         license = record.license if record and weights is None else UNKNOWN_LICENSE
         return create_model(model, weights=weights), model, license
-    if not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in DETECTOR_ATTRIBUTES):
+    if not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in ("cfg", "dataset_meta", "neck")):
         given = f"an object of type {type(model).__name__}"
         raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not {given}")
     if weights is not None:
@@ -188,19 +192,31 @@ def _describe(
 def _noise(batch: int, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Return inputs of a graph: images of noise, the last of which has padding, and a score threshold of 0."""
     height, width = image_size
-    images = 255 * torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+    images = 255 * torch.rand(batch, 3, height, width, generator=_generator())
     sizes = torch.tensor([[height, width]] * batch, dtype=torch.float32)
     sizes[-1] -= torch.tensor([5, 9])
     return images, sizes, torch.tensor(0.0)
 
 
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
 def _check_file(format: Any, path: Path, graph: DetectorGraph, metadata: GraphMetadata) -> None:
     """Check that a written file gives the objects of the eager graph, on images unlike those of tracing."""
-    inputs = _noise(metadata.batch or UNLIKE_EXAMPLE[0], metadata.image_size or UNLIKE_EXAMPLE[1])
+    if metadata.has_preprocessing:  # an image that is only padded: rounding of resized noise would change objects
+        pixels = (255 * torch.rand(min(metadata.scale), max(metadata.scale), 3, generator=_generator())).byte()
+        height, width = pixels.shape[:2]
+        padding = (0, -width % metadata.pad_divisor, 0, -height % metadata.pad_divisor)
+        images = F.pad(pixels.permute(2, 0, 1)[None].float(), padding)
+        inputs: tuple[Tensor, ...] = images, torch.tensor([[height, width]]).float(), torch.tensor(0.0)
+        passed: tuple[Tensor, ...] = pixels, inputs[2]
+    else:
+        inputs = passed = _noise(metadata.batch or UNLIKE_EXAMPLE[0], metadata.image_size or UNLIKE_EXAMPLE[1])
     with torch.no_grad():
         expected = [each.numpy() for each in graph(*inputs)]
     try:
-        objects = format.run(path, [each.numpy() for each in inputs])
+        objects = format.run(path, [each.numpy() for each in passed])
     except Exception as error:  # each runtime has its own errors
         raise DPTZooError(f"the exported {path.suffix} file cannot be run: {error}") from error
     equal = min(_count_equal(expected, objects, metadata), _count_equal(objects, expected, metadata))

@@ -13,6 +13,7 @@ from onnxscript import opset18 as op
 from ..inference.graph_metadata import INPUTS, METADATA_KEY, OUTPUTS, GraphMetadata
 from ..utils.files import hash_file
 from .graph import onnx_nms
+from .preprocessing import add_preprocessing
 
 NMS = onnx_nms
 OPSET = 18
@@ -22,7 +23,7 @@ DIGEST_KEY = f"{METADATA_KEY}.sha256"
 
 
 def write(program: torch.export.ExportedProgram, content: str, path: Path, metadata: GraphMetadata) -> None:
-    """Write a traced graph with its metadata, the JSON `content`."""
+    """Write a traced `program` with its `metadata`, as the JSON `content`."""
     model = to_onnx(program, metadata)
     model.metadata_props[METADATA_KEY] = content
     ir.save(model, path)
@@ -33,7 +34,7 @@ def write(program: torch.export.ExportedProgram, content: str, path: Path, metad
 
 
 def run(path: Path, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return the outputs of a file's graph."""
+    """Return the outputs of a file's graph for its `inputs`."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -42,7 +43,7 @@ def run(path: Path, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
 
 
 def to_onnx(program: torch.export.ExportedProgram, metadata: GraphMetadata) -> ir.Model:
-    """Translate a traced graph."""
+    """Translate a traced `program`, with what `metadata` says: preprocessing, and weights in float16."""
     names = {"input_names": list(INPUTS), "output_names": list(OUTPUTS if metadata.has_masks else OUTPUTS[:-1])}
     table = {torch.ops.dpt_zoo.nms.default: _nms}
     exported = torch.onnx.export(
@@ -51,6 +52,8 @@ def to_onnx(program: torch.export.ExportedProgram, metadata: GraphMetadata) -> i
     assert exported is not None
     model = exported.model
     ir.passes.common.ClearMetadataAndDocStringPass()(model)  # stack traces with the paths of this machine
+    if metadata.has_preprocessing:
+        add_preprocessing(model, metadata.scale, metadata.pad_divisor)
     if metadata.precision == "float16":
         store_as_float16(model)
     return model

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import openvino
 import torch
 from numpy.typing import NDArray
@@ -18,14 +19,17 @@ BIN_DIGEST_KEY = f"{METADATA_KEY}_bin_sha256"
 
 
 def write(program: torch.export.ExportedProgram, content: str, path: Path, metadata: GraphMetadata) -> None:
-    """Write a traced graph with its metadata, the JSON `content`."""
+    """Write a traced `program` with its `metadata`, as the JSON `content`."""
     onnx_path = path.with_suffix(".onnx")
-    onnx_file.write(program, content, onnx_path, metadata)
+    ir.save(onnx_file.to_onnx(program, metadata), onnx_path)
     convert(onnx_path, content, path, half=metadata.precision == "float16")
 
 
 def convert(onnx_path: Path, content: str, path: Path, half: bool = False) -> None:
-    """Convert an ONNX file. The .xml file ends with the SHA-256 of what is before it, and contains that of the .bin."""
+    """Convert an ONNX file at `onnx_path`, with the JSON `content` as metadata, and weights in float16 if `half`.
+
+    The .xml file ends with the SHA-256 of all bytes before, and contains that of the .bin file.
+    """
     model = openvino.convert_model(onnx_path)
     model.set_rt_info(content, METADATA_KEY)
     openvino.save_model(model, path, compress_to_fp16=half)
@@ -37,6 +41,6 @@ def convert(onnx_path: Path, content: str, path: Path, half: bool = False) -> No
 
 
 def run(path: Path, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return the outputs of a file's graph."""
+    """Return the outputs of a file's graph for its `inputs`."""
     results = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(inputs)
     return list(results.to_tuple())

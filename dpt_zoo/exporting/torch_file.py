@@ -13,12 +13,12 @@ NMS = torchvision_nms
 
 
 def write(program: torch.export.ExportedProgram, content: str, path: Path, metadata: GraphMetadata) -> None:
-    """Write a traced graph with its metadata, the JSON `content`, as an extra file."""
+    """Write a traced `program` with its `metadata`, as the JSON `content`, as an extra file."""
     torch.export.save(program, path, extra_files={METADATA_KEY: content})
 
 
 def run(path: Path, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return the outputs of a file's graph."""
+    """Return the outputs of a file's graph for its `inputs`."""
     module = torch.export.load(path).module()
     with torch.no_grad():
         return [each.numpy() for each in module(*map(torch.from_numpy, inputs))]
