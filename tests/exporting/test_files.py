@@ -49,12 +49,12 @@ def read_content(path: Path) -> Any:
 
 
 def make_inputs(shape: tuple[int, int, int], threshold: float = 0.05) -> list[NDArray[Any]]:
-    """Return images of noise with large structures, in which the demos see objects, and their sizes."""
+    """Return images of noise, in which the demos detect objects, and their sizes."""
     batch, height, width = shape
     random = np.random.default_rng(height)
-    coarse = random.uniform(0, 255, (batch, 3, height // 8, width // 8)).repeat(8, 2).repeat(8, 3)
+    images = random.uniform(0, 255, (batch, 3, height, width))
     sizes = np.array([[height - 3 * i, width - 2 * i] for i in range(batch)])
-    return [coarse.astype(np.float32), sizes.astype(np.float32), np.array(threshold, np.float32)]
+    return [images.astype(np.float32), sizes.astype(np.float32), np.array(threshold, np.float32)]
 
 
 def run_graph(name: str, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:

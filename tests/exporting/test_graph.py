@@ -50,9 +50,10 @@ def paste(masks: Tensor, boxes: Tensor, image: NDArray[np.uint8]) -> Tensor:
 def test_objects_are_mmdetections_in_float64(demo: str, nms: Any, scenes: list[NDArray[np.uint8]]) -> None:
     model: Any = dpt_zoo.create_model(demo).double()
     images = [scene[:height, :width] for scene, (height, width) in zip(scenes, SIZES, strict=False)]
-    for index, (ours, theirs) in enumerate(zip(run(model, images, 0, nms), detect(model, images), strict=True)):
-        assert len(ours["labels"]) > 5, index
-        assert ours["labels"].equal(theirs["labels"])
+    for ours, theirs in zip(run(model, images, 0.1, nms), detect(model, images), strict=True):
+        certain = theirs["scores"] >= 0.1  # below, boxes without extent have equal scores, in any order
+        theirs = {name: each[certain] for name, each in theirs.items()}
+        assert ours["labels"].equal(theirs["labels"]) and certain.any()
         for name in ours.keys() - {"labels"}:
             assert (ours[name] - theirs[name]).abs().max() < 1e-9, name
 
@@ -64,7 +65,7 @@ def detect(model: Any, images: list[NDArray[np.uint8]]) -> list[dict[str, Tensor
     samples = [DetDataSample(metainfo={"img_shape": image.shape[:2], "scale_factor": (1.0, 1.0)}) for image in images]
     data = model.data_preprocessor({"inputs": inputs, "data_samples": samples}, False)
     features, samples = model.extract_feat(data["inputs"]), data["data_samples"]
-    if not model.with_roi_head:
+    if not hasattr(model, "roi_head"):
         detected = model.bbox_head.predict(features, samples, rescale=False)
         return [{"boxes": each.bboxes, "scores": each.scores, "labels": each.labels} for each in detected]
     head = model.roi_head
@@ -96,9 +97,10 @@ def test_objects_are_detectors(demo: str, scenes: list[NDArray[np.uint8]]) -> No
 def test_objects_with_the_rule_weights(name: str) -> None:
     photo = load_image(PHOTO)
     detector = Detector(rule_model(name), score_threshold=0)
-    (ours,), theirs = run(detector.model, [mmcv.imrescale(photo, (1333, 800))], 0), detector(photo)
+    resized, factors = mmcv.imrescale(photo, (1333, 800)), [1067 / 320, 800 / 240] * 2
+    (ours,), theirs = run(detector.model, [resized], 0), detector(photo)
     assert len(theirs) == len(ours["labels"]) == 100
-    distances = np.abs(ours["boxes"].numpy()[:, None] * photo.shape[0] / 800 - theirs.boxes).max(2)
+    distances = np.abs(ours["boxes"].numpy()[:, None] / factors - theirs.boxes).max(2)
     distances[ours["labels"].numpy()[:, None] != theirs.labels] = np.inf
     nearest = distances.argmin(0)
     assert sorted(nearest) == list(range(100))
