@@ -28,6 +28,7 @@ class BuildWithData(build_py):
                 shutil.copy2(ROOT / name, target / name)
 
 
+EXPORT = ["onnx>=1.18", "onnxscript>=0.5.4", "onnxruntime>=1.22", "openvino>=2025.2"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
 
 setup(
@@ -82,8 +83,10 @@ setup(
         "app": ["gradio>=6.31,<7"],
         "demo": ["scikit-learn>=1.3"],  # contains the handwritten digits of the digit scenes
         "docs": DOCS,
+        "export": EXPORT,
         "test": [
             *DOCS,
+            *EXPORT,
             "build",
             "gradio>=6.31,<7",
             "hypothesis",

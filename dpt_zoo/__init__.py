@@ -12,6 +12,7 @@ from .utils.opencv import explain_opencv_import
 
 if TYPE_CHECKING:
     from .evaluation.evaluator import evaluate
+    from .exporting.exporter import export
     from .inference.detections import Detections
     from .inference.detector import Detector
     from .manifest.records import get_model_info, list_models
@@ -24,6 +25,7 @@ __all__ = [
     "create_model",
     "train",
     "evaluate",
+    "export",
     "list_models",
     "get_model_info",
     "__version__",
@@ -35,6 +37,7 @@ _MODULES = {
     "create_model": "models.factory",
     "train": "training.trainer",
     "evaluate": "evaluation.evaluator",
+    "export": "exporting.exporter",
     "list_models": "manifest.records",
     "get_model_info": "manifest.records",
 }

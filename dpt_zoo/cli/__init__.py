@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from .._version import __version__
 from ..errors import DPTZooError
 from ..utils.opencv import explain_opencv_import
-from . import app, data, detect, experiments, models, weights
+from . import app, data, detect, experiments, export, models, weights
 from .printing import BAD_INPUT, complain
 
 INTERRUPTED = 130  # the exit status after Ctrl-C, as in shells
@@ -37,6 +37,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dpt-zoo", description="The twelve COCO detectors of DPT (arXiv 2107.14467).")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (models, weights, data, experiments, detect, app):
+    for module in (models, weights, data, experiments, detect, export, app):
         module.add_commands(commands)
     return parser

@@ -1,0 +1,40 @@
+"""`dpt-zoo export`: write a detector as one file that needs none of this package's code."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .printing import format_size
+
+
+def add_commands(commands: Any) -> None:
+    """Add the subcommand to argparse's `commands`."""
+    export = commands.add_parser(
+        "export",
+        help="write a detector as one ONNX, OpenVINO or torch.export file",
+        description="Write a detector as one graph, from images to objects, in one file, and check the file.",
+    )
+    add = export.add_argument
+    add("model", metavar="NAME", help="a detector of `dpt-zoo list`")
+    add("path", type=Path, metavar="OUT", help="the file: .onnx, .xml (OpenVINO, with a .bin) or .pt2 (torch.export)")
+    add("--weights", metavar="W", help="path, https://... or hf://org/repo/file (default: the model's own)")
+    add("--batch", type=int, metavar="N", help="the only number of images (default: any number)")
+    add("--height", type=int, metavar="H", help="the only height of images, a multiple of 32 (default: any)")
+    add("--width", type=int, metavar="W", help="the only width of images, a multiple of 32 (default: any)")
+    add("--half", action="store_true", help="store the weights in half precision: half the size")
+    add("--preprocessing", action="store_true", help="the graph takes one uint8 image of any size, and resizes it")
+    export.set_defaults(run=run_export)
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Export, and print the path and size of the files."""
+    from ..exporting.exporter import export
+
+    height, width = vars(args).pop("height"), vars(args).pop("width")
+    if (height is None) != (width is None):
+        raise InputError("--height and --width must be given together")
+    path = export(**vars(args), image_size=None if height is None else (height, width))
+    paths = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    print(", ".join(f"{each} ({format_size(each)})" for each in paths))
+    return 0

@@ -1,0 +1,80 @@
+"""Write and run ONNX files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, StringStringEntryProto
+from onnxscript import opset18 as op
+
+from ..inference.graph_metadata import INPUTS, METADATA_KEY, OUTPUTS, GraphMetadata
+from ..utils.files import hash_file
+from .graph import onnx_nms
+from .preprocessing import add_preprocessing
+
+NMS = onnx_nms
+OPSET = 18
+"""Version of ONNX's operators: the lowest that PyTorch writes."""
+DIGEST_KEY = f"{METADATA_KEY}.sha256"
+"""Key of the last entry of the file's metadata: the SHA-256 of all bytes before this entry."""
+
+
+def write(program: torch.export.ExportedProgram, content: str, path: Path, metadata: GraphMetadata) -> None:
+    """Write a traced `program` with its `metadata`, as the JSON `content`."""
+    model = to_onnx(program, metadata)
+    model.metadata_props[METADATA_KEY] = content
+    ir.save(model, path)
+    # Concatenated messages are one message in protobuf, so this is an ordinary entry, and the file's last.
+    entry = StringStringEntryProto(key=DIGEST_KEY, value=hash_file(path).hexdigest())
+    with path.open("ab") as file:
+        file.write(ModelProto(metadata_props=[entry]).SerializeToString())
+
+
+def run(path: Path, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return the outputs of a file's graph for its `inputs`."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+    return list(session.run(None, dict(zip(names, inputs, strict=True))))
+
+
+def to_onnx(program: torch.export.ExportedProgram, metadata: GraphMetadata) -> ir.Model:
+    """Translate a traced `program`, with what `metadata` says: preprocessing, and weights in float16."""
+    names = {"input_names": list(INPUTS), "output_names": list(OUTPUTS if metadata.has_masks else OUTPUTS[:-1])}
+    table = {torch.ops.dpt_zoo.nms.default: _nms}
+    exported = torch.onnx.export(
+        program, opset_version=OPSET, custom_translation_table=table, external_data=False, verbose=False, **names
+    )
+    assert exported is not None
+    model = exported.model
+    ir.passes.common.ClearMetadataAndDocStringPass()(model)  # stack traces with the paths of this machine
+    if metadata.has_preprocessing:
+        add_preprocessing(model, metadata.scale, metadata.pad_divisor)
+    if metadata.precision == "float16":
+        store_as_float16(model)
+    return model
+
+
+def store_as_float16(model: ir.Model) -> None:
+    """Store the large float32 constants of a model as float16, each with a Cast back."""
+    for value in list(model.graph.initializers.values()):
+        if value.dtype != ir.DataType.FLOAT or value.const_value.size < 256:
+            continue
+        half = value.const_value.numpy().astype(np.float16)
+        stored = ir.Value(name=f"{value.name}.float16", const_value=ir.tensor(half))
+        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
+        value.replace_all_uses_with(cast.outputs[0])
+        del model.graph.initializers[value.name]
+        model.graph.register_initializer(stored)
+        model.graph.insert_before(model.graph[0], cast)
+
+
+def _nms(boxes: Any, scores: Any, max_per_class: int, iou_threshold: float, score_threshold: float) -> Any:
+    """Translate `onnx_nms`."""
+    limit = op.Constant(value_ints=[max_per_class])
+    thresholds = (op.Constant(value_floats=[each]) for each in (iou_threshold, score_threshold))
+    return op.NonMaxSuppression(boxes, scores, limit, *thresholds)

@@ -1,0 +1,33 @@
+"""Fixtures of the tests of exported files: the demos, traced once."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import dpt_zoo
+from dpt_zoo.data.digits import digit_scene, read_digits
+
+DEMOS = ("retinanet_dpt_nano_digits", "mrcnn_dpt_nano_digits")
+
+
+@pytest.fixture(scope="session", params=DEMOS)
+def demo(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that exports a demo to ONNX, once."""
+    folder = tmp_path_factory.mktemp("exported")
+    return cache(lambda name: dpt_zoo.export(name, folder / f"{name}.onnx"))
+
+
+@pytest.fixture(scope="session")
+def scenes() -> list[NDArray[np.uint8]]:
+    """Return eight scenes of digits, 192x192 pixels."""
+    digits = read_digits("test")
+    return [digit_scene(np.random.default_rng(seed), digits).image for seed in range(8)]
