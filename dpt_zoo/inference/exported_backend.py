@@ -63,8 +63,7 @@ class ExportedBackend:
     def predict(self, images: Sequence[Resized], score_threshold: float) -> list[Objects]:
         """Run the graph on images of one padded size. A batch that is fixed is filled up with black images."""
         if self.metadata.has_preprocessing:
-            ((image, _),) = images
-            inputs = {"image": image.data.pixels}
+            inputs = {"image": images[0].data.pixels}
         else:
             size = images[0].padded_size
             batch = np.zeros((self._batch or len(images), 3, *size), np.float32)

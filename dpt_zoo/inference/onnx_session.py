@@ -67,8 +67,9 @@ def open_onnx(path: Path, device: str, num_threads: int | None) -> tuple[GraphMe
     settings.log_severity_level = 4  # errors are raised
     settings.add_session_config_entry("session.load_model_format", "ONNX")  # not its own format, which is not checked
     settings.intra_op_num_threads = num_threads or 0
+    providers = {provider: options, "CPUExecutionProvider": {}}  # the second for operators that the first lacks
     try:
-        session = ort.InferenceSession(content, settings, [(provider, options), "CPUExecutionProvider"])
+        session = ort.InferenceSession(content, settings, list(providers.items()))
     except Exception as error:  # the exceptions of ONNX Runtime have no common base class
         raise WeightsError(f"{path}: ONNX Runtime cannot load it: {first_line(error)}") from error
     if device != "auto" and session.get_providers()[0] != provider:

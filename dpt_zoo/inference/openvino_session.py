@@ -16,7 +16,7 @@ from .graph_metadata import METADATA_KEY, GraphMetadata
 WEIGHTS_KEY = "dpt_zoo_bin_sha256"
 DIGEST = re.compile(rb"<!-- sha256:([0-9a-f]{64}) -->")
 """The end of the .xml file, with the SHA-256 of all bytes before it."""
-DIGEST_LENGTH = 81
+DIGEST_LENGTH = 80
 MAX_XML_BYTES = 1 << 26
 MAX_WEIGHTS_BYTES = 1 << 31
 MAX_ELEMENTS = 2_000_000
