@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import DependencyError, DPTZooError, ImageError, InputError
+from ..errors import DPTZooError, ImageError, InputError
 from ..inference.detections import Detections
 from ..inference.detector import Detector
 from ..inference.inputs import ImageInput
@@ -94,13 +94,10 @@ class DetectionRun:
         The results before damage in a video are kept. `progress` is called after each frame.
 
         Raises:
-            DependencyError: PyAV is not installed.
             OutputError: A result cannot be written. The whole video has to be processed again.
         """
-        try:
-            from .video import open_video
-        except ImportError as error:
-            raise DependencyError(f'videos need PyAV ({error}): pip install "dpt-zoo[video]"') from error
+        from .video import open_video
+
         try:
             with open_video(video.input) as reader:
                 self._detect_frames(video, reader, progress)

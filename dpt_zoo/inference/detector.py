@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import ImageError, InputError
+from ..errors import DependencyError, ImageError, InputError
 from ..utils.validation import check_fraction, check_integer
 from .backend import Backend, Resized
 from .detections import Detections
+from .graph_metadata import GraphMetadata
 from .inputs import ImageInput, find_input, find_inputs
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Detector:
 
     Attributes:
         model: the MMDetection model; None for an exported file.
+        metadata: what an exported file says about itself; None for an MMDetection model.
         classes: the names of all classes of the model.
         has_masks: whether objects have masks.
         score_threshold: the lowest score of an object that is returned.
@@ -83,6 +85,8 @@ class Detector:
             np.shape(scale) != (2,) or not all(isinstance(side, Integral) and side > 0 for side in scale)
         ):
             raise InputError(f"scale must be two lengths in pixels, such as (1333, 800), not {scale!r}")
+        self.model: Any = None
+        self.metadata: GraphMetadata | None = None
         self._backend: Backend
         if is_exported(model):
             from .exported_backend import ExportedBackend
@@ -90,15 +94,18 @@ class Detector:
             for name, value in (("weights", weights), ("amp", amp), ("compile", compile)):
                 if value:
                     raise InputError(f"{name} is not for an exported file: export the model with what it should have")
-            self.model: Any = None
-            self._backend = ExportedBackend(
+            exported = ExportedBackend(
                 Path(model), device=device, scale=scale, batch_size=batch_size, num_threads=num_threads
             )
+            self.metadata, self._backend = exported.metadata, exported
         else:
             if num_threads is not None:
                 raise InputError("num_threads is only for exported files: use torch.set_num_threads for PyTorch")
-            from .pytorch_backend import PyTorchBackend
-
+            try:
+                from .pytorch_backend import PyTorchBackend
+            except ModuleNotFoundError as error:
+                text = f'{error.name}, which is not installed: pip install "dpt-zoo[torch]", or use an exported file'
+                raise DependencyError(f"this model needs {text}") from error
             backend = PyTorchBackend(
                 model, weights=weights, device=device, amp=amp, compile=compile, scale=scale, batch_size=batch_size
             )
