@@ -194,6 +194,7 @@ def _read_integer(message: memoryview, position: int) -> tuple[int, int]:
 def _find_provider(device: str, available: list[str]) -> tuple[str, dict[str, str]]:
     """Return the execution provider of a device, and its options."""
     names = {provider.removesuffix("ExecutionProvider").lower(): provider for provider in available}
+    names.pop("azure", None)  # it sends images to a server
     name, _, part = device.lower().partition(":")
     if device == "auto":
         name = "cuda" if "cuda" in names else "cpu"

@@ -109,7 +109,10 @@ def first_pixel_model(**changes: Any) -> onnx.ModelProto:
     graph = helper.make_graph(
         [helper.make_node(kind, names, [output], **attributes) for kind, names, output, attributes in nodes],
         "first_pixel",
-        [helper.make_tensor_value_info(name, *info) for name, info in {**inputs, "score_threshold": float_input}.items()],
+        [
+            helper.make_tensor_value_info(name, *info)
+            for name, info in {**inputs, "score_threshold": float_input}.items()
+        ],
         [helper.make_tensor_value_info(name, *info) for name, info in outputs.items()],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
