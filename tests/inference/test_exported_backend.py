@@ -1,5 +1,7 @@
 """Detector with exported files, made by hand: the same inputs, options and results as with PyTorch."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from exported_files import BOXES, CLASSES, MASKS, make_onnx, make_openvino
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from dpt_zoo import Detections, Detector
@@ -218,3 +221,19 @@ class TestOptions:
                 (tmp_path / path.name).write_bytes(path.read_bytes())
         (tmp_path / file.name).rename(renamed := tmp_path / f"model{file.suffix.upper()}")
         assert_detected(Detector(renamed)(make_image(50, 60)), 50, 60, count=2)
+
+
+def test_light_imports(file: Path, tmp_path: Path) -> None:
+    """Detection with an exported file imports only small libraries, also of the command, and also for pictures."""
+    Image.fromarray(make_image(50, 60)).save(tmp_path / "image.png")
+    heavy = {"torch", "mmdet", "mmcv", "mmengine", "timm", "supervision", "scipy", "matplotlib", "pandas", "onnx", "av"}
+    code = f"""
+import sys, dpt_zoo, dpt_zoo.cli
+print(len(dpt_zoo.Detector(sys.argv[1])(sys.argv[2])))
+print(dpt_zoo.cli.main(["detect", sys.argv[2], "--model", sys.argv[1], "--work-dir", sys.argv[3], "--save-crops"]))
+print({heavy | {"huggingface_hub"}!r} & sys.modules.keys())
+"""
+    arguments = [file, tmp_path / "image.png", tmp_path / "out"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout.startswith("2\n") and done.stdout.endswith("\n0\nset()\n")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir())[:2] == ["crops", "detections.json"]
