@@ -1,8 +1,10 @@
 """Exported detectors in ONNX Runtime, which gets only files that are whole and need nothing outside them."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +69,14 @@ def open_onnx(path: Path, device: str, num_threads: int | None) -> tuple[GraphMe
     settings.log_severity_level = 4  # errors are raised
     settings.add_session_config_entry("session.load_model_format", "ONNX")  # not its own format, which is not checked
     settings.intra_op_num_threads = num_threads or 0
+    if _bound_memory(ort):
+        settings.add_session_config_entry("session.use_env_allocators", "1")
     providers = {provider: options, "CPUExecutionProvider": {}}  # the second for operators that the first lacks
     try:
         session = ort.InferenceSession(content, settings, list(providers.items()))
     except Exception as error:  # the exceptions of ONNX Runtime have no common base class
         raise WeightsError(f"{path}: ONNX Runtime cannot load it: {first_line(error)}") from error
+    session._model_bytes = None  # kept only to create the session anew
     if device != "auto" and session.get_providers()[0] != provider:
         raise InputError(f"device {device!r} cannot be used by ONNX Runtime: its libraries or drivers are missing")
     inputs, outputs = (
@@ -189,6 +194,17 @@ def _read_integer(message: memoryview, position: int) -> tuple[int, int]:
         if byte < 128:
             return value, position
     raise RefusedError("it is no ONNX model")
+
+
+@cache
+def _bound_memory(ort: Any) -> bool:
+    """Make an allocator for at most half of this machine's memory, if its size is known. A graph could ask for all."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return False
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(info, ort.OrtArenaCfg(limit, -1, -1, -1))  # the rest by default
+    return True
 
 
 def _find_provider(device: str, available: list[str]) -> tuple[str, dict[str, str]]:

@@ -89,12 +89,11 @@ def test_same_objects(
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_a_small_image(name: str, kind: str, export: Any, images: Images, expected: list[Detections]) -> None:
     """OpenVINO 2026.4 returns wrong objects at all sizes after a first inference at 32x32 pixels."""
-    detector = Detector(export(name, kind), score_threshold=THRESHOLD)
-    detector(images[0][:2, :30])
-    assert_same(detector(images[0]), expected[0])
     detector = Detector(export(name, kind), score_threshold=THRESHOLD, scale=(32, 32))
     detector(images[0])
-    assert_same(detector(images[15]), Detector(name, score_threshold=THRESHOLD, scale=(32, 32))(images[15]))
+    detector._backend._scale = (192, 192)  # type: ignore[attr-defined]
+    detector(images[0][:2, :30])
+    assert_same(detector(images[0]), expected[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
