@@ -37,7 +37,6 @@ class Backend(Protocol):
         classes: the names of all classes of the model.
         has_masks: whether objects have masks.
         batch_size: the number of images to process at once.
-        weights_sha256: the digest of the weights, see `weights.digests.tensors_sha256`.
     """
 
     classes: tuple[str, ...]
@@ -45,10 +44,11 @@ class Backend(Protocol):
     batch_size: int
 
     @property
-    def weights_sha256(self) -> str: ...
+    def weights_sha256(self) -> str:
+        """The digest of the weights, see `weights.digests.tensors_sha256`."""
 
     def resize(self, image: NDArray[np.uint8]) -> Resized:
         """Resize an image `(H, W, 3)` RGB. Any thread may call this. Raise `ValueError` if no pixels would be left."""
 
     def predict(self, images: Sequence[Resized], score_threshold: float) -> list[Objects]:
-        """Return the objects in images of one padded size, at most `batch_size`."""
+        """Return the objects of at least a `score_threshold` in `images` of one padded size, at most `batch_size`."""

@@ -48,9 +48,16 @@ def draw_labels(
     padding: int,
     below: bool = False,
 ) -> None:
-    """Write texts on filled backgrounds at the upper left corners of boxes, or at the lower left ones, `below` them.
+    """Write a text at a corner of each box. It moves up or down if it would cover an earlier one and there is room.
 
-    A label stays inside the picture. It moves up or down if it would cover an earlier one and there is room.
+    Args:
+        picture: the image to draw on.
+        boxes: xyxy, in pixels.
+        texts: the text of each box.
+        colours: the background of each text, which is black or white by contrast.
+        font_size: in pixels.
+        padding: pixels around each text.
+        below: write at the lower left corner instead of the upper left one.
     """
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(font_size)
     _, top, _, bottom = font.getbbox("Tg")

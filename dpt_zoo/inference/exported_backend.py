@@ -16,7 +16,9 @@ from .graph_metadata import MIN_SIDE, GraphMetadata
 
 
 class ExportedBackend:
-    """Runs an exported graph; see `Detector` for the arguments, and `Backend` for the methods.
+    """Runs the graph in an exported file at `path`; see `Backend` for the methods.
+
+    `device`, `scale`, `batch_size` and `num_threads` are those of `Detector`.
 
     Attributes:
         metadata: what the file says about itself.
@@ -61,7 +63,7 @@ class ExportedBackend:
         return Resized(_Image(pixels, (height, width)), self.metadata.image_size or (rows, columns))
 
     def predict(self, images: Sequence[Resized], score_threshold: float) -> list[Objects]:
-        """Run the graph on images of one padded size. A batch that is fixed is filled up with black images."""
+        """Run the graph on `images`, with a `score_threshold`. A fixed batch is filled up with black images."""
         if self.metadata.has_preprocessing:
             inputs = {"image": images[0].data.pixels}
         else:
@@ -118,9 +120,13 @@ class _Image(NamedTuple):
 def paste_masks(
     masks: NDArray[np.float32], boxes: NDArray[np.float32], image_size: tuple[int, int], threshold: float
 ) -> list[RLE]:
-    """Resize masks `(N, 28, 28)` to their boxes, `(N, 4)` xyxy, and compress them, one at a time.
+    """Resize masks to their boxes and compress them, one at a time. They are interpolated as by MMDetection.
 
-    They are interpolated as by MMDetection's `_do_paste_mask`, and belong to an object from `threshold` on.
+    Args:
+        masks: `(N, 28, 28)` in [0, 1].
+        boxes: `(N, 4)` xyxy, in pixels of the image.
+        image_size: height and width of the image, in pixels.
+        threshold: the lowest value of a pixel that belongs to the object.
     """
     canvas = np.zeros(image_size, np.uint8, order="F")  # by columns, as RLE counts
     rles = []

@@ -56,7 +56,7 @@ def expected_outputs(metadata: GraphMetadata) -> list[Tensor]:
 
 
 def check_signature(path: Path, metadata: GraphMetadata, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-    """Check that a graph has the inputs and outputs that its metadata implies.
+    """Check that a graph has the `inputs` and `outputs` that its `metadata` implies.
 
     Raises:
         WeightsError: It has others.

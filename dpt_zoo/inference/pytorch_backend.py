@@ -40,7 +40,9 @@ DETECTOR_ATTRIBUTES = ("cfg", "dataset_meta", "data_preprocessor", "backbone", "
 
 
 class PyTorchBackend:
-    """Computes with a model from `create_model`; see `Detector` for the arguments, and `Backend` for the methods.
+    """Computes with a model from `create_model`; see `Backend` for the methods.
+
+    `model`, `weights`, `device`, `amp`, `compile`, `scale` and `batch_size` are those of `Detector`.
 
     Attributes:
         model: the MMDetection model.
@@ -92,7 +94,7 @@ class PyTorchBackend:
         return Resized(resized, (height, width))
 
     def predict(self, images: Sequence[Resized], score_threshold: float) -> list[Objects]:
-        """Run the network on images that have one size once they are padded."""
+        """Run the network on `images` that have one size once they are padded, with a `score_threshold`."""
         packed = [self._pack(each.data) for each in images]
         batch = {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
         with _eval_mode(self.model):
