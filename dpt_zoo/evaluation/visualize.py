@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from ..errors import ImageError
 from ..inference.detections import RLE, Detections
-from ..inference.drawing import draw, draw_labels
+from ..inference.drawing import draw
 from ..utils.files import make_folder, open_atomic
 from ..utils.images import load_image
 from ..utils.text import printable
@@ -92,12 +92,9 @@ def _draw(detections: Detections, objects: Sequence[CocoDict], remarks: Mapping[
     height, width = (max(1, round(side * scale)) for side in detections.image_size)
     detections = detections.resize((height, width))
     assert detections.image is not None
-    picture = draw(detections.image, detections, with_scores=any("score" in each for each in objects))
-    remarked = [index for index, each in enumerate(objects) if id(each) in remarks]
-    texts = [remarks[id(objects[index])] for index in remarked]
-    boxes = np.rint(detections.boxes[remarked]).astype(int).tolist()
-    draw_labels(picture, boxes, texts, [(0, 0, 0)] * len(texts), font_size=12, padding=3, below=True)
-    return picture
+    texts = {index: remarks[id(each)] for index, each in enumerate(objects) if id(each) in remarks}
+    with_scores = any("score" in each for each in objects)
+    return draw(detections.image, detections, with_scores=with_scores, remarks=texts)
 
 
 def _to_detections(pixels: NDArray[np.uint8], objects: Sequence[CocoDict], classes: Mapping[int, str]) -> Detections:

@@ -80,7 +80,7 @@ class ExportedBackend:
 
     def _check(self, outputs: Mapping[str, NDArray[Any]]) -> None:
         """Check the outputs of a graph that anybody may have made."""
-        num_objects = len(outputs["image_indices"])
+        num_objects = outputs["image_indices"].size
         for name, dtype, shape in expected_outputs(self.metadata):
             if outputs[name].dtype != dtype or outputs[name].shape != (num_objects, *shape[1:]):
                 raise WeightsError(f"{self._path}: its graph returns {name} of another type or shape")
