@@ -42,45 +42,49 @@ def draw(
         pen.rectangle((x0 - line // 2, y0 - line // 2, x1 + line // 2, y1 + line // 2), outline=colour, width=line)
     named = zip(detections.names, detections.scores, strict=True)
     texts = [f"{name} {score:.2f}" if with_scores else name for name, score in named]
-    labels = _Labels(picture)
+    labels = _Labels(picture, font_size, padding=line)
     for box, text, colour in zip(boxes, texts, colours, strict=True):
-        labels.add(text, colour, box, ("above", "inside", "below"), font_size, padding=line)
-    for index, text in (remarks or {}).items():
-        labels.add(text, (0, 0, 0), boxes[index], ("below", "above", "inside"), REMARK_SIZE, padding=REMARK_SIZE // 4)
+        labels.add(text, colour, box, ("above", "inside", "below"))
+    if remarks:
+        labels = _Labels(picture, REMARK_SIZE, padding=REMARK_SIZE // 4, placed=labels.placed)
+        for index, text in remarks.items():
+            labels.add(text, (0, 0, 0), boxes[index], ("below", "above", "inside"))
     return picture
 
 
 class _Labels:
-    """Texts on filled backgrounds in a picture. They stay inside it and, if there is room, do not cover each other."""
+    """Texts on filled backgrounds in a picture. They stay inside it and, if there is room, do not cover `placed` ones.
 
-    def __init__(self, picture: Image.Image) -> None:
-        self._size = picture.size
-        self._pen = ImageDraw.Draw(picture)
-        self._placed: list[Box] = []
+    The size of the font and the padding are in pixels.
+    """
 
-    def add(
-        self, text: str, colour: Colour, box: Sequence[int], places: Sequence[str], font_size: int, padding: int
-    ) -> None:
+    def __init__(self, picture: Image.Image, font_size: int, padding: int, placed: Sequence[Box] = ()) -> None:
+        self.placed = [*placed]
+        self._size, self._pen = picture.size, ImageDraw.Draw(picture)
+        self._font, self._padding = ImageFont.load_default(font_size), padding
+        _, self._top, _, bottom = self._font.getbbox("Tg")
+        self._height = round(bottom - self._top) + 2 * padding
+
+    def add(self, text: str, colour: Colour, box: Sequence[int], places: Sequence[str]) -> None:
         """Write a text at the first free one of `places`, at the left or the right corner of a box."""
-        font = ImageFont.load_default(font_size)
-        _, top, _, bottom = font.getbbox("Tg")
         text = printable(text)
-        width, height = round(font.getlength(text)) + 2 * padding, round(bottom - top) + 2 * padding
+        width, height = round(self._font.getlength(text)) + 2 * self._padding, self._height
         tops = {"above": box[1] - height, "inside": box[1], "below": box[3]}
         lefts = [max(0, min(left, self._size[0] - width)) for left in (box[0], box[2] - width)]
         corners = [(x, tops[place]) for place in places for x in lefts if 0 <= tops[place] <= self._size[1] - height]
         labels = [(x, y, x + width, y + height) for x, y in corners or [(lefts[0], 0)]]
         label = next(filter(self._is_free, labels), labels[0])
-        self._placed.append(label)
+        self.placed.append(label)
         self._pen.rectangle((label[0], label[1], label[2] - 1, label[3] - 1), fill=colour)
         red, green, blue = colour
         text_colour = "black" if 299 * red + 587 * green + 114 * blue > 128_000 else "white"
-        self._pen.text((label[0] + padding, label[1] + padding - top), text, text_colour, font)
+        corner = label[0] + self._padding, label[1] + self._padding - self._top
+        self._pen.text(corner, text, text_colour, self._font)
 
     def _is_free(self, label: Box) -> bool:
         x0, y0, x1, y1 = label
         return not any(
-            x0 < right and left < x1 and y0 < bottom and top < y1 for left, top, right, bottom in self._placed
+            x0 < right and left < x1 and y0 < bottom and top < y1 for left, top, right, bottom in self.placed
         )
 
 
