@@ -70,9 +70,9 @@ class _Labels:
         text = printable(text)
         width, height = round(self._font.getlength(text)) + 2 * self._padding, self._height
         tops = {"above": box[1] - height, "inside": box[1], "below": box[3]}
-        lefts = [max(0, min(left, self._size[0] - width)) for left in (box[0], box[2] - width)]
-        corners = [(x, tops[place]) for place in places for x in lefts if 0 <= tops[place] <= self._size[1] - height]
-        labels = [(x, y, x + width, y + height) for x, y in corners or [(lefts[0], 0)]]
+        corners = ((left, tops[place]) for place in places for left in (box[0], box[2] - width))
+        corners = ((max(0, min(x, self._size[0] - width)), max(0, min(y, self._size[1] - height))) for x, y in corners)
+        labels = [(x, y, x + width, y + height) for x, y in corners]
         label = next(filter(self._is_free, labels), labels[0])
         self.placed.append(label)
         self._pen.rectangle((label[0], label[1], label[2] - 1, label[3] - 1), fill=colour)
