@@ -91,8 +91,8 @@ class Detector:
         if is_exported(model):
             from .exported_backend import ExportedBackend
 
-            for name, value in (("weights", weights), ("amp", amp), ("compile", compile)):
-                if value:
+            for name, is_given in (("weights", weights is not None), ("amp", amp), ("compile", compile)):
+                if is_given:
                     raise InputError(f"{name} is not for an exported file: export the model with what it should have")
             exported = ExportedBackend(
                 Path(model), device=device, scale=scale, batch_size=batch_size, num_threads=num_threads

@@ -62,8 +62,8 @@ class _Labels:
         self.placed = [*placed]
         self._size, self._pen = picture.size, ImageDraw.Draw(picture)
         self._font, self._padding = ImageFont.load_default(font_size), padding
-        _, self._top, _, bottom = self._font.getbbox("Tg")
-        self._height = round(bottom - self._top) + 2 * padding
+        _, top, _, bottom = self._font.getbbox("Tg")
+        self._top, self._height = top, round(bottom - top) + 2 * padding
 
     def add(self, text: str, colour: Colour, box: Sequence[int], places: Sequence[str]) -> None:
         """Write a text at the first free one of `places`, at the left or the right corner of a box."""

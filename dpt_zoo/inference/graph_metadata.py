@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from numbers import Real
 from typing import Any
 
 from ..errors import WeightsError
@@ -127,7 +126,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(minimum: float, maximum: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, Real) and not _is_bool(value) and minimum <= value <= maximum
+    return lambda value: isinstance(value, int | float) and not _is_bool(value) and minimum <= value <= maximum
 
 
 def _is_integer(maximum: int) -> Callable[[Any], bool]:

@@ -136,8 +136,9 @@ def _check_model(model: memoryview) -> list[bytes]:
             if child := _CHILDREN.get((kind, number)):
                 if isinstance(value, memoryview):
                     check(child, value, depth + 1)
-            elif (kind, number) == ("node", 7) and value not in (b"", b"ai.onnx"):
-                raise RefusedError("it contains operators that are not from the ONNX standard")
+            elif (kind, number) == ("node", 7):
+                if isinstance(value, int) or bytes(value[:8]) not in (b"", b"ai.onnx"):
+                    raise RefusedError("it contains operators that are not from the ONNX standard")
             elif (kind, number) == ("tensor", 14) and value:
                 has_data_elsewhere = True
             elif (kind, number) == ("tensor", 1):
@@ -146,9 +147,10 @@ def _check_model(model: memoryview) -> list[bytes]:
                     if num_elements > 4 * len(message):  # the smallest elements have 2 bits
                         raise RefusedError("a tensor is larger than its data")
             elif (kind, number) == ("model", 14) and isinstance(value, memoryview):
-                entry = dict(_fields(value)) if len(value) <= MAX_METADATA else {}
+                fields = _fields(value) if len(value) <= MAX_METADATA else ()
+                entry = {number: bytes(each) for number, each in fields if isinstance(each, memoryview)}
                 if entry.get(1) == METADATA_KEY.encode():
-                    texts.append(bytes(entry.get(2) or b""))
+                    texts.append(entry.get(2, b""))
         if has_data_elsewhere:
             raise RefusedError("it contains external data")
 

@@ -140,8 +140,14 @@ class TestPreprocessing:
         backend = ExportedBackend(file, device=None, scale=None, batch_size=None, num_threads=None)
         prepared = backend.resize(image)
         assert np.array_equal(prepared.data.pixels, theirs["img"][..., ::-1])
-        calls = []
-        backend._run, run = lambda values: calls.append(values) or run(values), backend._run
+        calls: list[Any] = []
+        run = backend._run
+
+        def record(values: Any) -> Any:
+            calls.append(values)
+            return run(values)
+
+        backend._run = record
         backend.predict([prepared, prepared], 0.5)
         height, width = prepared.data.pixels.shape[:2]
         images, sizes = calls[0]["images"], calls[0]["image_sizes"]

@@ -95,11 +95,14 @@ def first_pixel_model(**changes: Any) -> onnx.ModelProto:
         ("Tile", ["masks_3", "repeats"], "all_masks", {}),
         ("Compress", ["all_masks", "is_kept"], "masks", {"axis": 0}),
     ]
-    float_input = (TensorProto.FLOAT, [])
-    inputs = {"images": (TensorProto.FLOAT, [batch or "batch", 3, *size]), "image_sizes": (1, [batch or "batch", 2])}
+    inputs: dict[str, tuple[int, list[Any]]] = {
+        "images": (TensorProto.FLOAT, [batch or "batch", 3, *size]),
+        "image_sizes": (TensorProto.FLOAT, [batch or "batch", 2]),
+    }
     if raw:
         inputs = {"image": (TensorProto.UINT8, ["height", "width", 3])}
-    outputs = {
+    inputs["score_threshold"] = (TensorProto.FLOAT, [])
+    outputs: dict[str, tuple[int, list[Any]]] = {
         "image_indices": (TensorProto.INT64, ["n"]),
         "boxes": (TensorProto.FLOAT, ["n", 4]),
         "scores": (TensorProto.FLOAT, ["n"]),
@@ -109,10 +112,7 @@ def first_pixel_model(**changes: Any) -> onnx.ModelProto:
     graph = helper.make_graph(
         [helper.make_node(kind, names, [output], **attributes) for kind, names, output, attributes in nodes],
         "first_pixel",
-        [
-            helper.make_tensor_value_info(name, *info)
-            for name, info in {**inputs, "score_threshold": float_input}.items()
-        ],
+        [helper.make_tensor_value_info(name, *info) for name, info in inputs.items()],
         [helper.make_tensor_value_info(name, *info) for name, info in outputs.items()],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
