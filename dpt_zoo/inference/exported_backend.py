@@ -65,27 +65,29 @@ class ExportedBackend:
     def predict(self, images: Sequence[Resized], score_threshold: float) -> list[Objects]:
         """Run the graph on `images`, with a `score_threshold`. A fixed batch is filled up with black images."""
         if self.metadata.has_preprocessing:
+            num_images = 1
             inputs = {"image": images[0].data.pixels}
         else:
             size = images[0].padded_size
-            batch = np.zeros((self._batch or len(images), 3, *size), np.float32)
-            image_sizes = np.tile(np.array(size, np.float32), (len(batch), 1))
+            num_images = self._batch or len(images)
+            batch = np.zeros((num_images, 3, *size), np.float32)
+            image_sizes = np.tile(np.array(size, np.float32), (num_images, 1))
             for place, sizes, each in zip(batch, image_sizes, images, strict=False):
                 sizes[:] = height, width = each.data.pixels.shape[:2]
                 place[:, :height, :width] = each.data.pixels.transpose(2, 0, 1)
             inputs = {"images": batch, "image_sizes": image_sizes}
         outputs = self._run({**inputs, "score_threshold": np.array(score_threshold, np.float32)})
-        self._check(outputs)
+        self._check(outputs, num_images)
         return [self._objects(outputs, index, each.data) for index, each in enumerate(images)]
 
-    def _check(self, outputs: Mapping[str, NDArray[Any]]) -> None:
+    def _check(self, outputs: Mapping[str, NDArray[Any]], num_images: int) -> None:
         """Check the outputs of a graph that anybody may have made."""
         num_objects = outputs["image_indices"].size
         for name, dtype, shape in expected_outputs(self.metadata):
             if outputs[name].dtype != dtype or outputs[name].shape != (num_objects, *shape[1:]):
                 raise WeightsError(f"{self._path}: its graph returns {name} of another type or shape")
         limits = {
-            "image_indices": self.batch_size - 1,
+            "image_indices": num_images - 1,
             "labels": len(self.classes) - 1,
             "scores": 1.001,
             "masks": 1.001,

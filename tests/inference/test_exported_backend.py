@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exported_files import BOXES, CLASSES, MASKS, make_onnx, make_openvino
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -157,6 +157,7 @@ class TestPreprocessing:
 
 
 class TestMasks:
+    @settings(deadline=None)  # the first example imports MMDetection
     @given(
         seed=st.integers(0, 1 << 30),
         size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
