@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import DPTZooError, ImageError
 from ..inference.detections import Detections
-from ..inference.detector import Detector
+from ..inference.detector import Detector, is_exported
 from ..manifest.model_card import card
 from ..manifest.records import get_detector_info, list_models, read_manifest
 from ..utils.images import decode_image
@@ -65,14 +65,53 @@ class Result:
     drawable: Detections
 
 
+@dataclass(frozen=True)
+class Models:
+    """The models of the page: all detectors of the zoo and, if `first` is one, an exported file.
+
+    Attributes:
+        first: the name or the file of the model that is selected first.
+        device: see `Detector`.
+    """
+
+    first: str
+    device: str
+
+    @property
+    def first_name(self) -> str:
+        """The name of the first model on the page, which does not show the folder of a file."""
+        return Path(self.first).name if is_exported(self.first) else self.first
+
+    def choices(self) -> list[tuple[str, str]]:
+        """Return titles and names of all models: an exported file, then those that need no download."""
+        exported = [(self.first_name, self.first_name)] if is_exported(self.first) else []
+        names = (*sorted(read_manifest().demos), *list_models())
+        return [*exported, *((get_detector_info(name).title, name) for name in names)]
+
+    @functools.lru_cache(MAX_MODELS)  # noqa: B019  (there is one `Models` in a process)
+    def load(self, name: str) -> Detector:
+        """Return a detector, or raise `DPTZooError`. A request may have any name: no other file is read."""
+        if name != self.first_name:
+            get_detector_info(name)
+        return Detector(self.first if name == self.first_name else name, score_threshold=MIN_SCORE, device=self.device)
+
+    def describe(self, name: str) -> tuple[str, str]:
+        """Return a model's summary and its card."""
+        if name != self.first_name or not is_exported(self.first):
+            record = get_detector_info(name)
+            return record.summary, card(record).partition("\n\n")[2]  # the page shows its title elsewhere
+        metadata = self.load(name).metadata
+        assert metadata is not None
+        summary = f"An exported model: {metadata.name}, {metadata.precision}, {len(metadata.classes)} classes"
+        versions = ", ".join(f"{package} {version}" for package, version in metadata.versions.items())
+        facts = {"Licence": metadata.license, "SHA-256 of the weights": metadata.weights_sha256, "Made with": versions}
+        return summary, "\n".join(f"- {name}: `{value}`" for name, value in facts.items())
+
+
 def make_app(model: str, device: str) -> FastAPI:
     """Make the web application, and load the model that is selected first, or raise `DPTZooError`."""
-
-    @functools.lru_cache(MAX_MODELS)
-    def load(name: str) -> Detector:
-        return Detector(name, score_threshold=MIN_SCORE, device=device)
-
-    load(model)
+    models = Models(model, device)
+    models.load(models.first_name)
 
     def detect(image: dict[str, Any] | None, model: str) -> Iterator[tuple[Result | None, gr.Dropdown]]:
         yield None, gr.Dropdown(choices=[], value=[])  # clear the detections of the previous image
@@ -81,7 +120,7 @@ def make_app(model: str, device: str) -> FastAPI:
         try:
             pixels = _read(Path(image["path"]))
             start = time.perf_counter()
-            detections = load(model)(pixels)
+            detections = models.load(model)(pixels)
         except DPTZooError as error:
             # gr.Error would discard an image that was selected in the meantime.
             gr.Warning(str(error), duration=None, title="Error")
@@ -91,7 +130,7 @@ def make_app(model: str, device: str) -> FastAPI:
         classes = sorted(set(detections.names), key=detections.classes.index)
         yield Result(replace(detections, image=None), _to_drawable(detections)), gr.Dropdown(choices=classes, value=[])
 
-    page = _make_page(model, detect)
+    page = _make_page(models, detect)
     page.queue(max_size=MAX_WAITING)
     page.state_session_capacity = MAX_SESSIONS
     page.has_launched = True  # without it, Gradio lets a message name any file of this machine
@@ -101,15 +140,16 @@ def make_app(model: str, device: str) -> FastAPI:
     return gr.mount_gradio_app(app, page, path="", **style, **dict.fromkeys(disabled, False))
 
 
-def _make_page(first: str, detect: Any) -> gr.Blocks:
+def _make_page(models: Models, detect: Any) -> gr.Blocks:
     """Return the page with its components and events. `detect` yields a `Result` and the dropdown of classes."""
+    summary_text, card_text = models.describe(models.first_name)
     with gr.Blocks(title="DPT Zoo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         result = gr.State()
         gr.Markdown("# DPT Zoo\nChoose an image to detect the objects in it.")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                model = gr.Dropdown(_model_choices(), value=first, label="Model", elem_id="model")
-                quality = gr.Markdown(get_detector_info(first).summary)
+                model = gr.Dropdown(models.choices(), value=models.first_name, label="Model", elem_id="model")
+                quality = gr.Markdown(summary_text)
                 image = gr.Image(label="Image", type="filepath", height=300, buttons=[])
                 examples = gr.Dataset(
                     components=[image],
@@ -145,7 +185,7 @@ def _make_page(first: str, detect: Any) -> gr.Blocks:
             )
             download = gr.DownloadButton("Download as JSON", size="md")
         with gr.Accordion("About this model", open=False):
-            about = gr.Markdown(_card(first))
+            about = gr.Markdown(card_text)
 
         shown = ([result, score, classes], [picture, summary, details, table, download])
         always_last: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
@@ -161,7 +201,7 @@ def _make_page(first: str, detect: Any) -> gr.Blocks:
             **always_last,
         ).then(show, *shown, **quiet)
         gr.on([score.input, classes.input], show, *shown, **quiet)
-        model.change(describe, model, [quality, about], **quiet)
+        model.change(models.describe, model, [quality, about], **quiet)
         samples = json.dumps([sample for [sample] in examples.samples])
         examples.click(None, examples, image, js=f"(index) => {samples}[index]")  # the server may answer out of order
         page.load(None, js=NAME_EXAMPLES)
@@ -187,21 +227,6 @@ def show(result: Result | None, min_score: float, classes: list[str]) -> tuple[A
         rows,
         _keep("detections.json", json.dumps(shown.to_json()).encode()),
     )
-
-
-def describe(model: str) -> tuple[str, str]:
-    """Return a model's summary and its card."""
-    return get_detector_info(model).summary, _card(model)
-
-
-def _model_choices() -> list[tuple[str, str]]:
-    """Return titles and names of all models, first those that need no download."""
-    return [(get_detector_info(name).title, name) for name in (*sorted(read_manifest().demos), *list_models())]
-
-
-def _card(name: str) -> str:
-    """Return a model's card without its title, which the page shows elsewhere."""
-    return card(get_detector_info(name)).partition("\n\n")[2]
 
 
 def _keep(name: str, content: bytes) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DPTZooError, InputError
+from ..inference.detector import is_exported
 from ..manifest.records import get_detector_info
 
 
@@ -17,8 +18,9 @@ def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str
     """Serve the page until the process is interrupted.
 
     Args:
-        model: the name of the model that is selected first. It is loaded before the page is served.
-        device: see `create_model`.
+        model: the name or the exported file of the model that is selected first. It is loaded before the page is
+            served.
+        device: see `Detector`.
         host: the host or IP address to listen on: "127.0.0.1" (only this machine), "0.0.0.0" (all networks), ...
         port: 1 to 65535, or 0 for any free port.
         ready: called with the page's URL once the page can be opened.
@@ -27,7 +29,8 @@ def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str
         DPTZooError: Gradio is not installed, or `Detector` fails.
         InputError: The server cannot listen on this host and port.
     """
-    get_detector_info(model)
+    if not is_exported(model):
+        get_detector_info(model)
     with tempfile.TemporaryDirectory(prefix="dpt-zoo-app-") as folder, _listen(host, port) as listener:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the folder is removed
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder)

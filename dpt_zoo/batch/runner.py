@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +22,14 @@ from ..utils.files import make_folder
 from ..utils.progress import ProgressCallback
 from .image_writer import ImageWriter
 from .journal import ImageResult, Journal
-from .video import Frame, FrameWriter, VideoReader, open_video, write_video
+
+if TYPE_CHECKING:
+    from .video import Frame, FrameWriter, VideoReader
+
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
+    | {".ts", ".vob", ".webm", ".wmv"}
+)
 
 
 @dataclass(frozen=True)
@@ -88,17 +96,21 @@ class DetectionRun:
         Raises:
             OutputError: A result cannot be written. The whole video has to be processed again.
         """
+        from .video import open_video
+
         try:
             with open_video(video.input) as reader:
                 self._detect_frames(video, reader, progress)
         except (ImageError, InputError) as error:
             self.failures.append(error)
 
-    def _detect_frames(self, video: VideoInput, reader: VideoReader, progress: ProgressCallback) -> None:
-        frames = deque[Frame]()  # those in the detector
+    def _detect_frames(self, video: VideoInput, reader: "VideoReader", progress: ProgressCallback) -> None:
+        from .video import write_video
+
+        frames: deque[Frame] = deque()  # those in the detector
         last: ImageResult | None = None  # its line, which says whether it is the video's last, is written later
 
-        def write(result: ImageResult, frame: Frame) -> None:
+        def write(result: ImageResult, frame: "Frame") -> None:
             if write_frame:
                 write_frame(frame, np.asarray(result.detections.plot()))
             self._image_writer.write(result)
@@ -127,7 +139,7 @@ class DetectionRun:
         if last:
             self._record(replace(last, is_last=True))
 
-    def _read(self, video: VideoInput, reader: VideoReader, frames: deque[Frame]) -> Iterator[ImageInput]:
+    def _read(self, video: VideoInput, reader: "VideoReader", frames: "deque[Frame]") -> Iterator[ImageInput]:
         """Yield a video's frames as inputs, and append them to `frames`."""
         frame = None
         with _ended_by_ctrl_c() if isinstance(video.input, int) else nullcontext(threading.Event()) as is_ended:

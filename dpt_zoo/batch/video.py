@@ -23,11 +23,6 @@ from numpy.typing import NDArray
 from ..errors import ImageError, InputError, OutputError
 from ..utils.files import atomic_path
 
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
-    | {".ts", ".vob", ".webm", ".wmv"}
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Frame:

@@ -9,7 +9,8 @@ def add_commands(commands: Any) -> None:
     """Add the subcommand to argparse's `commands`."""
     app = commands.add_parser("app", help="open a web page that detects objects in your images")
     add = app.add_argument
-    add("--model", default="mrcnn_dpt_nano_digits", metavar="NAME", help="the model selected first (%(default)s)")
+    model = "the model selected first: a name, or a file of `dpt-zoo export` (default: %(default)s)"
+    add("--model", default="mrcnn_dpt_nano_digits", metavar="NAME", help=model)
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, only for this machine)")
     add("--port", type=int, default=7860, metavar="N", help="default: %(default)s; 0: any free port")

@@ -39,7 +39,8 @@ def add_commands(commands: Any) -> None:
     )
     add = detect.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="images, videos, folders, patterns, URLs, - (stdin), camera:0")
-    add("--model", required=True, metavar="NAME", help="a detector of `dpt-zoo list`")
+    model = "a detector of `dpt-zoo list`, or a file of `dpt-zoo export`: .onnx, or .xml for OpenVINO"
+    add("--model", required=True, metavar="NAME", help=model)
     add("--weights", metavar="W", help="path, https://... or hf://org/repo/file (default: the model's own)")
     add("--work-dir", type=Path, metavar="DIR", help="folder for the results (default: detections, detections-2, ...)")
     add("--resume", action="store_true", help="continue the run in --work-dir, or in the last default folder")
@@ -51,8 +52,16 @@ def add_commands(commands: Any) -> None:
     add("--save-crops", action="store_true", help="write a picture of each object")
     add("--save-masks", action="store_true", help="write a PNG with the object number of each pixel for each image")
     add("--scale", nargs=2, type=int, metavar=("LONG", "SHORT"), help="resize images to fit these sides (pixels)")
-    add("--batch-size", type=int, default=1, metavar="N", help="images processed at once (default: %(default)s)")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    batch_size = "images processed at once (default: 1, or that of an exported file)"
+    add("--batch-size", type=int, metavar="N", help=batch_size)
+    devices = "cpu, cuda, cuda:1, or another device of an exported file's runtime (default: a GPU if there is one)"
+    add("--device", default="auto", help=devices)
+    add(
+        "--num-threads",
+        type=int,
+        metavar="N",
+        help="threads of an exported file's runtime (default: one for each core)",
+    )
     add("--amp", action="store_true", help="use half precision; needs a GPU, or a CPU with fast bfloat16")
     add("--compile", action="store_true", help="compile the backbone")
     detect.set_defaults(run=run_detect)
@@ -65,22 +74,21 @@ def run_detect(args: argparse.Namespace) -> int:
     from ..batch.journal import Journal, RunSettings
     from ..batch.runner import DetectionRun
     from ..inference.detector import Detector
-    from ..weights.digests import tensors_sha256
 
     images, videos = _find_inputs(args.inputs)
     folder = _choose_folder(args.work_dir, args.resume)
     make_folder(folder, "--work-dir")
     shared = {"score_threshold": args.score_threshold, "scale": args.scale and tuple(args.scale), "amp": args.amp}
-    options = {"device": args.device, "compile": args.compile, "batch_size": args.batch_size}
-    detector = Detector(args.model, weights=args.weights, **shared, **options)
-    if args.save_masks and not detector.model.with_mask:
+    options = {name: getattr(args, name) for name in ("weights", "device", "compile", "batch_size", "num_threads")}
+    detector = Detector(args.model, **shared, **options)
+    if args.save_masks and not detector.has_masks:
         raise InputError(f"--save-masks: {args.model} has no masks: choose a Mask R-CNN")
     for name in args.classes or ():
         if name not in detector.classes:
             raise InputError(f"--classes: {args.model} has no class {name!r}, only {', '.join(detector.classes)}")
     settings = RunSettings(
         model=args.model,
-        weights=tensors_sha256({name: tensor.cpu() for name, tensor in detector.model.state_dict().items()}),
+        weights=detector.weights_sha256,
         classes=detector.classes,
         kept_classes=tuple(args.classes or detector.classes),
         **shared,
@@ -113,8 +121,7 @@ def run_detect(args: argparse.Namespace) -> int:
 
 def _find_inputs(names: Sequence[str]) -> tuple[list["ImageInput"], list["VideoInput"]]:
     """Return the images, and the videos with the cameras."""
-    from ..batch.runner import VideoInput
-    from ..batch.video import VIDEO_SUFFIXES
+    from ..batch.runner import VIDEO_SUFFIXES, VideoInput
     from ..inference.inputs import ImageInput, find_inputs, is_url
     from ..utils.images import decode_image
 

@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from ..errors import ImageError
 from ..inference.detections import RLE, Detections
+from ..inference.drawing import draw
 from ..utils.files import make_folder, open_atomic
 from ..utils.images import load_image
 from ..utils.text import printable
@@ -87,21 +88,13 @@ def _draw_comparison(comparison: Comparison, images: Path, classes: Mapping[int,
 
 def _draw(detections: Detections, objects: Sequence[CocoDict], remarks: Mapping[int, str], size: int) -> Image.Image:
     """Draw objects on their image resized to `size`, with the remarks on some of them, by the `id` of their dicts."""
-    import supervision as sv
-
-    from ..inference.drawing import draw
-
     scale = size / max(detections.image_size)
     height, width = (max(1, round(side * scale)) for side in detections.image_size)
     detections = detections.resize((height, width))
     assert detections.image is not None
-    picture = draw(detections.image, detections, with_scores=any("score" in each for each in objects))
-    remarked = [index for index, each in enumerate(objects) if id(each) in remarks]
-    annotator = sv.RichLabelAnnotator(
-        sv.Color.BLACK, font_size=12, text_padding=3, text_position=sv.Position.BOTTOM_LEFT, smart_position=True
-    )
-    boxes = sv.Detections(xyxy=detections.boxes[remarked], class_id=detections.labels[remarked])
-    return annotator.annotate(picture, boxes, [remarks[id(objects[index])] for index in remarked])
+    texts = {index: remarks[id(each)] for index, each in enumerate(objects) if id(each) in remarks}
+    with_scores = any("score" in each for each in objects)
+    return draw(detections.image, detections, with_scores=with_scores, remarks=texts)
 
 
 def _to_detections(pixels: NDArray[np.uint8], objects: Sequence[CocoDict], classes: Mapping[int, str]) -> Detections:

@@ -260,9 +260,15 @@ class Detections:
         return pd.DataFrame(columns)
 
     def to_supervision(self) -> "sv.Detections":
-        """Return supervision's `sv.Detections`. Masks stay compressed (`sv.CompactMask`), except of huge images."""
-        import supervision as sv
+        """Return supervision's `sv.Detections`. Masks stay compressed (`sv.CompactMask`), except of huge images.
 
+        Raises:
+            InputError: The package supervision is not installed.
+        """
+        try:
+            import supervision as sv
+        except ImportError as error:
+            raise InputError(f"this needs supervision ({error}): pip install supervision") from error
         masks: Any = self.masks if self.rles is None or max(self.image_size) > MAX_COMPACT_SIDE else None
         if self.rles is not None and masks is None:
             boxes = coco_mask.toBbox(list(self.rles))  # xywh

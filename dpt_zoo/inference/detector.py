@@ -1,35 +1,34 @@
 """A detection model that is called with images."""
 
 import logging
-import timeit
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
 from itertools import islice
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard, Union
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 
-from ..errors import ImageError, InputError
-from ..models.factory import create_model
+from ..errors import DependencyError, ImageError, InputError
 from ..utils.validation import check_fraction, check_integer
+from .backend import Backend, Resized
 from .detections import Detections
+from .graph_metadata import GraphMetadata
 from .inputs import ImageInput, find_input, find_inputs
-from .pytorch_backend import build_pipeline, eval_mode, predict
+
+if TYPE_CHECKING:
+    import torch
 
 READERS = 2
 """Threads that read, decode and resize images while the network runs."""
-ImageLike = str | Path | bytes | bytearray | Image.Image | NDArray[Any] | Tensor
+ImageLike = Union[str, Path, bytes, bytearray, Image.Image, NDArray[Any], "torch.Tensor"]
 """A path, a URL, an image file's bytes, a PIL image, an array `(H, W, 3)` RGB or a tensor `(3, H, W)` RGB."""
-DETECTOR_ATTRIBUTES = ("cfg", "dataset_meta", "data_preprocessor", "backbone", "neck")
+EXPORTED_SUFFIXES = (".onnx", ".xml")
+"""Files of `dpt_zoo.export` that a detector runs: with ONNX Runtime, and with OpenVINO."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,62 +37,87 @@ class Detector:
     """A detection model that is called with images.
 
     Args:
-        model: a name from `list_models(include_demos=True)`, or a model from `create_model`, which is not changed: it
-            stays on its device, and it is in eval mode only during a call.
+        model: a name from `list_models(include_demos=True)`; a file from `dpt_zoo.export`, which needs no PyTorch:
+            .onnx for ONNX Runtime, or .xml for OpenVINO; or a model from `create_model`, which is not changed: it stays
+            on its device, and it is in eval mode only during a call.
         weights: a path or a URL of other weights, see `create_model`; by default the zoo's own. Only for a name.
         score_threshold: the lowest score of an object to return, in [0, 1].
-        device: "cpu", "cuda", "cuda:1", ..., or by default "auto" for a GPU if there is one. Only for a name.
-        amp: compute in half precision where that is safe. It needs a GPU, or a CPU with fast bfloat16.
-        compile: compile the backbone with `torch.compile`; the first images take longer.
+        device: "cpu", "cuda", "cuda:1", ..., or by default "auto" for a GPU if there is one. An exported file can also
+            use the other devices of its runtime, such as "openvino:GPU". Not for a model from `create_model`.
+        amp: compute in half precision where that is safe. It needs a GPU, or a CPU with fast bfloat16. Not for a file.
+        compile: compile the backbone with `torch.compile`; the first images take longer. Not for a file.
         scale: maximum longer and shorter side of resized images, in pixels; by default the config's, e.g. (1333, 800).
-        batch_size: the number of images of one size that the network processes at once. It does not change detections.
+        batch_size: the number of images of one size that the network processes at once: by default 1, or that of a file
+            exported with a fixed one. It does not change detections.
+        num_threads: the number of threads of an exported file's runtime; by default one for each core. Only for a file.
 
     Attributes:
-        model: the MMDetection model.
+        model: the MMDetection model; None for an exported file.
+        metadata: what an exported file says about itself; None for an MMDetection model.
         classes: the names of all classes of the model.
+        has_masks: whether objects have masks.
         score_threshold: the lowest score of an object that is returned.
 
     Raises:
         InputError: An argument is not supported.
+        DependencyError: A package that this model needs is not installed.
         FetchError, OutputError, WeightsError: The weights cannot be downloaded, stored or loaded; see `create_model`.
     """
 
     def __init__(
         self,
-        model: str | nn.Module,
+        model: "str | Path | torch.nn.Module",
         *,
         weights: str | Path | None = None,
         score_threshold: float = 0.3,
-        device: str | torch.device | None = None,
+        device: "str | torch.device | None" = None,
         amp: bool = False,
         compile: bool = False,
         scale: tuple[int, int] | None = None,
-        batch_size: int = 1,
+        batch_size: int | None = None,
+        num_threads: int | None = None,
     ) -> None:
         check_fraction("score_threshold", score_threshold)
-        check_integer("batch_size", batch_size, 1)
+        for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
+            if value is not None:
+                check_integer(name, value, 1)
         if scale is not None and (
             np.shape(scale) != (2,) or not all(isinstance(side, Integral) and side > 0 for side in scale)
         ):
             raise InputError(f"scale must be two lengths in pixels, such as (1333, 800), not {scale!r}")
-        if isinstance(model, str):
-            self.model: Any = create_model(model, weights=weights, device="auto" if device is None else device)
-        elif not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in DETECTOR_ATTRIBUTES):
-            given = f"an object of type {type(model).__name__}"
-            raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not {given}")
-        elif weights is not None or device is not None:
-            name = "device" if weights is None else "weights"
-            raise InputError(f"{name} can be given only with a model's name: pass it to dpt_zoo.create_model instead")
+        self.model: Any = None
+        self.metadata: GraphMetadata | None = None
+        self._backend: Backend
+        if is_exported(model):
+            from .exported_backend import ExportedBackend
+
+            for name, is_given in (("weights", weights is not None), ("amp", amp), ("compile", compile)):
+                if is_given:
+                    raise InputError(f"{name} is not for an exported file: export the model with what it should have")
+            exported = ExportedBackend(
+                Path(model), device=device, scale=scale, batch_size=batch_size, num_threads=num_threads
+            )
+            self.metadata, self._backend = exported.metadata, exported
         else:
-            self.model = model
-        self.classes: tuple[str, ...] = tuple(self.model.dataset_meta["classes"])
+            if num_threads is not None:
+                raise InputError("num_threads is only for exported files: use torch.set_num_threads for PyTorch")
+            try:
+                from .pytorch_backend import PyTorchBackend
+            except ModuleNotFoundError as error:
+                text = f'{error.name}, which is not installed: pip install "dpt-zoo[torch]", or use an exported file'
+                raise DependencyError(f"this model needs {text}") from error
+            backend = PyTorchBackend(
+                model, weights=weights, device=device, amp=amp, compile=compile, scale=scale, batch_size=batch_size
+            )
+            self.model, self._backend = backend.model, backend
+        self.classes = self._backend.classes
+        self.has_masks = self._backend.has_masks
         self.score_threshold = score_threshold
-        self._batch_size = batch_size
-        self._amp = amp
-        if amp and next(self.model.parameters()).device.type == "cpu" and not _bfloat16_is_faster():
-            raise InputError("amp needs a GPU, or a CPU on which bfloat16 is faster than float32: leave it out")
-        self._compiled_backbone = torch.compile(self.model.backbone) if compile else None
-        self._resize, self._pack = build_pipeline(self.model.cfg, scale)
+
+    @property
+    def weights_sha256(self) -> str:
+        """The digest of the weights, see `weights.digests.tensors_sha256`."""
+        return self._backend.weights_sha256
 
     def __call__(self, image: ImageLike) -> Detections:
         """Detect the objects in one image.
@@ -146,7 +170,7 @@ class Detector:
             Each input, in order, with its detections or the error from reading it. Only a few images are in memory.
         """
         prepared = self._prepare_ahead(inputs)
-        while batch := list(islice(prepared, self._batch_size)):
+        while batch := list(islice(prepared, self._backend.batch_size)):
             yield from self._detect(batch)
 
     def _prepare_ahead(self, inputs: Iterable[ImageInput]) -> Iterator["_Prepared"]:
@@ -156,7 +180,7 @@ class Detector:
         try:
             for input in inputs:
                 pending.append(pool.submit(self._prepare, input))
-                if len(pending) > max(READERS, self._batch_size):
+                if len(pending) > max(READERS, self._backend.batch_size):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -169,43 +193,38 @@ class Detector:
         except ImageError as error:
             return _Prepared(input, error)
         try:
-            return _Prepared(input, image, self._resize({"img": image[..., ::-1], "img_id": 0}))
-        except (cv2.error, ZeroDivisionError):
+            return _Prepared(input, image, self._backend.resize(image))
+        except ValueError as error:
             height, width = image.shape[:2]
-            reason = f"{width}x{height} pixels cannot be resized: the shorter side would have no pixels"
+            reason = f"{width}x{height} pixels cannot be resized: {error}"
             return _Prepared(input, ImageError(f"{input.origin}: {reason}"))
 
     def _detect(self, batch: list["_Prepared"]) -> list[tuple[ImageInput, Detections | ImageError]]:
-        """Run the network on a batch, separately for each padded size: more padding would change the detections."""
-        detections: dict[int, Detections] = {}
-        groups: dict[tuple[int, ...], list[int]] = {}
-        divisor = self.model.data_preprocessor.pad_size_divisor
-        for index, each in enumerate(batch):
+        """Run the network on a batch, separately for each padded size."""
+        groups: dict[tuple[int, int], list[_Prepared]] = {}
+        for each in batch:
             if each.resized is not None:
-                shape = tuple(-(-side // divisor) for side in each.resized["img"].shape[:2])
-                groups.setdefault(shape, []).append(index)
-        for indices in groups.values():
-            detections |= zip(indices, self._predict([batch[index] for index in indices]), strict=True)
-        return [(each.input, detections.get(index, each.image)) for index, each in enumerate(batch)]
+                groups.setdefault(each.resized.padded_size, []).append(each)
+        detections: dict[int, Detections] = {}
+        for group in groups.values():
+            detections |= zip(map(id, group), self._predict(group), strict=True)
+        return [(each.input, detections.get(id(each), each.image)) for each in batch]
 
     def _predict(self, batch: list["_Prepared"]) -> list[Detections]:
-        """Run the network on images that have one size once they are padded."""
-        packed = [self._pack(each.resized) for each in batch]
-        data = {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
-        with eval_mode(self.model):
-            predictions = predict(self.model, data, self.score_threshold, self._amp, self._compiled_backbone)
+        """Run the network on images of one padded size."""
+        predictions = self._backend.predict([each.resized for each in batch if each.resized], self.score_threshold)
         return [
             Detections(
-                boxes=objects.bboxes.float().cpu().numpy(),
-                scores=objects.scores.float().cpu().numpy(),
-                labels=objects.labels.cpu().numpy(),
+                boxes=objects.boxes,
+                scores=objects.scores,
+                labels=objects.labels,
                 classes=self.classes,
                 image_size=each.image.shape[:2],
-                rles=rles,
+                rles=objects.rles,
                 image=each.image,
                 path=each.input.origin,
             )
-            for each, (objects, rles) in zip(batch, predictions, strict=True)
+            for each, objects in zip(batch, predictions, strict=True)
         ]
 
 
@@ -214,12 +233,9 @@ class _Prepared(NamedTuple):
 
     input: ImageInput
     image: Any
-    resized: dict[str, Any] | None = None
+    resized: Resized | None = None
 
 
-@cache
-def _bfloat16_is_faster() -> bool:
-    """Measure whether this CPU multiplies bfloat16 faster than float32; not every CPU with bfloat16 does."""
-    matrices = (torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    float32, bfloat16 = (min(timeit.repeat(partial(torch.mm, each, each), number=1, repeat=10)) for each in matrices)
-    return bfloat16 < float32
+def is_exported(model: object) -> TypeGuard[str | Path]:
+    """Return whether a model is given by the path of a file from `dpt_zoo.export`."""
+    return isinstance(model, str | Path) and Path(model).suffix.lower() in EXPORTED_SUFFIXES

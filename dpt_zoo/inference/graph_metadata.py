@@ -1,10 +1,13 @@
 """What an exported model's file says about itself, and how its graph is called. Imports no PyTorch."""
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import WeightsError
+from ..utils.text import printable
 
 METADATA_KEY = "dpt_zoo"
 """Key of the JSON metadata: in ONNX `metadata_props`, in OpenVINO `rt_info`, in `.pt2` an extra file."""
@@ -14,18 +17,20 @@ INPUTS = ("images", "image_sizes", "score_threshold")
 OUTPUTS = ("image_indices", "boxes", "scores", "labels", "masks")
 """The names of the graph's inputs and outputs; RetinaNet has no `masks`.
 
-- `images`: RGB in [0, 255], `(B, 3, H, W)` float32, zero-padded at the right and the bottom so that H and W are multiples
-  of `pad_divisor`; the graph normalises them.
+- `images`: RGB in [0, 255], `(B, 3, H, W)` float32, zero-padded at the right and the bottom so that H and W are
+  multiples of `pad_divisor`, and at least `MIN_SIDE`; the graph normalises them.
 - `image_sizes`: height and width of each image without its padding, `(B, 2)` float32.
 - `score_threshold`: a float32 scalar; only objects with at least this score are returned.
 - `image_indices`: the image of each of N objects, `(N,)` int64. Objects are sorted by image, then by falling score.
 - `boxes`: `(N, 4)` xyxy float32 in pixels of the image that was passed. `scores`: `(N,)` float32 in [0, 1].
-- `labels`: `(N,)` int64, indices of `classes`. `masks`: `(N, 28, 28)` float32 in [0, 1], for the object's own class, to be
-  resized to its box.
+- `labels`: `(N,)` int64, indices of `classes`. `masks`: `(N, 28, 28)` float32 in [0, 1], for the object's own class, to
+  be resized to its box.
 
-With `has_preprocessing`, the only inputs are `image`, `(H, W, 3)` uint8 RGB of any size, and `score_threshold`. The graph
-resizes and pads the image; `boxes` are in pixels of the original image.
+With `has_preprocessing`, the only inputs are `image`, `(H, W, 3)` uint8 RGB of any size, and `score_threshold`. The
+graph resizes and pads the image; `boxes` are in pixels of the original image.
 """
+MIN_SIDE = 64
+"""The smallest height and width of `images`, in pixels. OpenVINO 2026.4 returns wrong objects after smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -79,4 +84,88 @@ class GraphMetadata:
         Raises:
             WeightsError: It is incomplete, contradicts itself, or is of another version.
         """
-        raise NotImplementedError(WeightsError)
+        if not isinstance(content, Mapping) or "format" not in content:
+            raise WeightsError(f"{path}: its metadata is incomplete: export the model again")
+        if content["format"] != FORMAT:
+            version = printable(repr(content["format"]))[:20]
+            raise WeightsError(f"{path}: format {version} of exported models is not supported, only {FORMAT}")
+        for name, is_valid in _VALID.items():
+            if name not in content or not is_valid(content[name]):
+                value = printable(repr(content.get(name)))[:80]
+                raise WeightsError(f"{path}: its metadata is damaged or altered: {name!r} is {value}")
+        if unknown := content.keys() - _VALID.keys() - {"format"}:
+            raise WeightsError(f"{path}: its metadata has an unknown entry: {printable(repr(min(unknown)))[:80]}")
+        metadata = cls(**{name: _freeze(content[name]) for name in _VALID})
+        fixed, divisor = metadata.image_size, metadata.pad_divisor
+        if metadata.has_preprocessing and (fixed is not None or metadata.batch not in (None, 1)):
+            raise WeightsError(f"{path}: its metadata contradicts itself: one image of any size, and of a fixed size")
+        if fixed is not None and any(side % divisor for side in fixed):
+            raise WeightsError(f"{path}: its metadata contradicts itself: {fixed} are no multiples of {divisor}")
+        return metadata
+
+    @classmethod
+    def parse(cls, text: str | bytes, path: object) -> "GraphMetadata":
+        """Return the metadata in the JSON `text` of an untrusted file at `path`, or raise `WeightsError`."""
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise WeightsError(f"{path}: its metadata is not JSON: export the model again") from error
+        return cls.from_json(content, path)
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
+
+
+def _is_number(minimum: float, maximum: float) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int | float) and not _is_bool(value) and minimum <= value <= maximum
+
+
+def _is_integer(maximum: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not _is_bool(value) and 1 <= value <= maximum
+
+
+def _is_list(length: int, is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and len(value) == length and all(map(is_valid, value))
+
+
+def _or_none(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or is_valid(value)
+
+
+def _is_classes(value: Any) -> bool:
+    return isinstance(value, list | tuple) and 0 < len(value) <= 10_000 and all(map(_is_text, value))
+
+
+def _is_versions(value: Any) -> bool:
+    return isinstance(value, Mapping) and len(value) <= 100 and all(map(_is_text, (*value, *value.values())))
+
+
+_MAX_SIDE = 1 << 14  # of an image for the network, pixels
+_VALID: Mapping[str, Callable[[Any], bool]] = {
+    "name": _is_text,
+    "classes": _is_classes,
+    "has_masks": _is_bool,
+    "has_preprocessing": _is_bool,
+    "scale": _is_list(2, _is_integer(_MAX_SIDE)),
+    "pad_divisor": _is_integer(1024),
+    "batch": _or_none(_is_integer(1024)),
+    "image_size": _or_none(_is_list(2, _is_integer(_MAX_SIDE))),
+    "mean": _is_list(3, _is_number(-1000, 1000)),
+    "std": _is_list(3, _is_number(1e-3, 1000)),
+    "lowest_score": _is_number(0, 1),
+    "mask_threshold": _is_number(0, 1),
+    "weights_sha256": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
+    "license": _is_text,
+    "precision": lambda value: value in ("float32", "float16", "int8"),
+    "versions": _is_versions,
+}
+"""Whether the value of each entry is valid."""

@@ -1,12 +1,18 @@
-"""Detection in a batch of prepared images: MMDetection's own steps, some of them with less time and memory."""
+"""Detection with PyTorch: MMDetection's own steps, some of them with less time and memory."""
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+import timeit
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, cached_property, partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .. import mmlab  # noqa: F401  (before mmdet)
 
@@ -19,16 +25,100 @@ from mmdet.utils import get_test_pipeline_cfg
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..models.cpu import FastConvolutions
+from ..models.factory import create_model
+from ..weights.digests import tensors_sha256
+from .backend import Objects, Resized
 from .detections import RLE, encode_mask
 
 CACHED_OBJECTS = 16
 """Number of objects that the mask head upsamples at once, so that its largest tensor stays in a CPU's cache."""
 Predictions = list[tuple[InstanceData, list[RLE] | None]]
 """The objects of each image, and their masks if the model has masks."""
+DETECTOR_ATTRIBUTES = ("cfg", "dataset_meta", "data_preprocessor", "backbone", "neck")
 
 
-def build_pipeline(cfg: Any, scale: tuple[int, int] | None) -> tuple[Compose, Compose]:
+class PyTorchBackend:
+    """Computes with a model from `create_model`; see `Backend` for the methods.
+
+    `model`, `weights`, `device`, `amp`, `compile`, `scale` and `batch_size` are those of `Detector`.
+
+    Attributes:
+        model: the MMDetection model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        weights: str | Path | None,
+        device: "str | torch.device | None",
+        amp: bool,
+        compile: bool,
+        scale: tuple[int, int] | None,
+        batch_size: int | None,
+    ) -> None:
+        if isinstance(model, str):
+            self.model: Any = create_model(model, weights=weights, device="auto" if device is None else device)
+        elif not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in DETECTOR_ATTRIBUTES):
+            given = f"an object of type {type(model).__name__}"
+            raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not {given}")
+        elif weights is not None or device is not None:
+            name = "device" if weights is None else "weights"
+            raise InputError(f"{name} can be given only with a model's name: pass it to dpt_zoo.create_model instead")
+        else:
+            self.model = model
+        self.classes: tuple[str, ...] = tuple(self.model.dataset_meta["classes"])
+        self.has_masks: bool = self.model.with_mask
+        self.batch_size = 1 if batch_size is None else batch_size
+        self._amp = amp
+        if amp and next(self.model.parameters()).device.type == "cpu" and not _bfloat16_is_faster():
+            raise InputError("amp needs a GPU, or a CPU on which bfloat16 is faster than float32: leave it out")
+        self._compiled_backbone = torch.compile(self.model.backbone) if compile else None
+        self._resize, self._pack = _build_pipeline(self.model.cfg, scale)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """The digest of the weights."""
+        return tensors_sha256({name: tensor.cpu() for name, tensor in self.model.state_dict().items()})
+
+    def resize(self, image: NDArray[np.uint8]) -> Resized:
+        """Resize an image as the config says."""
+        try:
+            resized = self._resize({"img": image[..., ::-1], "img_id": 0})
+        except (cv2.error, ZeroDivisionError) as error:
+            raise ValueError("the shorter side would have no pixels") from error
+        divisor = self.model.data_preprocessor.pad_size_divisor
+        height, width = (-(-side // divisor) * divisor for side in resized["img"].shape[:2])
+        return Resized(resized, (height, width))
+
+    def predict(self, images: Sequence[Resized], score_threshold: float) -> list[Objects]:
+        """Run the network on `images` that have one size once they are padded, with a `score_threshold`."""
+        packed = [self._pack(each.data) for each in images]
+        batch = {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
+        with _eval_mode(self.model):
+            predictions = run_network(self.model, batch, score_threshold, self._amp, self._compiled_backbone)
+        return [
+            Objects(
+                objects.bboxes.float().cpu().numpy(),
+                objects.scores.float().cpu().numpy(),
+                objects.labels.cpu().numpy(),
+                rles,
+            )
+            for objects, rles in predictions
+        ]
+
+
+@cache
+def _bfloat16_is_faster() -> bool:
+    """Measure whether this CPU multiplies bfloat16 faster than float32; not every CPU with bfloat16 does."""
+    matrices = (torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    float32, bfloat16 = (min(timeit.repeat(partial(torch.mm, each, each), number=1, repeat=10)) for each in matrices)
+    return bfloat16 < float32
+
+
+def _build_pipeline(cfg: Any, scale: tuple[int, int] | None) -> tuple[Compose, Compose]:
     """Return the test pipeline of `cfg`, for images in memory, in two parts: resizing to `scale`, packing as tensors.
 
     Packing must not run in reader threads: a thread that uses PyTorch starts worker threads of its own, which slow down
@@ -41,7 +131,7 @@ def build_pipeline(cfg: Any, scale: tuple[int, int] | None) -> tuple[Compose, Co
 
 
 @contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
+def _eval_mode(model: nn.Module) -> Iterator[None]:
     """Switch a model to eval mode, and at the end each of its modules back to its previous mode."""
     training = [module for module in model.modules() if module.training]
     for module in training:
@@ -54,7 +144,9 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def predict(model: Any, batch: dict[str, Any], score_threshold: float, amp: bool, backbone: Any = None) -> Predictions:
+def run_network(
+    model: Any, batch: dict[str, Any], score_threshold: float, amp: bool, backbone: Any = None
+) -> Predictions:
     """Detect the objects in a batch of images, as MMDetection's `inference_detector` does.
 
     No mask is computed for an object below the threshold, and only one mask at a time has the size of its image.

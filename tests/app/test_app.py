@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from app_browser import running_browser
 from app_client import App, AppError, Client, ask, file_data, running_app
+from exported_files import make_onnx
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Download, Locator, Page
@@ -28,6 +29,7 @@ from running import Run
 from web_server import WebServer
 
 from dpt_zoo.data.digits import digit_scene, read_digits
+from dpt_zoo.errors import UnknownModelError
 from dpt_zoo.inference.detections import Detections
 from dpt_zoo.inference.detector import Detector
 from dpt_zoo.manifest.records import list_models, read_manifest
@@ -659,3 +661,21 @@ def check_line(done: tuple[int, str, str], words: str) -> None:
     assert (status, out, error.count("\n")) == (2, "", 1)
     assert error.startswith("dpt-zoo: ")
     assert words in error
+
+
+def test_an_exported_file_is_one_of_the_models(tmp_path: Path) -> None:
+    from dpt_zoo.app.page import Models
+
+    file = make_onnx(tmp_path / "model.onnx")
+    make_onnx(tmp_path / "other.onnx")
+    models = Models(str(file), "cpu")
+    assert models.first_name == "model.onnx" and models.choices()[0] == ("model.onnx", "model.onnx")
+    assert models.load("model.onnx").classes == ("red", "green", "blue")
+    summary, card = models.describe("model.onnx")
+    assert summary == "An exported model: first_pixel, float32, 3 classes" and "Apache-2.0" in card
+    assert models.describe("mrcnn_dpt_nano_digits") == Models("mrcnn_dpt_nano_digits", "cpu").describe(
+        "mrcnn_dpt_nano_digits"
+    )
+    for name in (str(file), str(tmp_path / "other.onnx"), "other.onnx", "../model.onnx"):
+        with pytest.raises(UnknownModelError):
+            models.load(name)

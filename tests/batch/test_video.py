@@ -15,7 +15,8 @@ import pytest
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from dpt_zoo.batch.video import VIDEO_SUFFIXES, Frame, open_video, write_video
+from dpt_zoo.batch.runner import VIDEO_SUFFIXES
+from dpt_zoo.batch.video import Frame, open_video, write_video
 from dpt_zoo.errors import ImageError, InputError, OutputError
 
 SIZE = (48, 64)

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from detection_runs import read_names
+from exported_files import make_onnx, make_openvino
 from PIL import Image
 from reference_data import PHOTO
 from running import Run
@@ -219,6 +220,38 @@ class TestInputs:
         (tmp_path / "empty").mkdir()
         status, output, err = run("detect", tmp_path / name, *MASK_RCNN, "--work-dir", tmp_path / "out")
         assert (status, output, err.count("\n")) == (2, "", 1)
+
+
+class TestExportedFiles:
+    @pytest.mark.parametrize("kind", ["onnx", "xml"])
+    def test_as_with_a_name(self, run: Run, scenes: list[Path], clip: Path, tmp_path: Path, kind: str) -> None:
+        make = {"onnx": make_onnx, "xml": make_openvino}[kind]
+        file = make(tmp_path / f"model.{kind}")
+        options = ("--score-threshold", 0, "--batch-size", 4, "--num-threads", 1, "--save-masks", "--device", "cpu")
+        command = ("detect", *scenes, clip, "--model", file, "--work-dir", tmp_path / "out", *options)
+        status, output, err = run(*command)
+        assert (status, err) == (0, "") and f"{scenes[0]}: 1 red, 1 green, 1 blue\n" in output
+        lines = lines_of(tmp_path / "out")
+        assert len(lines) == 6 + 8 and all(len(line["objects"]) == 3 for line in lines)
+        settings = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert (settings["model"], settings["weights"]) == (str(file), "0" * 64)
+        assert run(*command, "--resume")[1].startswith("0 images, 0 objects in ")
+
+    @pytest.mark.parametrize(
+        ("options", "complaint"),
+        [
+            (["--amp"], "amp is not for an exported file"),
+            (["--weights", "mine.pth"], "weights is not for an exported file"),
+            (["--save-masks"], "--save-masks: "),
+            (["--device", "openvino:TPU"], "device 'openvino:TPU' is not available"),
+            (["--model", "none.onnx"], "none.onnx cannot be read: No such file"),
+            ([*MASK_RCNN, "--num-threads", "1"], "num_threads is only for exported files"),
+        ],
+    )
+    def test_errors(self, run: Run, scenes: list[Path], tmp_path: Path, options: list[str], complaint: str) -> None:
+        file = make_onnx(tmp_path / "model.onnx", has_masks=False)
+        status, output, err = run("detect", scenes[0], "--model", file, "--work-dir", tmp_path / "out", *options)
+        assert (status, output, err.count("\n")) == (2, "", 1) and complaint in err
 
 
 class TestFolders:

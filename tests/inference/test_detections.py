@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 from dpt_zoo import Detections
 from dpt_zoo.errors import InputError, OutputError
 from dpt_zoo.inference.detections import COCO_CLASSES, coco_category_ids, encode_mask
-from dpt_zoo.inference.drawing import draw
+from dpt_zoo.inference.drawing import _Labels, draw
 from dpt_zoo.utils.files import open_atomic
 
 COCO = CocoDataset.METAINFO["classes"]
@@ -189,6 +189,24 @@ class TestDrawing:
         assert changed[160, 150] == with_masks
         assert not changed[300:, :].any()
 
+    @pytest.mark.parametrize("box", [(60, 60, 160, 140), (0, 0, 90, 60), (150, 140, 240, 200), (-50, -20, 300, 250)])
+    def test_labels_are_inside_and_do_not_cover_each_other(self, box: tuple[int, ...]) -> None:
+        labels = _Labels(Image.new("RGB", (240, 200)), font_size=10, padding=1)
+        for text in ("cat 0.97", "dog 0.35", "a\nb"):
+            labels.add(text, (255, 0, 0), box, ("above", "inside", "below"))
+        for index, (x0, y0, x1, y1) in enumerate(labels.placed):
+            assert 0 <= x0 < x1 <= 240 and 0 <= y0 < y1 <= 200
+            for left, top, right, bottom in labels.placed[:index]:
+                assert x1 <= left or right <= x0 or y1 <= top or bottom <= y0
+
+    def test_remarks(self, found: Detections) -> None:
+        image = np.full((400, 600, 3), 100, np.uint8)
+        large = dataclasses.replace(found.resize((400, 600)), image=image)
+        plain, remarked = (np.asarray(draw(image, large, remarks=remarks)) for remarks in (None, {1: "missed"}))
+        changed = (plain != remarked).any(axis=2)
+        assert changed.any() and (remarked[changed].max(axis=1) == remarked[changed].min(axis=1)).all()  # greys
+        assert changed[351:, 302:].any() and not changed[:300].any()
+
     def test_nothing_found_leaves_the_image(self, found: Detections) -> None:
         image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
         assert np.array_equal(np.asarray(draw(image, found[[]])), image)
@@ -281,6 +299,13 @@ def test_table(found: Detections) -> None:
     assert table.loc[0, ["x1", "y1", "x2", "y2"]].tolist() == [5, 10, 25, 20]
     assert "area" not in dataclasses.replace(found, rles=None).to_dataframe()
     assert len(found[[]].to_dataframe()) == 0
+
+
+def test_without_supervision(found: Detections, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(InputError, match="pip install supervision"):
+        found.to_supervision()
+    assert found.plot().size == (60, 40)
 
 
 def test_supervision(found: Detections) -> None:

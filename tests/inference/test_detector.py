@@ -26,9 +26,8 @@ from dpt_zoo import Detections, Detector
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import DPTZooError, ImageError, InputError
 from dpt_zoo.inference import inputs
-from dpt_zoo.inference.detector import _bfloat16_is_faster
 from dpt_zoo.inference.inputs import find_inputs
-from dpt_zoo.inference.pytorch_backend import _drop_all_but_the_highest
+from dpt_zoo.inference.pytorch_backend import _bfloat16_is_faster, _drop_all_but_the_highest
 from dpt_zoo.utils.images import load_image
 
 NUM_SCENES = 6
@@ -103,7 +102,7 @@ class TestHalfPrecision:
     def test_on_a_processor_that_gains_by_it(
         self, detector: Detector, scene: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("dpt_zoo.inference.detector._bfloat16_is_faster", lambda: True)
+        monkeypatch.setattr("dpt_zoo.inference.pytorch_backend._bfloat16_is_faster", lambda: True)
         exact = detector(scene)
         found = Detector(detector.model, amp=True)(scene)
         assert found.boxes.dtype == found.scores.dtype == np.float32
@@ -115,7 +114,7 @@ class TestHalfPrecision:
         assert 0 < np.abs(found.scores[matches] - exact.scores[sure]).max() < 0.01
 
     def test_not_elsewhere(self, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("dpt_zoo.inference.detector._bfloat16_is_faster", lambda: False)
+        monkeypatch.setattr("dpt_zoo.inference.pytorch_backend._bfloat16_is_faster", lambda: False)
         with pytest.raises(InputError, match="amp needs a GPU, or a CPU on which bfloat16 is faster"):
             Detector(detector.model, amp=True)
 
