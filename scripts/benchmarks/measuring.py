@@ -34,6 +34,8 @@ class Settings:
     images: int = 5000
     detections: int = 100
     scenes: int = 500
+    exported: Path | None = None
+    demos_only: bool = False
 
     def describe(self, device: str, batch: int = 1) -> str:
         """Describe the input and the device of a network."""
@@ -54,6 +56,7 @@ QUICK = Settings(
     images=10,
     detections=30,
     scenes=4,
+    demos_only=True,
 )
 """The smallest useful measurement."""
 

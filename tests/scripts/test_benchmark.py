@@ -25,11 +25,12 @@ from benchmarks.detect import (
 )
 from benchmarks.measuring import QUICK, Action, Comparison, measure_peak, run_in_child, time_in_turn
 from benchmarks.report import format_table
+from exported_files import make_onnx, make_openvino
 from PIL import Image
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmark")]  # one process runs the command once
 
-SUBJECTS = ["limits", "import", "backbone", "pixels", "precision", "detect", "train", "weights", "evaluate"]
+SUBJECTS = ["limits", "import", "backbone", "pixels", "precision", "detect", "train", "weights", "evaluate", "export"]
 
 
 def measure_memory(make: Callable[..., Action], way: str, height: int, width: int) -> float:
@@ -60,7 +61,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setenv("DPT_ZOO_CACHE", str(folder / "cache"))
-        arguments = ["all", "--quick", "--json", json_file, "--plot", plot_file]
+        make_onnx(folder / "retinanet_dpt_nano_digits.onnx", has_masks=False)  # exporting takes a minute
+        make_openvino(folder / "retinanet_dpt_nano_digits.xml", has_masks=False)
+        arguments = ["all", "--quick", "--exported", folder, "--json", json_file, "--plot", plot_file]
         patch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
         main()
     torch.set_num_threads(threads)
@@ -113,6 +116,10 @@ class TestAllSubjects:
         (growth,) = measured.values("weights", "growth of the peak memory")
         (peak,) = measured.values("weights", "peak memory above")
         assert growth < 64 and peak < 2.5
+
+    def test_exported_files_need_less_memory_than_pytorch(self, measured: Measured) -> None:
+        pytorch, *exported = measured.values("export", "peak memory over the bare process")
+        assert len(exported) == 2 and max(exported) < pytorch / 2
 
     def test_metrics_are_those_of_pycocotools(self, measured: Measured) -> None:
         assert all(0.1 < each < 0.9 for each in measured.values("evaluate", "mAP"))
