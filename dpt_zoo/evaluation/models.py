@@ -1,5 +1,6 @@
 """What an evaluation measures: a model of MMDetection, or an exported file."""
 
+import contextlib
 import importlib
 import json
 from collections.abc import Mapping
@@ -142,9 +143,8 @@ class _ExportedFile:
             raise InputError(f"{options.model} names no data: choose data_root, or annotations and images")
         self.cfg = Config({"val_dataloader": {"dataset": {}}})
         self._path, self._device = Path(options.model), options.device
-        self._detector = Detector(
-            self._path, score_threshold=0, device=options.device, batch_size=options.batch_size
-        )  # the graph returns no object below the recipe's threshold
+        # At 0, the graph returns the objects down to the recipe's own threshold.
+        self._detector = Detector(self._path, score_threshold=0, device=self._device, batch_size=options.batch_size)
         self.tasks: tuple[Task, ...] = ("bbox", "segm") if self._detector.has_masks else ("bbox",)
 
     @property
@@ -169,11 +169,11 @@ class _ExportedFile:
         images = [images[index] for index in plan.remaining]
         paths = [plan.images / image["file_name"] for image in images]
         inputs = (ImageInput(path.name, str(path), partial(load_image, path)) for path in paths)
-        file = PredictionsFile(plan.folder, plan.category_ids)
-        with progress_bar("detecting") as progress:
-            for number, (_, result) in enumerate(self._detector.detect_each(inputs)):
-                if isinstance(result, ImageError):
-                    raise result
-                file.append([(images[number]["id"], result)])
-                progress(number + 1, len(images))
-        file.close()
+        writer = PredictionsFile(plan.folder, plan.category_ids)
+        with contextlib.closing(writer) as file, progress_bar("detecting") as progress:
+            detected = zip(images, self._detector.detect_each(inputs), strict=True)
+            for number, (image, (_, detections)) in enumerate(detected, 1):
+                if isinstance(detections, ImageError):
+                    raise detections
+                file.append([(image["id"], detections)])
+                progress(number, len(images))
