@@ -145,11 +145,11 @@ class TestMemory:
 @pytest.mark.parametrize("architecture", ["retinanet", "mrcnn"])
 @pytest.mark.parametrize("way", ["explicit", "torchvision ResNet-50"])
 def test_sparse_scores_are_equally_many_in_every_network(way: str, architecture: str) -> None:
-    model = build_with_scores(way, "cpu", architecture, "sparse", "tiny", 96, 128)
+    model = build_with_scores(way, "cpu", architecture, "sparse", "tiny", 64, 96)
     layer, background = find_classifier(model)
     seen = []
     layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    prepare_detection(way, model, 96, 128)()
+    prepare_detection(way, model, 64, 96)()
     if background is None:
         scores = torch.cat([each.flatten() for each in seen]).sigmoid()
     else:
