@@ -11,6 +11,7 @@ detect      a photograph, from pixels to objects
 train       a detector's training step
 weights     downloading, converting and reading weights
 evaluate    COCO metrics, from files
+export      exported files in ONNX Runtime and OpenVINO, and the same detectors on PyTorch
 all         all of these
 """
 
@@ -32,6 +33,7 @@ MODULES = {
     "train": "train",
     "weights": "weights",
     "evaluate": "evaluate",
+    "export": "export",
 }
 
 
@@ -63,6 +65,8 @@ def _options() -> argparse.ArgumentParser:
     add("--images", type=int, default=argparse.SUPPRESS, help="evaluate: number of images")
     add("--detections", type=int, default=argparse.SUPPRESS, help="evaluate: detections in each image")
     add("--scenes", type=int, default=argparse.SUPPRESS, help="precision: scenes for the demo detectors")
+    add("--exported", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="export: use and keep its files")
+    add("--demos-only", action="store_true", default=argparse.SUPPRESS, help="export: only the demo detectors")
     return options
 
 

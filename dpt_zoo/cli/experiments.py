@@ -32,7 +32,8 @@ def add_commands(commands: Any) -> None:
     reproduce.set_defaults(run=run_reproduce)
 
     for add in (train.add_argument, evaluate.add_argument):
-        add("model", metavar="NAME|CONFIG", help="a detector of `dpt-zoo list`, or a config file, configs/....py")
+        file = ", or a file of `dpt-zoo export`" if add == evaluate.add_argument else ""
+        add("model", metavar="NAME|FILE", help=f"a detector of `dpt-zoo list`, or a config file, configs/....py{file}")
         add("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data (default: the config's)")
         add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     for add in (evaluate.add_argument, reproduce.add_argument):
@@ -74,8 +75,9 @@ def add_commands(commands: Any) -> None:
     add = reproduce.add_argument
     add("names", nargs="*", metavar="NAME", help="detectors, or patterns such as 'mrcnn*' (default: all twelve)")
     add("--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017")
-    add("--work-dir", type=Path, default=Path("runs/results"), metavar="DIR", help="default: %(default)s")
+    add("--work-dir", type=Path, metavar="DIR", help="default: runs/results, or runs/results-FORMAT")
     add("--processes", type=int, default=1, metavar="N", help="processes for each detector: the number of GPUs")
+    add("--format", choices=("onnx", "openvino"), default="pytorch", help="export each detector, and evaluate the file")
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -113,6 +115,8 @@ def run_reproduce(args: argparse.Namespace) -> int:
     from ..reproduction.runner import ReproductionOptions, reproduce, select_names
 
     names = select_names(vars(args).pop("names"))
+    if args.work_dir is None:
+        args.work_dir = Path("runs", "results" if args.format == "pytorch" else f"results-{args.format}")
     results = reproduce(names, ReproductionOptions(**vars(args)), functools.partial(print, file=sys.stderr, flush=True))
     print(f"{results.summary}\n{args.work_dir / 'results.md'}")
     return DIFFERENT if results.num_failed or results.num_different else 0

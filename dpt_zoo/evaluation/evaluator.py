@@ -4,28 +4,22 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.dist import barrier, get_world_size, is_main_process
-from torch import Tensor
 
 from ..data.checks import CheckedSplit
 from ..data.splits import prepare_splits
-from ..engine import config as configs
-from ..engine.distributed import process_device, process_group, runner_settings
-from ..engine.runner import from_main_process, quiet_runner, unwrapped
+from ..engine.distributed import process_group
+from ..engine.runner import from_main_process
 from ..errors import InputError
-from ..models.factory import set_num_classes
-from ..utils.devices import device_name
 from ..utils.environment import versions
 from ..utils.files import make_folder
 from ..utils.progress import progress_bar
-from ..weights.loading import load_weights
-from ..weights.store import read_trusted_weights
 from .error_analysis import ErrorAnalysis
 from .metrics import CocoDict, CocoMetrics, Evaluator, Task
+from .models import EvaluatedModel, open_model
 from .options import EvaluationOptions
 from .plan import UNREADABLE, Plan, make_plan
 from .predictions import coco_results_files, read_predictions
@@ -58,8 +52,10 @@ def evaluate(
     """Measure a detector on the validation split of a data set, in one process or in several under torchrun.
 
     Args:
-        model: the name of a detector (see `list_models`) or the path of a config file.
+        model: the name of a detector (see `list_models`), the path of a config file, or a file from `dpt_zoo.export`
+            (.onnx or .xml), which one process evaluates.
         weights: a detector's name, a path, `https://...` or `hf://org/repo/file`; by default those of the named model.
+            Not for an exported file.
         tasks: "bbox", "segm" or both; by default all that the model predicts.
         data_root: a folder of COCO, YOLO or Pascal VOC data; by default the one that the config names.
         annotations: a COCO annotation file, instead of `data_root`.
@@ -67,15 +63,15 @@ def evaluate(
         limit: evaluate only the first `limit` images of the annotation file; at least 1.
         skip_missing: skip images that are missing or unreadable instead of refusing the data.
         batch_size: images in a batch, at least 1.
-        workers: data loading processes, for each process that detects.
-        amp: compute in half precision where that is safe. Requires a GPU.
+        workers: data loading processes, for each process that detects. Not for an exported file.
+        amp: compute in half precision where that is safe. Requires a GPU. Not for an exported file.
         evaluator: the library that computes the metrics; both give the same numbers.
         work_dir: the folder to write predictions, metrics (`evaluation.json`) and a report with pictures to.
         resume: keep the predictions in `work_dir`, which must be of the same evaluation, and add the missing ones.
         output: write COCO results to this path with ".bbox.json" and ".segm.json" added.
         format_only: write COCO results and compute no metrics; the annotation file needs no objects.
         show_dir: the folder to write each image to, with its ground truth and predictions drawn side by side.
-        device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", ...
+        device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", ...; for an exported file, see `Detector`.
 
     Returns:
         The metrics in percent, with the data, software and hardware of the evaluation.
@@ -89,51 +85,38 @@ def evaluate(
         OutputError: A file cannot be written. Predictions in `work_dir` are kept.
     """
     options = EvaluationOptions(**locals())  # the arguments by name
-    cfg, tasks = _load_config(options)
-    with process_group(options.device) as place, contextlib.ExitStack() as stack:
-        if options.amp:
-            configs.use_amp(cfg, place, in_tests=True)
+    measured = open_model(options)
+    for task in options.tasks or ():
+        if task not in measured.tasks:
+            raise InputError(f"tasks: this model does not predict {task!r}, only {' and '.join(measured.tasks)}")
+    with process_group(measured.group_device) as place, contextlib.ExitStack() as stack:
+        measured.start(place)
         root = options.work_dir or Path(from_main_process(lambda: stack.enter_context(tempfile.TemporaryDirectory())))
         folder = root.absolute()
         make_folder(folder, "work_dir")
-        split = from_main_process(lambda: _check_data(cfg, tasks, folder, options))
+        split = from_main_process(lambda: _check_data(measured, folder, options))
         ground_truth: CocoDict = json.loads(split.annotations.read_bytes()) if is_main_process() else {}
-        path, content = read_trusted_weights(options.weights or options.model)
-        plan = from_main_process(lambda: make_plan(options, cfg, split, ground_truth, path, content, folder))
+        file = measured.read()
+        plan = from_main_process(lambda: make_plan(options, file, split, ground_truth, folder))
         if plan.remaining:
-            _detect(cfg, plan, content.tensors, options.device)
+            measured.detect(plan)
         barrier()
-        return from_main_process(lambda: _measure(plan, ground_truth, tasks, options))
+        return from_main_process(lambda: _measure(plan, ground_truth, measured, options))
 
 
-def _load_config(options: EvaluationOptions) -> tuple[Config, Sequence[Task]]:
-    """Load the model's config, apply the options that change it, and return it with the tasks to measure."""
-    cfg = configs.load_config(options.model)
+def _check_data(measured: EvaluatedModel, folder: Path, options: EvaluationOptions) -> CheckedSplit:
     if options.annotations is not None:
         paths = {"ann_file": str(options.annotations), "data_prefix": {"img": f"{options.images}/"}}
-        cfg.val_dataloader.dataset.update(data_root="", **paths)
-    if options.batch_size is not None:
-        cfg.test_dataloader.batch_size = options.batch_size
-    if options.workers is not None:
-        configs.set_workers(cfg, options.workers)
-    metric = cfg.test_evaluator.metric
-    known: list[Task] = list(metric) if isinstance(metric, list | tuple) else [metric]
-    for task in options.tasks or ():
-        if task not in known:
-            raise InputError(f"tasks: this model does not predict {task!r}, only {' and '.join(known)}")
-    return cfg, options.tasks or known
-
-
-def _check_data(cfg: Config, tasks: Sequence[Task], folder: Path, options: EvaluationOptions) -> CheckedSplit:
+        measured.cfg.val_dataloader.dataset.update(data_root="", **paths)
     with progress_bar("checking images") as progress:
         split = prepare_splits(
-            cfg,
+            measured.cfg,
             options.data_root,
             folder / "annotations",
             ("val",),
             ignored=UNREADABLE if options.skip_missing else (),
             with_objects=not options.format_only,
-            with_masks="segm" in tasks,
+            with_masks="segm" in (options.tasks or measured.tasks),
             progress=progress,
         )["val"]
     if options.show_dir and options.show_dir.resolve() == split.images.resolve():
@@ -143,29 +126,9 @@ def _check_data(cfg: Config, tasks: Sequence[Task], folder: Path, options: Evalu
     return split
 
 
-def _detect(cfg: Config, plan: Plan, state: Mapping[str, Tensor], device: str) -> None:
-    """Detect objects in the remaining images, and write the predictions."""
-    cfg.test_dataloader.sampler = {"type": "DefaultSampler", "shuffle": False, "round_up": False}
-    cfg.test_dataloader.dataset.update(
-        data_root="",
-        ann_file=plan.annotations["path"],
-        data_prefix={"img": f"{plan.images}/"},
-        metainfo={"classes": plan.classes},
-        indices=plan.remaining,
-    )
-    cfg.test_evaluator = {"type": "PredictionsWriter", "folder": str(plan.folder), "category_ids": plan.category_ids}
-    configs.add_hook(cfg, type="ProgressHook")
-    set_num_classes(cfg.model, len(plan.classes))
-    cfg.model.backbone.init_cfg = None
-    cfg.work_dir = str(plan.folder.parent / "log")
-    cfg.merge_from_dict(runner_settings())
-    with quiet_runner(cfg, device) as runner:
-        load_weights(unwrapped(runner.model), state, Path(plan.weights["path"]), "the config")
-        runner.test()
-
-
-def _measure(plan: Plan, ground_truth: CocoDict, tasks: Sequence[Task], options: EvaluationOptions) -> Evaluation:
+def _measure(plan: Plan, ground_truth: CocoDict, measured: EvaluatedModel, options: EvaluationOptions) -> Evaluation:
     """Compare the predictions with the ground truth in one pass, and write the files that the options name."""
+    tasks = options.tasks or measured.tasks
     start = time.perf_counter()
     metrics = None if options.format_only else CocoMetrics(ground_truth, tasks, plan.image_ids, options.evaluator)
     errors = ErrorAnalysis(ground_truth) if metrics and (options.work_dir or options.show_dir) else None
@@ -199,7 +162,8 @@ def _measure(plan: Plan, ground_truth: CocoDict, tasks: Sequence[Task], options:
         annotations=plan.annotations,
         seconds={"detecting": detecting, "measuring": time.perf_counter() - start},
         processes=get_world_size(),
-        device=device_name(process_device(options.device)),
+        device=measured.device_name,
+        runtime=measured.runtime,
         versions=versions(),
     )
     if errors and options.work_dir:

@@ -6,21 +6,27 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from mmengine.config import Config
+from typing import NamedTuple
 
 from ..data.checks import CheckedSplit
 from ..data.issues import IssueType, list_names
 from ..errors import DataError, InputError, OutputError
-from ..models.factory import read_classes, unnamed_classes
+from ..models.factory import unnamed_classes
 from ..utils.files import hash_file, open_atomic
-from ..weights.reading import Weights
 from .metrics import CocoDict
 from .options import EvaluationOptions
 from .predictions import read_image_ids
 from .result import RESULT
 
 UNREADABLE = (IssueType.MISSING_IMAGE, IssueType.UNREADABLE_IMAGE)  # `skip_missing` skips these images
+
+
+class ModelFile(NamedTuple):
+    """The file of a model's weights, the names of its classes, and the settings that predictions depend on."""
+
+    path: Path
+    classes: tuple[str, ...]
+    config: str
 
 
 @dataclass(frozen=True)
@@ -32,25 +38,19 @@ class Plan:
     skipped: tuple[str, ...]  # the images that cannot be read, and why
     classes: tuple[str, ...]  # the names of the model's classes, by label
     category_ids: tuple[int | None, ...]  # the data's category of each class; None if the data lack it
-    folder: Path  # of the predictions, see `PredictionsWriter`
+    folder: Path  # of the predictions, see `PredictionsFile`
     remaining: tuple[int, ...]  # the images without predictions, as indices into those of the annotation file
     weights: dict[str, str]  # the "path" and "sha256" of the file
     annotations: dict[str, str]  # the "path" and "sha256" of the file
 
 
 def make_plan(
-    options: EvaluationOptions,
-    cfg: Config,
-    split: CheckedSplit,
-    ground_truth: CocoDict,
-    path: Path,
-    weights: Weights,
-    work_dir: Path,
+    options: EvaluationOptions, model: ModelFile, split: CheckedSplit, ground_truth: CocoDict, work_dir: Path
 ) -> Plan:
     """Plan an evaluation, and make the folder of its predictions in `work_dir`.
 
-    `split` is the checked data, and `ground_truth` the content of its annotation file; `weights` is the content of the
-    file `path`. Existing predictions are removed, unless `options.resume` is set.
+    `split` is the checked data, and `ground_truth` the content of its annotation file. Existing predictions are
+    removed, unless `options.resume` is set.
 
     Raises:
         DataError: No image can be read, or the data have classes that the model does not know.
@@ -63,12 +63,11 @@ def make_plan(
     if not image_ids:
         raise DataError(f"{split.annotations}: none of its images can be read")
     categories = {category["name"]: category["id"] for category in ground_truth["categories"]}
-    classes = _match_classes(read_classes(cfg, weights), tuple(categories), split.annotations)
-    config = (cfg.model, cfg.test_dataloader.dataset.pipeline, cfg.test_cfg)
+    classes = _match_classes(model.classes, tuple(categories), split.annotations)
     settings = {
-        "weights": hash_file(path).hexdigest(),
+        "weights": hash_file(model.path).hexdigest(),
         "annotations": hash_file(split.annotations).hexdigest(),
-        "config": hashlib.sha256(str(config).encode()).hexdigest(),
+        "config": hashlib.sha256(model.config.encode()).hexdigest(),
     }
     folder = work_dir / "predictions"
     _make_folder(folder, settings, options.resume)
@@ -81,7 +80,7 @@ def make_plan(
         category_ids=tuple(categories.get(name) for name in classes),
         folder=folder,
         remaining=tuple(indices[image_id] for image_id in image_ids if image_id not in finished),
-        weights={"path": str(path), "sha256": settings["weights"]},
+        weights={"path": str(model.path), "sha256": settings["weights"]},
         annotations={"path": str(split.annotations), "sha256": settings["annotations"]},
     )
 

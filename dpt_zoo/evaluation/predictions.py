@@ -31,11 +31,8 @@ class ImagePredictions(NamedTuple):
     predictions: list[CocoDict]
 
 
-@METRICS.register_module()
-class PredictionsWriter(BaseMetric):  # type: ignore[misc]
-    """Writes each image's predictions as a line of JSON, to one file per process.
-
-    Unlike MMDetection's `CocoMetric`, it computes no metrics and keeps no predictions in memory.
+class PredictionsFile:
+    """A file with a line of JSON for each image. Each process writes its own; predictions are not kept in memory.
 
     Args:
         folder: the folder of the file.
@@ -43,22 +40,45 @@ class PredictionsWriter(BaseMetric):  # type: ignore[misc]
     """
 
     def __init__(self, folder: str | Path, category_ids: Sequence[int | None]) -> None:
-        super().__init__(collect_device="gpu", prefix="predictions")  # "cpu" would create a folder
         self._file = JsonLinesWriter(Path(folder) / f"{uuid.uuid4().hex}.jsonl")
         self._category_ids = category_ids
         self._last_time = time.perf_counter()
 
+    def append(self, batch: Sequence[tuple[int, Detections]]) -> None:
+        """Write the ids and detections of a batch of images, which took the time since the previous batch.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        lines = [(image_id, detections.to_coco(image_id, self._category_ids)) for image_id, detections in batch]
+        now = time.perf_counter()
+        seconds, self._last_time = (now - self._last_time) / len(batch), now
+        for image_id, predictions in lines:
+            self._file.append(ImagePredictions(image_id, seconds, predictions)._asdict())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+@METRICS.register_module()
+class PredictionsWriter(BaseMetric):  # type: ignore[misc]
+    """Writes the predictions of MMEngine's Runner to a `PredictionsFile`.
+
+    Unlike MMDetection's `CocoMetric`, it computes no metrics and keeps no predictions in memory.
+    """
+
+    def __init__(self, folder: str | Path, category_ids: Sequence[int | None]) -> None:
+        super().__init__(collect_device="gpu", prefix="predictions")  # "cpu" would create a folder
+        self._file = PredictionsFile(folder, category_ids)
+
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Write the predictions for a batch of images."""
-        predictions = [self._to_coco(sample) for sample in data_samples]
-        now = time.perf_counter()
-        seconds, self._last_time = (now - self._last_time) / len(data_samples), now
-        for sample, each in zip(data_samples, predictions, strict=True):
-            self._file.append(ImagePredictions(sample["img_id"], seconds, each)._asdict())
+        self._file.append([(sample["img_id"], self._to_detections(sample)) for sample in data_samples])
 
-    def _to_coco(self, sample: dict[str, Any]) -> list[CocoDict]:
+    def _to_detections(self, sample: dict[str, Any]) -> Detections:
         arrays = {name: tensor.cpu().numpy() for name, tensor in sample["pred_instances"].items()}
-        detections = Detections(
+        return Detections(
             boxes=arrays["bboxes"],
             scores=arrays["scores"],
             labels=arrays["labels"],
@@ -66,7 +86,6 @@ class PredictionsWriter(BaseMetric):  # type: ignore[misc]
             image_size=sample["ori_shape"],
             rles=[encode_mask(mask) for mask in arrays["masks"]] if "masks" in arrays else None,
         )
-        return detections.to_coco(sample["img_id"], self._category_ids)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Return no metrics: they are computed when all processes have written their files."""
@@ -79,7 +98,7 @@ class PredictionsWriter(BaseMetric):  # type: ignore[misc]
 
 
 def read_predictions(folder: Path, image_ids: Iterable[int]) -> Iterator[ImagePredictions]:
-    """Yield the predictions in the folder of one or more `PredictionsWriter`, in the order of `image_ids`.
+    """Yield the predictions in the folder of one or more `PredictionsFile`, in the order of `image_ids`.
 
     The files may come from several processes and runs; each is already in that order. Images without predictions are
     left out. Memory holds one image of each file.

@@ -11,6 +11,8 @@ from .metrics import Metrics, Task
 
 RESULT = "evaluation.json"
 """The file of a finished evaluation in its `work_dir`: an `Evaluation` and, as "errors", the error analysis."""
+RUNTIMES = {"": "PyTorch", ".onnx": "ONNX Runtime", ".xml": "OpenVINO"}
+"""What computes, by the suffix of an exported file; "" is a model that is not exported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Evaluation:
         seconds: the time for "detecting" (the mean over the processes) and for "measuring".
         processes: the number of processes.
         device: the name of the GPU or the CPU.
+        runtime: the name and the version of what computed: PyTorch, ONNX Runtime or OpenVINO.
         versions: the versions of the software, by name.
     """
 
@@ -43,6 +46,7 @@ class Evaluation:
     seconds: dict[str, float]
     processes: int
     device: str
+    runtime: str
     versions: dict[str, str]
 
     @property

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..errors import InputError
-from ..evaluation.result import RESULT, Evaluation
+from ..evaluation.result import RESULT, RUNTIMES, Evaluation
 from ..manifest.records import get_detector_info, list_models
 from ..utils.files import hash_file, make_folder
 from ..utils.validation import check_integer
@@ -21,6 +22,10 @@ from .table import Detector, ResultsTable, Row
 
 ERROR = "error.json"
 """The file that a failed process writes to the detector's folder: the reason, as a JSON string."""
+Format = Literal["pytorch", "onnx", "openvino"]
+"""What computes the results: PyTorch, or the runtime of an exported file."""
+SUFFIXES: Mapping[Format, str] = {"pytorch": "", "onnx": ".onnx", "openvino": ".xml"}
+"""The suffix of the exported file for each format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,7 @@ class ReproductionOptions:
 
     data_root: Path
     work_dir: Path  # each detector has a folder in it
+    format: Format = "pytorch"  # for the others, each detector is exported to its folder first
     processes: int = 1  # for each detector; each process has its own GPU if there are GPUs
     limit: int | None = None
     batch_size: int | None = None
@@ -44,6 +50,8 @@ class ReproductionOptions:
         for name, minimum in (("processes", 1), ("limit", 1), ("batch_size", 1), ("workers", 0)):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum)
+        if self.format != "pytorch" and (self.processes > 1 or self.workers or self.amp):
+            raise InputError(f"format={self.format!r} does not allow processes, workers and amp: leave them out")
         if not self.data_root.is_dir():
             raise InputError(f"data_root: there is no folder {self.data_root}")
 
@@ -93,6 +101,7 @@ def _find_evaluation(name: str, options: ReproductionOptions) -> Evaluation | No
     evaluation = Evaluation.read(options.work_dir / name)
     is_same = (
         evaluation is not None
+        and evaluation.runtime.startswith(RUNTIMES[SUFFIXES[options.format]])
         and evaluation.limit == options.limit
         and evaluation.amp == options.amp
         and not evaluation.skipped  # the images may be there now
@@ -116,6 +125,8 @@ def _evaluate(record: Detector, options: ReproductionOptions) -> Row:
     passed = ("limit", "batch_size", "workers", "amp", "skip_missing")
     arguments = {"model": record.name, "data_root": str(options.data_root), "work_dir": str(folder), "resume": True}
     arguments |= {option: getattr(options, option) for option in passed}
+    if suffix := SUFFIXES[options.format]:
+        arguments |= {"exported_from": record.name, "model": str(folder / f"{record.name}{suffix}")}
     command = [sys.executable, "-m", "dpt_zoo.reproduction.worker", str(options.processes), json.dumps(arguments)]
     status = _run(command, _environment(options.processes))
     if status != 0:

@@ -21,8 +21,16 @@ from .runner import ERROR
 
 
 def run(arguments: dict[str, Any]) -> int:
-    """Call `dpt_zoo.evaluate` with `arguments`, and return an exit status."""
+    """Call `dpt_zoo.evaluate` with `arguments`, and return an exit status.
+
+    With "exported_from", the name of a detector, its "model" is a file to export first, unless it exists.
+    """
+    name = arguments.pop("exported_from", None)
     try:
+        if name is not None and not Path(arguments["model"]).exists():
+            from ..exporting.exporter import export
+
+            export(name, arguments["model"])
         evaluate(**arguments)
         return 0
     except KeyboardInterrupt:

@@ -34,6 +34,8 @@ class Settings:
     images: int = 5000
     detections: int = 100
     scenes: int = 500
+    exported: Path | None = None
+    demos_only: bool = False
 
     def describe(self, device: str, batch: int = 1) -> str:
         """Describe the input and the device of a network."""
@@ -45,8 +47,8 @@ QUICK = Settings(
     runs=1,
     threads=1,  # several threads wait for each other while other programs run
     size="tiny",
-    height=128,
-    width=192,
+    height=64,
+    width=96,
     megapixels=(0.05, 0.1),
     architectures=("retinanet",),
     steps=1,
@@ -54,6 +56,7 @@ QUICK = Settings(
     images=10,
     detections=30,
     scenes=4,
+    demos_only=True,
 )
 """The smallest useful measurement."""
 

@@ -30,6 +30,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 def _compare_fetching(folder: Path, settings: Settings) -> Iterator[Comparison]:
     served, target = folder / "served", folder / "fetched"
     with served.open("wb") as file:
+        file.write(b"\0")  # random bytes that begin with "<" would be refused as a web page
         for _ in range(settings.megabytes):
             file.write(os.urandom(10**6))
     speeds: dict[str, list[float]] = {"ours": [], "curl, sha256sum": []}
@@ -127,8 +128,10 @@ def _file_server(path: Path) -> Iterator[str]:
     command = [sys.executable, "-c", SERVE, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/"
-        process.terminate()
+        try:
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}/"
+        finally:  # otherwise an error would wait for the server's end
+            process.terminate()
 
 
 SERVE = """

@@ -1,5 +1,6 @@
 """Evaluation: MMDetection's metrics, by any number of processes and after any interruption."""
 
+import hashlib
 import json
 import os
 import re
@@ -12,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
+from benchmarks.measuring import MIB, watch_memory
+from exported_files import BOXES, make_onnx
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
@@ -25,6 +29,7 @@ from dpt_zoo.errors import DataError, DPTZooError, InputError
 from dpt_zoo.evaluation.metrics import NAMES
 from dpt_zoo.evaluation.predictions import read_image_ids, read_predictions
 from dpt_zoo.evaluation.result import Evaluation
+from dpt_zoo.reproduction.worker import run as run_worker
 
 MODEL, CONFIG = "mrcnn_dpt_nano_digits", "configs/demo/mask_rcnn_dpt_nano_digits.py"
 WEIGHTS = ROOT / "configs/demo" / f"{MODEL}.safetensors"
@@ -169,13 +174,12 @@ class TestMetrics:
 
 @pytest.mark.slow
 class TestProcesses:
-    @pytest.mark.parametrize("count", [2, 3])
-    def test_they_count_each_image_once(self, count: int, digits: Path, work_dir: Path, tmp_path: Path) -> None:
-        done = launch(count, digits, tmp_path)
+    def test_they_count_each_image_once(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
+        done = launch(3, digits, tmp_path)
         output, errors = done.communicate(timeout=300)
         assert done.returncode == 0, errors
         assert sorted(row["image_id"] for row in lines(tmp_path)) == list(range(1, NUM_IMAGES + 1))
-        assert len(list((tmp_path / "predictions").glob("*.jsonl"))) == count
+        assert len(list((tmp_path / "predictions").glob("*.jsonl"))) == 3
         assert kept(tmp_path) == kept(work_dir)
         assert output.count("segm") == 1
 
@@ -419,16 +423,108 @@ def test_predictions_of_several_runs_are_read_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
-    peaks = []
+    growths = []
     for count in (5, 45):
         data = tmp_path / str(count)
         make_digit_scenes(data, num_train=1, num_test=count)
-        code = f"""
-import resource, dpt_zoo
-dpt_zoo.evaluate({MODEL!r}, data_root={str(data)!r}, workers=0, batch_size=1)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-        peaks.append(int(done.stdout))
-    masks = 40 * 100 * 192 * 192 / 1024  # KiB that 100 of an image would have, were they kept
-    assert peaks[1] - peaks[0] < masks / 4
+        growth = watch_memory()
+        measure(data)
+        growths.append(growth())
+    masks = 40 * 100 * 192 * 192 / MIB  # what 100 masks of each image would need, were they kept
+    assert growths[1] - growths[0] < masks / 4
+
+
+class TestExportedFiles:
+    """The file's graph detects three objects in each image; their scores are the first pixel's channels."""
+
+    @pytest.fixture
+    def scenes(self, tmp_path: Path) -> Path:
+        """Images of 60x40 pixels with one object, which is the graph's "red" one."""
+        folder = tmp_path / "scenes"
+        box = dict(zip(("x1", "y1", "x2", "y2"), (BOXES[0] * (60, 40, 60, 40)).tolist(), strict=True))
+        corners = [box["x1"], box["y1"], box["x2"], box["y1"], box["x2"], box["y2"], box["x1"], box["y2"]]
+        width, height = box["x2"] - box["x1"], box["y2"] - box["y1"]
+        content = {
+            "images": [{"id": 9 - n, "file_name": f"{n}.png", "width": 60, "height": 40} for n in range(NUM_IMAGES)],
+            "categories": [{"id": 8, "name": "blue"}, {"id": 4, "name": "red"}],
+            "annotations": [
+                {
+                    "id": n,
+                    "image_id": n,
+                    "category_id": 4,
+                    "bbox": [box["x1"], box["y1"], width, height],
+                    "area": width * height,
+                    "segmentation": [corners],
+                    "iscrowd": 0,
+                }
+                for n in range(3, 10)
+            ],
+        }
+        (folder / "annotations").mkdir(parents=True)
+        annotations(folder).write_text(json.dumps(content))
+        (folder / "val2017").mkdir()
+        for n in range(NUM_IMAGES):
+            Image.new("RGB", (60, 40), (200 - n, 100, 50)).save(folder / "val2017" / f"{n}.png")
+        return folder
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        return make_onnx(tmp_path / "model.onnx")
+
+    def test_metrics_predictions_and_report(self, scenes: Path, file: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "work"
+        options: dict[str, Any] = {"batch_size": 3, "output": tmp_path / "results"}
+        evaluation = dpt_zoo.evaluate(file, data_root=scenes, work_dir=folder, **options)
+        assert evaluation.metrics["bbox"]["mAP"] == pytest.approx(100)
+        assert list(evaluation.metrics) == ["bbox", "segm"]
+        assert evaluation.runtime == f"ONNX Runtime {onnxruntime.__version__}"
+        assert evaluation.weights == {"path": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        assert [each["image_id"] for each in lines(folder)] == [9 - n for n in range(NUM_IMAGES)]
+        results = json.loads((tmp_path / "results.bbox.json").read_text())
+        assert [each["category_id"] for each in results] == [4, 8] * NUM_IMAGES  # the data have no "green"
+        scores = [score / 255 for n in range(NUM_IMAGES) for score in (200 - n, 50)]
+        assert [each["score"] for each in results] == pytest.approx(scores)
+        assert f"| computed with | {evaluation.runtime} |" in (folder / "report.md").read_text()
+
+    def test_it_can_be_resumed(self, scenes: Path, file: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "work"
+        dpt_zoo.evaluate(file, data_root=scenes, work_dir=folder, limit=2)
+        first = lines(folder)
+        evaluation = dpt_zoo.evaluate(file, data_root=scenes, work_dir=folder, resume=True)
+        assert evaluation.num_images == len(lines(folder)) == NUM_IMAGES
+        assert all(each in lines(folder) for each in first)
+        make_onnx(file, mask_threshold=0.25)
+        with pytest.raises(InputError, match="has an evaluation with other weights"):
+            dpt_zoo.evaluate(file, data_root=scenes, work_dir=folder, resume=True)
+
+    def test_the_command(self, scenes: Path, file: Path, run: Run) -> None:
+        change(scenes, lambda content: content["categories"].append({"id": 5, "name": "person"}))
+        status, _, errors = run("evaluate", file, "--data-root", scenes)
+        assert (status, errors.count("\n")) == (2, 1)
+        assert "the model does not know 1 of its 3 classes: 'person'" in errors
+        change(scenes, lambda content: content["categories"].pop())
+        status, printed, _ = run("evaluate", file, "--data-root", scenes, "--tasks", "bbox")
+        assert (status, printed.splitlines()[1].split()[:2]) == (0, ["bbox", "100.0"])
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({}, "names no data: choose data_root, or annotations and images"),
+            ({"weights": "a.safetensors"}, "weights is not for an exported file"),
+            ({"workers": 2}, "workers is not for an exported file"),
+            ({"amp": True}, "amp is not for an exported file"),
+            ({"tasks": "segm", "data_root": "."}, "this model does not predict 'segm', only bbox"),
+        ],
+    )
+    def test_bad_arguments(self, options: dict[str, Any], text: str, tmp_path: Path) -> None:
+        file = make_onnx(tmp_path / "model.onnx", has_masks=False)
+        with pytest.raises(InputError, match=text):
+            dpt_zoo.evaluate(file, **options)
+
+    @pytest.mark.slow
+    def test_the_demos_ap_is_pytorchs(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
+        """As the process of `dpt-zoo reproduce --format onnx` evaluates it."""
+        arguments = {"data_root": digits, "work_dir": tmp_path, "batch_size": 3}
+        assert run_worker({"exported_from": MODEL, "model": str(tmp_path / f"{MODEL}.onnx"), **arguments}) == 0
+        for task, row in kept(tmp_path).items():
+            assert numbers(row) == pytest.approx(numbers(kept(work_dir)[task]), abs=0.01)

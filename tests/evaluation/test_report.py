@@ -373,6 +373,7 @@ def evaluation(tasks: tuple[Task, ...] = ("bbox", "segm"), **changes: Any) -> Ev
         "seconds": {"detecting": 1234.5, "measuring": 6.78},
         "processes": 2,
         "device": "AMD EPYC",
+        "runtime": "ONNX Runtime 1.32.0",
         "versions": {"python": "3.11.7", "torch": "2.15.0"},
         **changes,
     }
@@ -419,6 +420,7 @@ def test_report(tmp_path: Path) -> None:
         "| limit | - |",
         "| skipped | 0 |",
         "| device | AMD EPYC |",
+        "| computed with | ONNX Runtime 1.32.0 |",
         "| processes | 2 |",
         "| seconds, detecting | 1,234 |",
         "| seconds per image | 0.247 |",

@@ -61,6 +61,7 @@ def evaluation(name: str, data: Path, off: float = 0.0, **changes: Any) -> Json:
         "seconds": {"detecting": 1250.0, "measuring": 6.5},
         "processes": 2,
         "device": "A GPU",
+        "runtime": "PyTorch 2.15.0",
         "versions": {"torch": "2.15.0"},
         **changes,
     }
@@ -166,7 +167,7 @@ def test_all_twelve_match(data: Path, work: Path, run: Run) -> None:
     assert rows[NAME][:4] == ["Mask R-CNN DPT-Tiny", "34.8 M", "1x", "40.3 (40.2) +0.1 ✓"]
     published = (39.5, 60.4, 41.8, 23.7, 43.2, 52.2)
     assert rows[OTHER][3:] == [f"{value} ({value}) +0.0 ✓" for value in published]
-    assert f"| `{NAME}` | 5,000 | 0.250 | 2 | A GPU | 2.15.0 |" in markdown
+    assert f"| `{NAME}` | 5,000 | 0.250 | 2 | A GPU | PyTorch 2.15.0 |" in markdown
 
     content = json.loads((work / "results.json").read_text())
     assert (content["is_reproduction"], content["caveat"], content["summary"]) == (True, None, summary)
@@ -179,8 +180,8 @@ def test_all_twelve_match(data: Path, work: Path, run: Run) -> None:
         "matches": True,
     }
     assert detector["seconds_per_image"] == 0.25
-    for fact in ("weights", "annotations", "seconds", "processes", "device", "versions", "num_images", "skipped"):
-        assert detector[fact] == evaluation(NAME, data)[fact]
+    facts = ("weights", "annotations", "seconds", "processes", "device", "runtime", "versions", "num_images", "skipped")
+    assert all(detector[fact] == evaluation(NAME, data)[fact] for fact in facts)
     with Image.open(work / "results.png") as picture:
         assert picture.width > 1000
 
@@ -292,6 +293,7 @@ def change_file(data: Path, content: Json, file: str) -> None:
         lambda data, content: content.update(limit=3),
         lambda data, content: content.update(amp=True),
         lambda data, content: content.update(skipped=["a.jpg: missing"]),
+        lambda data, content: content.update(runtime="ONNX Runtime 1.32.0"),
         lambda data, content: content["annotations"].update(path=str(data.parent / "other/annotations.json")),
         functools.partial(change_file, file="annotations"),
         functools.partial(change_file, file="weights"),
@@ -346,6 +348,19 @@ def test_each_is_evaluated_by_a_worker(
     assert lines[2] == (str(max(1, len(os.sched_getaffinity(0)) // 2)) if processes > 1 else "")
 
 
+def test_exported_files_are_evaluated_by_a_worker(
+    data: Path, work: Path, run: Run, evaluating: Callable[[str], Path]
+) -> None:
+    prepare(work, NAME, evaluation(NAME, data))  # of PyTorch
+    prepare(work, OTHER, evaluation(OTHER, data, runtime="OpenVINO 2026.4.1"))
+    calls = evaluating("exit 3")
+    run("reproduce", NAME, OTHER, "--data-root", data, "--work-dir", work, "--format", "openvino")
+    (line,) = calls.read_text().splitlines()[0::3]
+    arguments = json.loads(line.split(" ", 3)[3])
+    assert (arguments["exported_from"], arguments["model"]) == (NAME, str(work / NAME / f"{NAME}.xml"))
+    assert "| A GPU | OpenVINO 2026.4.1 |" in (work / "results.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("error", "end", "reason"),
     [
@@ -392,6 +407,7 @@ def test_a_failure_is_reported_and_the_others_are_evaluated(
         (["--data-root", "nowhere"], "data_root: there is no folder nowhere"),
         (["--data-root", ".", "--limit", 0], "limit must be a whole number from 1, not 0"),
         (["--data-root", ".", "--processes", -1], "processes must be a whole number from 1, not -1"),
+        (["--data-root", ".", "--processes", 2, "--format", "onnx"], "format='onnx' does not allow processes"),
         (["--data-root", ".", "--work-dir", "/dev/null/x"], "/dev/null/x cannot be made"),
     ],
 )
@@ -487,6 +503,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_one_that_is_killed_is_evaluated_next_time(digits: Path, work: Path, run: Run) -> None:
+    first = prepare(work, OTHER_DEMO, evaluation(OTHER_DEMO, digits, num_images=6))
+    before = first.stat().st_mtime_ns
     arguments = [DEMO, OTHER_DEMO, "--data-root", digits, "--work-dir", work, "--workers", 0]
     with start(Path(sys.executable), *arguments) as process:
         wait_for_line(process, f"{DEMO}: 1 of 2")
@@ -495,8 +513,6 @@ def test_one_that_is_killed_is_evaluated_next_time(digits: Path, work: Path, run
     caveat = f"This is not a reproduction: the data are not {DIGITS.name}."
     assert (process.returncode, printed.splitlines()[0]) == (1, f"{caveat} 1 of 2 detectors failed.")
     assert f"- `{DEMO}`: killed by SIGKILL: was its memory too small?\n" in (work / "results.md").read_text()
-    first = work / OTHER_DEMO / "evaluation.json"
-    before = first.stat().st_mtime_ns
 
     status, printed, _ = run("reproduce", *arguments)
     assert (status, printed.splitlines()[0]) == (0, caveat)
@@ -520,14 +536,12 @@ def child_of(pid: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
 def test_one_without_weights_fails_in_one_line(
-    processes: int, digits: Path, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    digits: Path, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
-    status, printed, _ = run(
-        *("reproduce", NAME, "--data-root", digits, "--work-dir", work, "--processes", processes, "--workers", 0)
-    )
+    options = ["--data-root", digits, "--work-dir", work, "--processes", 2, "--workers", 0]
+    status, printed, _ = run("reproduce", NAME, *options)
     summary = "This is not a reproduction: nothing was evaluated. 1 of 1 detectors failed."
     assert (status, printed.splitlines()[0]) == (1, summary)
     (line,) = re.findall(rf"^- `{NAME}`: (.*)$", (work / "results.md").read_text(), re.MULTILINE)
