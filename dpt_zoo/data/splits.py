@@ -33,12 +33,12 @@ def prepare_splits(
 
     Args:
         data_root: the folder. If it has one split, and its name is unknown, it is used as the first of `splits`.
-        work_dir: the folder for converted annotations.
+        work_dir: the folder for converted and completed annotations.
         splits: the splits to use; of those in `data_root`, only the first is required.
         ignored: the types of errors that are accepted where they concern a single image.
         read_images: whether to decode the images, see `check_splits`.
         with_objects: whether objects are required, see `check_splits`.
-        with_masks: whether every object needs a mask; by default, if the config's model predicts masks.
+        with_masks: whether every object needs a mask, or masks are not used; by default, as the config's model does.
         progress: called with the number of checked images and the total, for each split.
 
     Raises:
@@ -49,10 +49,25 @@ def prepare_splits(
     if with_masks is None:
         with_masks = "mask_head" in cfg.model.get("roi_head", {})
     checked = check_splits(
-        files.values(), with_objects=with_objects, with_masks=with_masks, read_images=read_images, progress=progress
+        files.values(),
+        with_objects=with_objects,
+        with_masks=with_masks,
+        read_images=read_images,
+        work_dir=work_dir,
+        progress=progress,
     )
     raise_errors(*checked, ignored=ignored)
+    for split in checked:
+        _check_paths(split)
     return dict(zip(files, checked, strict=True))
+
+
+def _check_paths(split: CheckedSplit) -> None:
+    for path in (split.annotations, split.images):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:  # MMEngine writes configs, and paths in them, as UTF-8
+            raise DataError(f"{path!a}: this path is not valid UTF-8: rename the folder") from error
 
 
 def _choose(available: list[SplitFiles], splits: Sequence[Split], folder: Path) -> dict[Split, SplitFiles]:

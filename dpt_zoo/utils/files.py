@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 from ..errors import OutputError
 
+_CLUTTER = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"}
+
 
 @contextlib.contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
@@ -58,6 +60,36 @@ def make_folder(folder: Path, role: str = "folder") -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be made: {error.strerror}: choose another {role}") from error
+
+
+def expand_user(path: str | Path) -> Path:
+    """Return a path with the user's home folder in place of a leading `~`. The `~name` of an unknown user is kept."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises an error for an unknown user)
+
+
+def exists(path: Path) -> bool:
+    """Return whether a file or folder exists; `Path.exists` raises an exception for some impossible names."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_clutter(name: str) -> bool:
+    """Return whether a file or folder is hidden, or belongs to an operating system or an archive: `._a.jpg`, ..."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def list_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files that match a glob `pattern` in a folder, sorted, without clutter (see `is_clutter`)."""
+    paths = (path for path in folder.glob(pattern) if not any(map(is_clutter, path.relative_to(folder).parts)))
+    return sorted(path for path in paths if path.is_file())
+
+
+def walk_files(folder: Path) -> list[Path]:
+    """Return the files in a folder and its subfolders, sorted, without clutter and linked folders."""
+    paths: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_clutter(name)]
+        paths += [Path(parent, name) for name in files if not is_clutter(name)]
+    return sorted(paths)
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError, InputError
-from .files import open_atomic
+from .files import open_atomic, walk_files
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX")
 """Pillow's names of the supported formats. EPS is not supported, because Pillow runs another program to read it."""
@@ -41,6 +41,23 @@ def load_image(path: Path) -> NDArray[np.uint8]:
         raise ImageError(f"{path}: there is no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise ImageError(f"{path}: the file cannot be read: {error}") from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Read the (height, width) that `load_image` would return from the header of an image file.
+
+    Raises:
+        ImageError: The file is missing, or not an image of a supported format.
+    """
+    with _image_errors(str(path)), Image.open(path, formats=_available_formats()) as image:
+        is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by 90 degrees
+        return image.size if is_turned else image.size[::-1]
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted, without hidden files and linked folders."""
+    suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
+    return [path for path in walk_files(folder) if path.suffix.lower() in suffixes]
 
 
 def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
@@ -90,10 +107,14 @@ def write_picture(path: Path, picture: Image.Image) -> None:
 
 
 def _decode(file: BinaryIO, name: str) -> NDArray[np.uint8]:
-    Image.init()
-    formats = [format for format in FORMATS if format in Image.OPEN]  # those that this build of Pillow reads
-    with _image_errors(name), Image.open(file, formats=formats) as image:
+    with _image_errors(name), Image.open(file, formats=_available_formats()) as image:
         return _to_rgb(image, name)
+
+
+def _available_formats() -> list[str]:
+    """Return those of `FORMATS` that this build of Pillow reads."""
+    Image.init()
+    return [format for format in FORMATS if format in Image.OPEN]
 
 
 @contextlib.contextmanager
@@ -110,17 +131,24 @@ def _image_errors(name: str) -> Iterator[None]:
 
 
 def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    image = ImageOps.exif_transpose(image)
+    original, image = image, ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
+        grey, num_bits = np.asarray(image), _grey_bits(original)
+        if num_bits > 16 or grey.min() < 0 or grey.max() > 0xFFFF:
             raise ImageError(f"{name}: 32-bit pixels have no fixed range: save the image with 8 or 16 bits")
-        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        return np.repeat((grey >> num_bits - 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
         raise ImageError(f"{name}: floating-point pixels have no fixed range: save the image with 8 or 16 bits")
     if image.mode == "P":
         image = image.convert("RGBA")  # a palette can have transparency, which is dropped below
     return np.asarray(image.convert("RGB"))
+
+
+def _grey_bits(image: Image.Image) -> int:
+    """Return the bits of a grey image with more than 8: Pillow has files with 12, 16 and 32 bits in the same modes."""
+    if image.format == "TIFF":
+        return int(image.getexif()[ExifTags.Base.BitsPerSample])
+    return 32 if image.mode == "I" and image.format is None else 16
 
 
 def _from_array(array: NDArray[Any], name: str, expected: str) -> NDArray[np.uint8]:
