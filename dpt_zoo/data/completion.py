@@ -102,7 +102,8 @@ def _read_whole_numbers(content: Mapping[str, Any]) -> bool:
             for name in names:
                 is_changed |= _make_whole(entry, name)
             if isinstance(rle := entry.get("segmentation"), dict) and isinstance(size := rle.get("size"), list):
-                is_changed |= any([_make_whole(size, index) for index in range(len(size))])
+                for index in range(len(size)):
+                    is_changed |= _make_whole(size, index)
     return is_changed
 
 

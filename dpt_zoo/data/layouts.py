@@ -81,7 +81,8 @@ def _pair(folder: Path, file: Path) -> SplitFiles:
     name = file.stem.removeprefix("instances_")
     candidates = [folder / name, *(folder / "images" / name, folder / "images")]
     others = [folder / "data", folder / "JPEGImages", folder]
-    images = [image for image in _read_names(file) if not leaves_folder(image)]
+    names = [name for name in _read_names(file) if not leaves_folder(name)]
+    images = {*names, *(name.replace("\\", "/") for name in names)}
     found = (each for each in candidates + others if any(exists(each / image) for image in images))
     default = next(filter(Path.is_dir, candidates), candidates[0])
     return SplitFiles(name, file, next(found, default))

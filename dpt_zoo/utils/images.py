@@ -51,6 +51,9 @@ def read_size(path: Path) -> tuple[int, int]:
     """
     with _image_errors(str(path)), Image.open(path, formats=_available_formats()) as image:
         is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by 90 degrees
+        if is_turned and image.format == "TIFF":  # Pillow turns it itself, some versions not before it is decoded
+            image.load()
+            is_turned = False
         return image.size if is_turned else image.size[::-1]
 
 
