@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ImageError
-from ..utils.images import read_size
+from ..utils.image_files import read_size
 from .annotation_checks import MAX_NUMBER, polygon_area
 from .checks import PROVENANCE
 from .issues import Issue, IssueType

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 import defusedxml.ElementTree
 
 from ..utils.files import exists, is_clutter, list_files
-from ..utils.images import find_images
+from ..utils.image_files import find_images
 from .annotations import LabelledSplit, parse_number
 from .issues import IssueType
 

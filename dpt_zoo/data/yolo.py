@@ -12,7 +12,7 @@ import yaml
 
 from ..errors import DataError
 from ..utils.files import exists, expand_user, list_files, walk_files
-from ..utils.images import find_images
+from ..utils.image_files import find_images
 from .annotations import LabelledSplit, parse_number
 from .issues import IssueType
 

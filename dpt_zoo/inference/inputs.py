@@ -20,7 +20,7 @@ from urllib3 import Retry
 
 from .._version import __version__
 from ..errors import ImageError, InputError
-from ..utils.images import decode_image, find_images, load_image, to_pixels
+from ..utils.images import FORMATS, decode_image, load_image, to_pixels
 
 MAX_DOWNLOAD = 256 << 20
 """Maximum size of an image at a URL, in bytes."""
@@ -101,7 +101,7 @@ def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
         raise InputError("the path of an image is empty")
     path = Path(image)
     if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises an error for a name that is too long)
-        folder, paths = path, find_images(path)
+        folder, paths = path, _images_below(path)
         if not paths:
             raise InputError(f"{path}: there are no images in this folder")
     elif _is_pattern(image):
@@ -113,6 +113,16 @@ def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
     else:
         folder, paths = path.parent, [path]
     return [ImageInput(each.relative_to(folder).as_posix(), str(each), partial(load_image, each)) for each in paths]
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted, without hidden files and linked folders."""
+    suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
+    paths = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in paths if path.suffix.lower() in suffixes)
 
 
 def _is_pattern(image: str | Path) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError, InputError
-from .files import open_atomic, walk_files
+from .files import open_atomic
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX")
 """Pillow's names of the supported formats. EPS is not supported, because Pillow runs another program to read it."""
@@ -41,26 +41,6 @@ def load_image(path: Path) -> NDArray[np.uint8]:
         raise ImageError(f"{path}: there is no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise ImageError(f"{path}: the file cannot be read: {error}") from error
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """Read the (height, width) that `load_image` would return from the header of an image file.
-
-    Raises:
-        ImageError: The file is missing, or not an image of a supported format.
-    """
-    with _image_errors(str(path)), Image.open(path, formats=_available_formats()) as image:
-        is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by 90 degrees
-        if is_turned and image.format == "TIFF":  # Pillow turns it itself, some versions not before it is decoded
-            image.load()
-            is_turned = False
-        return image.size if is_turned else image.size[::-1]
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders, sorted, without hidden files and linked folders."""
-    suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
-    return [path for path in walk_files(folder) if path.suffix.lower() in suffixes]
 
 
 def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
@@ -110,14 +90,10 @@ def write_picture(path: Path, picture: Image.Image) -> None:
 
 
 def _decode(file: BinaryIO, name: str) -> NDArray[np.uint8]:
-    with _image_errors(name), Image.open(file, formats=_available_formats()) as image:
-        return _to_rgb(image, name)
-
-
-def _available_formats() -> list[str]:
-    """Return those of `FORMATS` that this build of Pillow reads."""
     Image.init()
-    return [format for format in FORMATS if format in Image.OPEN]
+    formats = [format for format in FORMATS if format in Image.OPEN]  # those that this build of Pillow reads
+    with _image_errors(name), Image.open(file, formats=formats) as image:
+        return _to_rgb(image, name)
 
 
 @contextlib.contextmanager
@@ -151,7 +127,7 @@ def _grey_bits(image: Image.Image) -> int:
     """Return the bits of a grey image with more than 8: Pillow has files with 12, 16 and 32 bits in the same modes."""
     if image.format == "TIFF":
         return int(image.getexif()[ExifTags.Base.BitsPerSample])
-    return 32 if image.mode == "I" and image.format is None else 16
+    return 32 if image.format is None and image.getextrema()[1] <= 0xFF else 16
 
 
 def _from_array(array: NDArray[Any], name: str, expected: str) -> NDArray[np.uint8]:
