@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 
-from ..data.checks import CheckedSplit
+from ..data.checks import CheckedSplit, SplitFiles
 from ..data.splits import Split, prepare_splits
 from ..engine import config as configs
 from ..engine.distributed import process_group, runner_settings
@@ -28,6 +28,8 @@ def train(
     model: str | Path,
     *,
     data_root: str | Path | None = None,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
     work_dir: str | Path | None = None,
     weights: str | Path | None = None,
     resume: bool = False,
@@ -54,6 +56,8 @@ def train(
     Args:
         model: a config file, or the name of a detector.
         data_root: a folder of COCO, YOLO or Pascal VOC data (see docs/data.md); by default the data in the config.
+        annotations: a COCO annotation file to train on, instead of `data_root`; then nothing is validated.
+        images: the folder of the images of `annotations`.
         work_dir: the folder for checkpoints, logs and `model.safetensors`; by default `runs/NAME` for a model NAME.
         weights: detector weights to start from: a model's name, a path, `https://...` or `hf://org/repo/file`.
         resume: continue from the newest intact checkpoint in `work_dir`, or start if there is none.
@@ -101,6 +105,8 @@ class TrainingOptions:
 
     model: str | Path
     data_root: str | Path | None
+    annotations: str | Path | None
+    images: str | Path | None
     work_dir: str | Path | None
     weights: str | Path | None
     resume: bool
@@ -129,6 +135,8 @@ class TrainingOptions:
             raise InputError(f"cfg_options must be a dict of settings by path, not {self.cfg_options!r}")
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise InputError("tensorboard is not installed: pip install tensorboard")
+        if (self.annotations is None) != (self.images is None) or (self.annotations and self.data_root):
+            raise InputError("choose the data by data_root, or by annotations and images together")
 
 
 def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedSplit]:
@@ -138,8 +146,13 @@ def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedS
     if not options.resume and any(folder.glob("*.pth")):
         raise InputError(f"{folder} holds another run: resume it, or choose another work_dir")
     root = Path(options.data_root) if options.data_root else None
+    pair = None
+    if options.annotations and options.images:
+        pair = SplitFiles("train", Path(options.annotations), Path(options.images))
     with progress_bar("checking images") as progress:
-        data = prepare_splits(cfg, root, folder / "annotations", read_images=not options.resume, progress=progress)
+        data = prepare_splits(
+            cfg, pair or root, folder / "annotations", read_images=not options.resume, progress=progress
+        )
     train, val = data["train"], data.get("val")
     print(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "
