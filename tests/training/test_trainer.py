@@ -340,6 +340,7 @@ class TestOptions:
         ({"weights": "none.pth"}, "none.pth: there is no such file"),
         ({"work_dir": "/proc/run"}, "/proc/run cannot be made: "),
         ({"data_root": "none"}, "none: there is no such folder"),
+        ({"annotations": "a.json"}, "choose the data by data_root, or by annotations and images together"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], complaint: str, digits: Path, tmp_path: Path) -> None:
