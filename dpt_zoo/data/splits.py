@@ -1,5 +1,6 @@
 """Find and check the training and validation splits of a config before it runs."""
 
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,10 +10,14 @@ from mmengine.config import Config
 from ..errors import DataError
 from ..utils.progress import ProgressCallback
 from .checks import CheckedSplit, SplitFiles, check_splits, raise_errors
-from .issues import IssueType
+from .issues import IssueType, describe
 from .layouts import find_splits
 
 Split = Literal["train", "val"]
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = (IssueType.COMPLETED, IssueType.PARENT_CLASS, IssueType.MOSTLY_CROWDS)  # what a run does to the data
 
 _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}  # of names, preferred first
 
@@ -30,6 +35,8 @@ def prepare_splits(
     progress: ProgressCallback | None = None,
 ) -> dict[Split, CheckedSplit]:
     """Find and check the data of a config, or the COCO, YOLO or Pascal VOC `data` instead.
+
+    What is completed or left out is logged as a warning.
 
     Args:
         data: a folder, or the files of the first of `splits`. If a folder has one split, and its name is unknown, it is
@@ -63,6 +70,8 @@ def prepare_splits(
     raise_errors(*checked, ignored=ignored)
     for split in checked:
         _check_paths(split)
+    if shown := [issue for split in checked for issue in split.issues if issue.type in _SHOWN]:
+        logger.warning("the data set was adapted:\n%s", describe(shown, limit=5))
     return dict(zip(files, checked, strict=True))
 
 

@@ -42,7 +42,7 @@ def test_an_annotation_file_and_its_images(tmp_path: Path) -> None:
         assert list(prepared) == [split] and prepared[split].annotations == path
 
 
-def test_the_parent_category_of_roboflow(tmp_path: Path) -> None:
+def test_the_parent_category_of_roboflow(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its ids differ from split to split."""
     for split, first in (("train", 0), ("valid", 5)):
 
@@ -57,6 +57,7 @@ def test_the_parent_category_of_roboflow(tmp_path: Path) -> None:
     prepared = prepare(BOXES, tmp_path, tmp_path)
     assert [split.classes for split in prepared.values()] == [{"cat": 3, "dog": 2}] * 2
     assert [[issue.type for issue in split.issues] for split in prepared.values()] == [[IssueType.PARENT_CLASS]] * 2
+    assert "category that is no class (2): left out" in caplog.text and "_annotations.coco.json: 'cat'" in caplog.text
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
