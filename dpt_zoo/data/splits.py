@@ -88,9 +88,11 @@ def _choose(available: list[SplitFiles], splits: Sequence[Split], folder: Path) 
         return {splits[0]: available[0]}
     chosen: dict[Split, SplitFiles] = {}
     for split in splits:
-        matches = [files for prefix in _PREFIXES[split] for files in available if files.name.startswith(prefix)]
-        if matches:
-            chosen[split] = matches[0]
+        by_prefix = [[files for files in available if files.name.startswith(prefix)] for prefix in _PREFIXES[split]]
+        if matches := next(filter(None, by_prefix), None):
+            chosen[split], *others = matches
+            for other in others:
+                logger.warning("%s: %s is used for %s, %s is not", folder, chosen[split].name, split, other.name)
     if splits[0] not in chosen:
         names = ", ".join(files.name for files in available)
         raise DataError(f"{folder}: no split is named {splits[0]}, only {names}: rename the one to use")

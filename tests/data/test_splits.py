@@ -76,3 +76,11 @@ def test_images_whose_names_are_no_text(tmp_path: Path) -> None:
         path.rename(path.with_name(os.fsdecode(b"caf\xe9" + suffix.encode())))
     train = prepare(BOXES, tmp_path, tmp_path)["train"]
     assert (train.num_images, train.num_objects, train.issues) == (2, 2, [])
+
+
+def test_a_second_split_of_one_purpose_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split in ("train2014", "train2017", "val", "test"):
+        make_coco(tmp_path, split=split)
+    prepared = prepare(BOXES, tmp_path, tmp_path)
+    assert [split.images.name for split in prepared.values()] == ["train2014", "val"]
+    assert caplog.messages == [f"{tmp_path}: train2014 is used for train, train2017 is not"]
