@@ -168,9 +168,8 @@ def _read(split: CheckedSplit, with_objects: bool) -> tuple[dict[str, Any] | Non
     """Return the content of the annotation file, if it has the lists of COCO's format, and whether a copy is needed."""
     keys = ("images", "categories", "annotations") if with_objects else ("images", "categories")
     try:
-        raw = split.annotations.read_bytes()
-        encoding = json.detect_encoding(raw)
-        content = parse_json(raw.decode(encoding))
+        text, is_plain = _read_text(split.annotations)
+        content = parse_json(text)
         message = _check_content(content, keys)
     except OSError as error:
         message = f"the file cannot be read: {error.strerror or error}"
@@ -182,14 +181,15 @@ def _read(split: CheckedSplit, with_objects: bool) -> tuple[dict[str, Any] | Non
     is_changed, messages = complete(content, split.images)
     for message in messages:
         split.add(IssueType.COMPLETED, message)
-    return content, is_changed or not _is_plain(raw, encoding)
+    return content, is_changed or not is_plain
 
 
-def _is_plain(content: bytes, encoding: str) -> bool:
-    """Return whether pycocotools, which uses the encoding of the locale, reads the same text from a file."""
-    return encoding == "utf-8" and (
-        content.isascii() or codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
-    )
+def _read_text(path: Path) -> tuple[str, bool]:
+    """Return a JSON file's text, and whether pycocotools, which uses the encoding of the locale, reads the same."""
+    content = path.read_bytes()
+    encoding = json.detect_encoding(content)
+    is_utf8_used = content.isascii() or codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
+    return content.decode(encoding), encoding == "utf-8" and is_utf8_used
 
 
 def _write_copy(split: CheckedSplit, content: dict[str, Any], folder: Path, name: str) -> None:
@@ -266,7 +266,8 @@ def _check_annotations(
     images_by_id = {image.id: image for image in images if image.id is not None}
     annotated: set[int] = set()  # ids of images
     crowds: Counter[str] = Counter()
-    num_learned = num_removed = 0
+    wanted = None if classes is None else set(classes)
+    num_learned = num_removed = num_crowds = 0
     for where, annotation, entry in _check_entries(split, "annotations", annotations):
         image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
         image = images_by_id.get(image_id) if _is_id(image_id) else None
@@ -294,13 +295,16 @@ def _check_annotations(
         if name is not None:
             split.classes[name] += 1
             crowds[name] += is_crowd and isinstance(segmentation, dict)
-        is_wanted = not is_crowd and (classes is None or name in classes)
+        num_crowds += is_crowd
+        is_wanted = not is_crowd and (wanted is None or name in wanted)
         num_learned += is_wanted and _NOT_LEARNED.isdisjoint(issue_type for issue_type, _ in findings)
     split.num_objects = len(annotations)
     split.num_empty_images -= len(annotated)
     if images and not num_learned:
         total = len(annotations)
         reason = f"none of the {total:,} objects can be learned" if total else "the file has no objects"
+        if num_crowds:
+            reason += f": {num_crowds:,} have iscrowd 1"
         split.add(IssueType.EMPTY, reason)
     for name, count in crowds.items():
         if 2 * count > split.classes[name]:

@@ -44,7 +44,8 @@ def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
     if folder.is_file() and folder.suffix.lower() in (".yaml", ".yml"):
         splits = _convert(*read_yolo(folder), work_dir)
     elif not folder.is_dir():
-        reason = "this is a file: give the folder of the data set" if exists(folder) else "there is no such folder"
+        is_file = "this is a file: give the folder of the data set, or a COCO file as annotations, with images"
+        reason = is_file if exists(folder) else "there is no such folder"
         raise DataError(f"{folder}: {reason}")
     else:
         inside = [path for path in folder.iterdir() if not is_clutter(path.name)]

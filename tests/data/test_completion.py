@@ -23,6 +23,7 @@ from dpt_zoo.data.annotation_checks import measure_mask
 from dpt_zoo.data.checks import CheckedSplit, SplitFiles, check_splits, raise_errors
 from dpt_zoo.data.completion import remove_parents
 from dpt_zoo.data.issues import IssueType
+from dpt_zoo.errors import DataError
 
 Change = Callable[[Json], object]
 
@@ -293,3 +294,6 @@ def test_objects_that_all_are_crowds(tmp_path: Path) -> None:
 
     split = check(make_coco(tmp_path, brush))
     assert messages(split, IssueType.MOSTLY_CROWDS) == ["2 of the 3 objects of 'cat' are crowds"]
+    path = make_coco(tmp_path, lambda content: [each.update(iscrowd=1) for each in content["annotations"]])
+    with pytest.raises(DataError, match="none of the 5 objects can be learned: 5 have iscrowd 1"):
+        check(path)
