@@ -90,7 +90,7 @@ def leaves_folder(name: str) -> bool:
 
 
 def list_entries(content: Mapping[str, Any] | None, key: str) -> Iterator[dict[str, Any]]:
-    """Yield the dicts in a list of an annotation file's `content`."""
+    """Yield the dicts in the list `key` of an annotation file's `content`."""
     entries = content.get(key) if content else None
     yield from (entry for entry in (entries if isinstance(entries, list) else ()) if isinstance(entry, dict))
 
