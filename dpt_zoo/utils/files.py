@@ -67,6 +67,26 @@ def expand_user(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises an error for an unknown user)
 
 
+def check_space(folder: Path, needed: int) -> None:
+    """Check that a folder's disk has `needed` bytes of free space.
+
+    Raises:
+        OutputError: The free space is smaller.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(f"{folder} has {free:,} bytes free, {needed:,} are needed: free some, or choose another")
+
+
+def hash_file(path: Path) -> "hashlib._Hash":
+    """Return the SHA-256 object of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest
+
+
 def exists(path: Path) -> bool:
     """Return whether a file or folder exists; `Path.exists` raises an exception for some impossible names."""
     return os.path.exists(path)  # noqa: PTH110
@@ -90,26 +110,6 @@ def walk_files(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not is_clutter(name)]
         paths += [Path(parent, name) for name in files if not is_clutter(name)]
     return sorted(paths)
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Check that a folder's disk has `needed` bytes of free space.
-
-    Raises:
-        OutputError: The free space is smaller.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OutputError(f"{folder} has {free:,} bytes free, {needed:,} are needed: free some, or choose another")
-
-
-def hash_file(path: Path) -> "hashlib._Hash":
-    """Return the SHA-256 object of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest
 
 
 def _sync(path: Path, flags: int) -> None:
