@@ -24,7 +24,7 @@ _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "
 
 def prepare_splits(
     cfg: Config,
-    data: Path | SplitFiles | None,
+    data_root: Path | None,
     work_dir: Path,
     splits: Sequence[Split] = ("train", "val"),
     *,
@@ -34,15 +34,14 @@ def prepare_splits(
     with_masks: bool | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[Split, CheckedSplit]:
-    """Find and check the data of a config, or the COCO, YOLO or Pascal VOC `data` instead.
+    """Find and check the data of a config, or the COCO, YOLO or Pascal VOC data in a folder instead.
 
     What is completed or left out is logged as a warning.
 
     Args:
-        data: a folder, or the files of the first of `splits`. If a folder has one split, and its name is unknown, it is
-            used as the first of `splits`.
+        data_root: the folder. If it has one split, and its name is unknown, it is used as the first of `splits`.
         work_dir: the folder for converted and completed annotations.
-        splits: the splits to use; of those in a folder, only the first is required.
+        splits: the splits to use; of those in `data_root`, only the first is required.
         ignored: the types of errors that are accepted where they concern a single image.
         read_images: whether to decode the images, see `check_splits`.
         with_objects: whether objects are required, see `check_splits`.
@@ -53,10 +52,7 @@ def prepare_splits(
         DataError: The data cannot be used. The text lists the issues.
         OutputError: The converted annotations cannot be written.
     """
-    if isinstance(data, SplitFiles):
-        files = {splits[0]: data}
-    else:
-        files = _choose(find_splits(data, work_dir), splits, data) if data else _read_config(cfg, splits)
+    files = _choose(find_splits(data_root, work_dir), splits, data_root) if data_root else _read_config(cfg, splits)
     if with_masks is None:
         with_masks = "mask_head" in cfg.model.get("roi_head", {})
     checked = check_splits(

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 
-from ..data.checks import CheckedSplit, SplitFiles
+from ..data.checks import CheckedSplit
 from ..data.splits import Split, prepare_splits
 from ..engine import config as configs
 from ..engine.distributed import process_group, runner_settings
@@ -141,18 +141,17 @@ class TrainingOptions:
 
 def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedSplit]:
     """Make the folder of the run, then find and check the data; in the main process only."""
+    if options.annotations is not None:
+        paths = {"ann_file": str(options.annotations), "data_prefix": {"img": f"{options.images}/"}}
+        cfg.train_dataloader.dataset.update(data_root="", **paths)
+        cfg.val_dataloader = None
     folder = Path(cfg.work_dir)
     make_folder(folder, "work_dir")
     if not options.resume and any(folder.glob("*.pth")):
         raise InputError(f"{folder} holds another run: resume it, or choose another work_dir")
     root = Path(options.data_root) if options.data_root else None
-    pair = None
-    if options.annotations and options.images:
-        pair = SplitFiles("train", Path(options.annotations), Path(options.images))
     with progress_bar("checking images") as progress:
-        data = prepare_splits(
-            cfg, pair or root, folder / "annotations", read_images=not options.resume, progress=progress
-        )
+        data = prepare_splits(cfg, root, folder / "annotations", read_images=not options.resume, progress=progress)
     train, val = data["train"], data.get("val")
     print(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "

@@ -63,8 +63,8 @@ def make_folder(folder: Path, role: str = "folder") -> None:
 
 
 def expand_user(path: str | Path) -> Path:
-    """Return a path with the user's home folder in place of a leading `~`. The `~name` of an unknown user is kept."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises an error for an unknown user)
+    """Replace a leading `~` or `~user` by the home folder. If there is no such home, the path stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises RuntimeError)
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -8,7 +8,6 @@ import pytest
 from mmengine.config import Config
 from small_data import Json, make_coco, make_yolo
 
-from dpt_zoo.data.checks import SplitFiles
 from dpt_zoo.data.issues import IssueType
 from dpt_zoo.data.splits import prepare_splits
 from dpt_zoo.errors import DataError
@@ -21,7 +20,7 @@ def break_a_mask(content: Json) -> None:
     content["annotations"][0]["segmentation"] = [[1, 2, 3]]
 
 
-def prepare(cfg: Config, data: Path | SplitFiles | None, folder: Path, **options: Any) -> Any:
+def prepare(cfg: Config, data: Path, folder: Path, **options: Any) -> Any:
     return prepare_splits(cfg, data, folder / "work", **options)
 
 
@@ -32,14 +31,6 @@ def test_invalid_masks_concern_only_models_with_masks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="invalid polygon"):
         prepare(MASKS, tmp_path, tmp_path)
     assert prepare(MASKS, tmp_path, tmp_path, with_masks=False)["train"].annotations != path
-
-
-def test_an_annotation_file_and_its_images(tmp_path: Path) -> None:
-    make_yolo(tmp_path)  # not these
-    path = make_coco(tmp_path / "pets")
-    for split in ("train", "val"):
-        prepared = prepare(BOXES, SplitFiles(split, path, tmp_path / "pets" / "train2017"), tmp_path, splits=[split])
-        assert list(prepared) == [split] and prepared[split].annotations == path
 
 
 def test_the_parent_category_of_roboflow(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
