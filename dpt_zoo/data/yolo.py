@@ -47,9 +47,7 @@ _Loader.yaml_constructors = {
     tag: constructor
     for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
     if tag in (None, *map(_tag, ("null", "str", "seq", "map")))
-}
-for _name in ("int", "float", "bool", "timestamp"):
-    _Loader.add_constructor(_tag(_name), yaml.SafeLoader.construct_yaml_str)
+} | dict.fromkeys(map(_tag, ("int", "float", "bool", "timestamp")), yaml.SafeLoader.construct_yaml_str)
 
 
 def find_description(folder: Path) -> Path | None:

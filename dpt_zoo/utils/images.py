@@ -127,7 +127,7 @@ def _grey_bits(image: Image.Image) -> int:
     """Return the bits of a grey image with more than 8: Pillow has files with 12, 16 and 32 bits in the same modes."""
     if image.format == "TIFF":
         return int(image.getexif()[ExifTags.Base.BitsPerSample])
-    return 32 if image.format is None and image.getextrema()[1] <= 0xFF else 16
+    return 32 if image.format is None and np.asarray(image).max() <= 0xFF else 16
 
 
 def _from_array(array: NDArray[Any], name: str, expected: str) -> NDArray[np.uint8]:
