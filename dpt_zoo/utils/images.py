@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError, InputError
 from .files import open_atomic
@@ -110,24 +110,17 @@ def _image_errors(name: str) -> Iterator[None]:
 
 
 def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    original, image = image, ImageOps.exif_transpose(image)
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        grey, num_bits = np.asarray(image), _grey_bits(original)
-        if num_bits > 16 or grey.min() < 0 or grey.max() > 0xFFFF:
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 0xFFFF:
             raise ImageError(f"{name}: 32-bit pixels have no fixed range: save the image with 8 or 16 bits")
-        return np.repeat((grey >> num_bits - 8).astype(np.uint8)[..., None], 3, axis=2)
+        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
         raise ImageError(f"{name}: floating-point pixels have no fixed range: save the image with 8 or 16 bits")
     if image.mode == "P":
         image = image.convert("RGBA")  # a palette can have transparency, which is dropped below
     return np.asarray(image.convert("RGB"))
-
-
-def _grey_bits(image: Image.Image) -> int:
-    """Return the bits of a grey image with more than 8: Pillow has files with 12, 16 and 32 bits in the same modes."""
-    if image.format == "TIFF":
-        return int(image.getexif()[ExifTags.Base.BitsPerSample])
-    return 32 if image.format is None and np.asarray(image).max() <= 0xFF else 16
 
 
 def _from_array(array: NDArray[Any], name: str, expected: str) -> NDArray[np.uint8]:

@@ -342,6 +342,7 @@ class TestOptions:
         ({"batch_size": 1.5}, "batch_size must be a whole number from 1, not 1.5"),
         ({"workers": -1}, "workers must be a whole number from 0, not -1"),
         ({"accumulate": None}, "accumulate must be a whole number from 1, not None"),
+        ({"annotations": "a.json"}, "choose the data by data_root, or by annotations and images together"),
         ({"seed": 2**32}, "seed must be a whole number from 0 to 4294967295, not 4294967296"),
         ({"device": "gpu"}, "device 'gpu' cannot be used"),
         ({"cfg_options": ["a=1"]}, "cfg_options must be a dict of settings by path, not ['a=1']"),
@@ -349,7 +350,6 @@ class TestOptions:
         ({"weights": "none.pth"}, "none.pth: there is no such file"),
         ({"work_dir": "/proc/run"}, "/proc/run cannot be made: "),
         ({"data_root": "none"}, "none: there is no such folder"),
-        ({"annotations": "a.json"}, "choose the data by data_root, or by annotations and images together"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], complaint: str, digits: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from reference_data import PHOTO, read_json
 
 from dpt_zoo.errors import ImageError
-from dpt_zoo.utils.images import load_image, to_pixels
+from dpt_zoo.utils.images import load_image
 
 ORIENTATION = 0x0112
 
@@ -83,41 +83,6 @@ def test_16_bits_keep_the_upper_byte(tmp_path: Path, suffix: str, channels: int)
     path = tmp_path / f"image.{suffix}"
     cv2.imwrite(str(path), values)
     assert np.array_equal(load_image(path), np.broadcast_to((values >> 8)[..., ::-1], (20, 30, 3)))
-
-
-def tiff_of_12_bits(values: NDArray[np.uint16]) -> bytes:
-    """Encode an even number of pixels, as Pillow cannot."""
-    pairs = values.reshape(-1, 2).tolist()
-    pixels = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in pairs)
-    height, width = values.shape
-    sizes = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels)}
-    tags = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in sizes.items())
-    return struct.pack("<2sHI", b"II", 42, 8 + len(pixels)) + pixels + struct.pack("<H", len(sizes)) + tags + bytes(4)
-
-
-def test_12_bits_keep_the_upper_byte(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).integers(0, 2**12, (8, 6), dtype=np.uint16)
-    (tmp_path / "image.tif").write_bytes(tiff_of_12_bits(values))
-    assert np.array_equal(load_image(tmp_path / "image.tif")[..., 0], values >> 4)
-
-
-@pytest.mark.parametrize("maximum", [1, 255, 300, 2**16 - 1])
-@pytest.mark.parametrize("dtype", [np.int32, np.uint32])
-def test_32_bits_are_not_black(tmp_path: Path, dtype: type[np.int32], maximum: int) -> None:
-    image = Image.fromarray(np.arange(64, dtype=dtype).reshape(8, 8) * maximum // 63)
-    image.save(tmp_path / "image.tif")
-    with pytest.raises(ImageError, match="32-bit pixels have no fixed range"):
-        load_image(tmp_path / "image.tif")
-    if maximum <= 255:
-        with pytest.raises(ImageError, match="32-bit pixels have no fixed range"):
-            to_pixels(image, "image")
-
-
-@pytest.mark.parametrize("suffix", ["png", "pgm", "tif", "jp2"])
-def test_16_bits_in_a_mode_of_32(tmp_path: Path, suffix: str) -> None:
-    """Pillow opens some of them in the mode of 32-bit integers."""
-    Image.fromarray(np.full((8, 8), 30_000, np.uint16)).save(tmp_path / f"image.{suffix}")
-    assert (load_image(tmp_path / f"image.{suffix}") == 30_000 >> 8).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20000, 10)])
