@@ -384,7 +384,7 @@ def _check_content(content: Any, keys: Sequence[str]) -> str | None:
         return f"the file has no list of {', '.join(missing)}"
     first = next(iter(content.get("annotations", [])), None)
     if isinstance(first, dict) and "bbox" not in first and ("caption" in first or "segments_info" in first):
-        return "the annotations are of another COCO task, captions or panoptic segmentation: they have no bbox"
+        return "the annotations are of another COCO task (caption, segments_info): they have no bbox"
     return None
 
 
