@@ -66,12 +66,14 @@ def _find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
     description = find_description(folder)
     if splits := _convert(*(read_yolo(description) if description else read_voc(folder)), work_dir):
         return splits
-    return [_pair(folder, file) for file in list_files(folder, "*.json") if _is_coco(file)]
+    return [
+        _pair(folder, file) for file in list_files(folder, "*.json") if _is_coco(file) and not _is_copy(file, folder)
+    ]
 
 
 def _find_coco(folder: Path) -> list[SplitFiles]:
     files = list_files(folder, "annotations/instances_*.json") or list_files(folder, "annotations/*.json")
-    splits = [_pair(folder, file) for file in files if not _is_converted(file)]
+    splits = [_pair(folder, file) for file in files if not _is_copy(file, folder)]
     for file in list_files(folder, "*/_annotations.coco.json"):
         splits.append(SplitFiles(file.parent.name, file, file.parent))
     return splits
@@ -102,13 +104,17 @@ def _read_names(file: Path) -> list[str]:
 def _is_coco(file: Path) -> bool:
     with _mapped(file) as content:
         keys = (rb'"images"\s*:', rb'"annotations"\s*:', rb'"categories"\s*:')
-        return not _is_converted(file) and all(re.search(key, content) for key in keys)
+        return all(re.search(key, content) for key in keys)
 
 
-def _is_converted(file: Path) -> bool:
-    """Return whether an annotation file was written by an earlier run, which may have had the same folder."""
+def _is_copy(file: Path, folder: Path) -> bool:
+    """Return whether an earlier run, in the folder of its data, made an annotation file from others in the folder."""
     with _mapped(file) as content:
-        return content[:100].startswith(json.dumps({PROVENANCE: ""})[:-2].encode())
+        match = re.match(rb'{"%s": ("(?:[^"\\]|\\.)*")' % PROVENANCE.encode(), content)
+        try:
+            return bool(match) and Path(json.loads(match[1])).resolve().is_relative_to(folder.resolve())
+        except (OSError, ValueError, RuntimeError):  # no path
+            return False
 
 
 @contextlib.contextmanager

@@ -131,6 +131,8 @@ def test_what_an_earlier_run_wrote_is_no_data(root: Path) -> None:
     assert [split.annotations for split in first] == [split.annotations for split in second]
     assert len(content_of(second[0])["annotations"]) == 1
     assert find_splits(root, root)[0].annotations.parent == root
+    root.rename(root.parent / "other")  # a data set that was made from another is one
+    assert find_splits(root.parent / "other", root)[0].annotations.parent == root.parent / "other" / "annotations"
 
 
 def leave_clutter(folder: Path) -> None:
