@@ -66,9 +66,8 @@ def _find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
     description = find_description(folder)
     if splits := _convert(*(read_yolo(description) if description else read_voc(folder)), work_dir):
         return splits
-    return [
-        _pair(folder, file) for file in list_files(folder, "*.json") if _is_coco(file) and not _is_copy(file, folder)
-    ]
+    files = filter(_is_coco, list_files(folder, "*.json"))
+    return [_pair(folder, file) for file in files if not _is_copy(file, folder)]
 
 
 def _find_coco(folder: Path) -> list[SplitFiles]:
@@ -82,10 +81,10 @@ def _find_coco(folder: Path) -> list[SplitFiles]:
 def _pair(folder: Path, file: Path) -> SplitFiles:
     """Find the folder of an annotation file's images: the first in which one of them is, or the first that exists."""
     name = file.stem.removeprefix("instances_")
-    candidates = [folder / name, *(folder / "images" / name, folder / "images")]
+    candidates = [folder / name, folder / "images" / name, folder / "images"]
     others = [folder / "data", folder / "JPEGImages", folder]
-    names = [name for name in _read_names(file) if not leaves_folder(name)]
-    images = {*names, *(name.replace("\\", "/") for name in names)}
+    images = [image for image in _read_names(file) if not leaves_folder(image)]
+    images += [image.replace("\\", "/") for image in images]
     found = (each for each in candidates + others if any(exists(each / image) for image in images))
     default = next(filter(Path.is_dir, candidates), candidates[0])
     return SplitFiles(name, file, next(found, default))
@@ -112,7 +111,7 @@ def _is_copy(file: Path, folder: Path) -> bool:
     with _mapped(file) as content:
         match = re.match(rb'{"%s": ("(?:[^"\\]|\\.)*")' % PROVENANCE.encode(), content)
         try:
-            return bool(match) and Path(json.loads(match[1])).resolve().is_relative_to(folder.resolve())
+            return match is not None and Path(json.loads(match[1])).resolve().is_relative_to(folder.resolve())
         except (OSError, ValueError, RuntimeError):  # no path
             return False
 
