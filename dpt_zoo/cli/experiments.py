@@ -35,6 +35,8 @@ def add_commands(commands: Any) -> None:
         file = ", or a file of `dpt-zoo export`" if add == evaluate.add_argument else ""
         add("model", metavar="NAME|FILE", help=f"a detector of `dpt-zoo list`, or a config file, configs/....py{file}")
         add("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data (default: the config's)")
+        add("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of --data-root")
+        add("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
         add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     for add in (evaluate.add_argument, reproduce.add_argument):
         add("--limit", type=int, metavar="N", help="evaluate only the first N images")
@@ -62,8 +64,6 @@ def add_commands(commands: Any) -> None:
     add = evaluate.add_argument
     add("--weights", metavar="W", help="NAME, path, https://... or hf://org/repo/file (default: the model's own)")
     add("--tasks", nargs="+", choices=("bbox", "segm"), help="boxes, masks or both (default: all of the model)")
-    add("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of --data-root")
-    add("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
     add("--evaluator", choices=("faster-coco-eval", "pycocotools"), help="library for the metrics; both give the same")
     add("--work-dir", type=Path, metavar="DIR", help="write predictions, metrics and a report with pictures")
     add("--resume", action="store_true", help="use the predictions in --work-dir")

@@ -20,7 +20,7 @@ _TOLERANCE = 1.0  # pixels: valid boxes and polygons cross the border by roundin
 
 def check_box(annotation: dict[str, Any], image_size: tuple[int, int] | None) -> Iterator[Finding]:
     """Check the box and the area of an `annotation` in an image with `image_size` (height, width) or unknown size."""
-    box, area = _parse_box(annotation.get("bbox")), cast(Any, annotation.get("area"))
+    box, area = parse_box(annotation.get("bbox")), cast(Any, annotation.get("area"))
     if box is None:
         if "bbox" in annotation:
             yield IssueType.BOX, f"bbox is {reprlib.repr(annotation['bbox'])}"
@@ -58,6 +58,39 @@ def check_mask(annotation: dict[str, Any], image_size: tuple[int, int] | None, i
             yield IssueType.CROWD, "iscrowd is 1"
     else:
         yield IssueType.POLYGON, f"segmentation is {reprlib.repr(segmentation)}, not a list of polygons"
+
+
+def measure_mask(segmentation: Any) -> tuple[list[float], float] | None:
+    """Return the box [x, y, width, height] and the area of a mask in pixels, or None if it is empty or invalid."""
+    if isinstance(segmentation, dict):
+        counts = None if any(_check_rle(segmentation, None)) else _parse_counts(segmentation["counts"])
+        return None if counts is None else _measure_runs(counts, segmentation["size"][0])
+    outlines = [_parse_points(polygon) for polygon in segmentation] if isinstance(segmentation, list) else []
+    valid = [points for points in outlines if points is not None]
+    if not valid or len(valid) < len(outlines):
+        return None
+    (x1, y1), (x2, y2) = np.concatenate(valid).min(0).tolist(), np.concatenate(valid).max(0).tolist()
+    return [x1, y1, x2 - x1, y2 - y1], round(sum(map(polygon_area, valid)), 2)
+
+
+def _measure_runs(counts: NDArray[np.int64], height: int) -> tuple[list[float], float] | None:
+    """Measure runs of pixels outside and inside a mask in turn, which go down the columns."""
+    ends = np.cumsum(counts)[1::2]
+    starts = ends - counts[1::2]
+    starts, lasts = starts[ends > starts], ends[ends > starts] - 1
+    if not starts.size:
+        return None
+    is_long = starts // height < lasts // height  # over the end of a column
+    y1 = int(np.where(is_long, 0, starts % height).min())
+    y2 = int(np.where(is_long, height - 1, lasts % height).max()) + 1
+    x1, x2 = int(starts[0]) // height, int(lasts[-1]) // height + 1
+    return [x1, y1, x2 - x1, y2 - y1], int(counts[1::2].sum())
+
+
+def polygon_area(points: NDArray[np.float64]) -> float:
+    """Return the area of a polygon with the `points` (N, 2), by the shoelace formula."""
+    xs, ys = points.T
+    return abs(float(xs @ np.roll(ys, -1) - ys @ np.roll(xs, -1))) / 2
 
 
 def _check_polygons(polygons: list[Any], image_size: tuple[int, int] | None) -> Iterator[Finding]:
@@ -106,7 +139,8 @@ def _decompress(text: str) -> NDArray[np.int64] | None:
     return None if numbers.min() < 0 else numbers
 
 
-def _parse_box(box: Any) -> list[float] | None:
+def parse_box(box: Any) -> list[float] | None:
+    """Return a box [x, y, width, height], or None if it is invalid."""
     if not isinstance(box, list) or len(box) != 4:
         return None
     is_valid = all(type(number) in (int, float) and -MAX_NUMBER < number < MAX_NUMBER for number in box)

@@ -1,6 +1,6 @@
 """Conversion of labels in other formats to COCO annotations, and helpers to read them."""
 
-import math
+import re
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
 
-from ..utils.images import DECODER_ERRORS
-from .annotation_checks import MAX_NUMBER
+from ..errors import ImageError
+from ..utils.image_files import read_size
+from .annotation_checks import MAX_NUMBER, polygon_area
 from .checks import PROVENANCE
 from .issues import Issue, IssueType
 
-_IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
+"""A decimal number. Python's `float` also takes `0_5`, digits of other scripts, and `nan`."""
 
 
 @dataclass
@@ -44,12 +45,13 @@ class LabelledSplit:
         The `box` is x1, y1, x2, y2, and each of the `polygons` x1, y1, x2, y2, x3, y3, ... in pixels from 0.
         """
         x1, y1, x2, y2 = box
+        areas = [polygon_area(np.array(polygon).reshape(-1, 2)) for polygon in polygons]
         annotation = {
             "id": len(self.annotations) + 1,
             "image_id": len(self.images),
             "category": category,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": round(sum(map(_area, polygons)), 2) if polygons else abs((x2 - x1) * (y2 - y1)),
+            "area": round(sum(areas), 2) if areas else abs((x2 - x1) * (y2 - y1)),
             "segmentation": polygons,
             "iscrowd": 0,
             PROVENANCE: where,
@@ -63,7 +65,7 @@ class LabelledSplit:
     def read_lines(self, path: Path) -> Iterator[tuple[int, str]]:
         """Yield the number and the text of each non-empty line. If the file cannot be read, add an issue."""
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() also splits at U+2028 and others
         except (OSError, ValueError) as error:
             self.add_issue(IssueType.LABEL, str(path), f"the file cannot be read: {error}")
             return
@@ -73,20 +75,12 @@ class LabelledSplit:
         """Add an image file. Return the (height, width) in its header, or None and add an issue if it is unreadable."""
         name = self.relative(path)
         try:
-            with Image.open(path) as image:
-                is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by 90 degrees
-                image_size = image.size if is_turned else image.size[::-1]
-        except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
-            self.add_issue(IssueType.UNREADABLE_IMAGE, name, str(error))
+            image_size = read_size(path)
+        except ImageError as error:
+            self.add_issue(IssueType.UNREADABLE_IMAGE, name, str(error).removeprefix(f"{path}: "))
             return None
         self.add_image(name, image_size, name)
         return image_size
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders, sorted."""
-    paths = sorted(folder.rglob("*"))
-    return [path for path in paths if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")]
 
 
 def parse_number(text: str | None) -> float:
@@ -95,15 +89,6 @@ def parse_number(text: str | None) -> float:
     Raises:
         ValueError: The text is not a number, or the number is not finite or too large.
     """
-    try:
-        number = float(text or "")
-    except ValueError:
-        number = math.nan
-    if not abs(number) < MAX_NUMBER:
+    if not _NUMBER.fullmatch(text or "") or not abs(number := float(text or "")) < MAX_NUMBER:
         raise ValueError(f"{reprlib.repr(text)} is not a number below {MAX_NUMBER:,.0f}")
     return number
-
-
-def _area(polygon: list[float]) -> float:
-    xs, ys = np.array(polygon).reshape(-1, 2).T
-    return abs(float(xs @ np.roll(ys, -1) - ys @ np.roll(xs, -1))) / 2  # the shoelace formula

@@ -1,24 +1,33 @@
 """Checks of COCO annotation files and their images, made before training and evaluation."""
 
+import codecs
 import functools
 import json
-import os
+import locale
+import re
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
 from ..errors import DataError, ImageError
+from ..utils.files import exists, expand_user, make_folder, open_atomic
 from ..utils.images import load_image
+from ..utils.json_files import parse_json
 from ..utils.progress import ProgressCallback
+from ..utils.text import plural
 from ..utils.validation import check_integer
 from .annotation_checks import MAX_NUMBER, Finding, check_box, check_mask, format_size
+from .completion import complete, leaves_folder, remove_parents
 from .issues import Issue, IssueType, describe, list_names
 
 PROVENANCE = "converted_from"
-"""The key of a converted image or annotation that names the file and line of its label."""
+"""The first key of a converted file, with its original's path; in an image or annotation, the place of its label."""
+
+_Entry = dict[str, Any]
 
 _BATCH = 256  # images submitted at a time, so that a large data set does not queue up in memory
 
@@ -62,8 +71,9 @@ def check_splits(
     *,
     classes: Sequence[str] | None = None,
     with_objects: bool = True,
-    with_masks: bool = False,
+    with_masks: bool | None = None,
     read_images: bool = True,
+    work_dir: Path | None = None,
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[CheckedSplit]:
@@ -73,27 +83,40 @@ def check_splits(
         splits: the files of each split.
         classes: the expected class names in order; by default those of the first split.
         with_objects: whether objects are required; if not, annotations are not checked at all.
-        with_masks: whether every object needs a mask. Existing masks are always checked.
+        with_masks: whether every object needs a mask (True), or masks are not used and invalid ones are left out
+            (False); by default, those that exist are checked.
         read_images: whether to decode the images; if not, only their presence is checked.
+        work_dir: the folder for completed copies of annotation files (see `complete`), which the results then name;
+            without it, none is written.
         jobs: the number of images read at a time; by default a few more than there are processors.
         progress: called with the number of checked images and the total.
 
     Raises:
         InputError: `jobs` is not a positive whole number.
+        OutputError: `work_dir` cannot be written.
     """
     if jobs is not None:
         check_integer("jobs", jobs, 1)
-    checked = []
-    for files in splits:
-        split = CheckedSplit(files.annotations, files.images, issues=list(files.issues))
-        content = _read(split, with_objects)
-        if content:
-            categories = _check_categories(split, content["categories"], classes)
-            entries = _check_images(split, content["images"])
-            if with_objects:
-                _check_annotations(split, content["annotations"], entries, categories, classes, with_masks)
-            _check_files(split, entries, read_images, jobs, progress)
-        checked.append(split)
+    splits = list(splits)
+    checked = [
+        CheckedSplit(expand_user(files.annotations), expand_user(files.images), issues=list(files.issues))
+        for files in splits
+    ]
+    contents = [_read(split, with_objects) for split in checked]
+    parents = remove_parents([content for content, _ in contents], classes or ())
+    for files, split, names in zip(splits, checked, parents, strict=True):
+        content, is_changed = contents.pop(0)  # each is large
+        if content is None:
+            continue
+        for name in names:
+            split.add(IssueType.PARENT_CLASS, repr(name))
+        categories = _check_categories(split, content["categories"], classes)
+        entries = _check_images(split, content["images"])
+        if with_objects:
+            is_changed |= _check_annotations(split, content["annotations"], entries, categories, classes, with_masks)
+        _check_files(split, entries, read_images, jobs, progress)
+        if work_dir and (is_changed or names):
+            _write_copy(split, content, work_dir, files.name)
         classes = classes or tuple(split.classes) or None
     return checked
 
@@ -106,11 +129,6 @@ def raise_errors(*checked: CheckedSplit, ignored: Collection[IssueType] = ()) ->
         raise DataError(f"the data set cannot be used:\n{describe(errors, limit=5)}")
 
 
-def exists(path: Path) -> bool:
-    """Return whether a file or folder exists; `Path.exists` raises an exception for some impossible names."""
-    return os.path.exists(path)  # noqa: PTH110
-
-
 def _is_id(value: Any) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 2**63
 
@@ -119,13 +137,17 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
+def _is_class_name(value: Any) -> bool:
+    return _is_name(value) and not re.search("[\ud800-\udfff]", value)  # half characters, which no file can hold
+
+
 def _is_side(value: Any) -> bool:
     return type(value) is int and 0 < value < MAX_NUMBER
 
 
 _FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool] | None]] = {
     "images": {"id": _is_id, "file_name": _is_name, "width": _is_side, "height": _is_side},
-    "categories": {"id": _is_id, "name": _is_name},
+    "categories": {"id": _is_id, "name": _is_class_name},
     "annotations": {
         **dict.fromkeys(("image_id", "category_id", "bbox", "area")),
         "id": _is_id,
@@ -142,11 +164,12 @@ class _Image(NamedTuple):
     size: tuple[int, int] | None  # (height, width)
 
 
-def _read(split: CheckedSplit, with_objects: bool) -> dict[str, list[Any]] | None:
-    """Return the content of the annotation file if it has the lists of COCO's format."""
+def _read(split: CheckedSplit, with_objects: bool) -> tuple[dict[str, Any] | None, bool]:
+    """Return the content of the annotation file, if it has the lists of COCO's format, and whether a copy is needed."""
     keys = ("images", "categories", "annotations") if with_objects else ("images", "categories")
     try:
-        content = json.loads(split.annotations.read_text(encoding="utf-8"))
+        text, is_plain = _read_text(split.annotations)
+        content = parse_json(text)
         message = _check_content(content, keys)
     except OSError as error:
         message = f"the file cannot be read: {error.strerror or error}"
@@ -154,19 +177,41 @@ def _read(split: CheckedSplit, with_objects: bool) -> dict[str, list[Any]] | Non
         message = f"the file is not JSON: {error}"
     if message:
         split.add(IssueType.FILE, message, str(split.annotations))
-        return None
-    return {key: content[key] for key in keys}
+        return None, False
+    is_changed, messages = complete(content, split.images)
+    for message in messages:
+        split.add(IssueType.COMPLETED, message)
+    return content, is_changed or not is_plain
+
+
+def _read_text(path: Path) -> tuple[str, bool]:
+    """Return a JSON file's text, and whether pycocotools, which uses the encoding of the locale, reads the same."""
+    content = path.read_bytes()
+    encoding = json.detect_encoding(content)
+    is_utf8_used = content.isascii() or codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
+    return content.decode(encoding), encoding == "utf-8" and is_utf8_used
+
+
+def _write_copy(split: CheckedSplit, content: dict[str, Any], folder: Path, name: str) -> None:
+    """Write the completed `content` of a split's annotation file to a folder, and use it from now on."""
+    make_folder(folder, "work_dir")
+    path = folder / f"instances_{name}.json"
+    with open_atomic(path) as file:
+        file.write(json.dumps({PROVENANCE: str(split.annotations), **content}).encode())
+    split.annotations = path
 
 
 def _check_categories(split: CheckedSplit, categories: list[Any], expected: Sequence[str] | None) -> dict[int, str]:
     """Check the classes, compare them with the expected ones, and return their names by id."""
     names: dict[int, str] = {}
-    for where, category in _check_entries(split, "categories", categories):
+    known: set[str] = set()
+    for where, category, _ in _check_entries(split, "categories", categories):
         id, name = category.get("id"), category.get("name")
-        if name in names.values():
+        if name in known:
             split.add(IssueType.DUPLICATE_CLASS, f"another category is also named {name!r}", where)
         elif name and id is not None:
             names[id] = name
+            known.add(name)
     split.classes = dict.fromkeys(names.values(), 0)
     if not names:
         split.add(IssueType.CLASSES, "the file has no classes")
@@ -176,11 +221,12 @@ def _check_categories(split: CheckedSplit, categories: list[Any], expected: Sequ
 
 
 def _compare_classes(split: CheckedSplit, classes: Sequence[str], expected: Sequence[str]) -> None:
-    missing = [name for name in expected if name not in classes]
-    extra = [name for name in classes if name not in expected]
+    own, others = set(classes), set(expected)
+    missing = [name for name in expected if name not in own]
+    extra = [name for name in classes if name not in others]
     if missing:
         split.add(IssueType.CLASSES, f"{len(missing)} of {len(expected)} are missing: {list_names(missing)}")
-    if [name for name in expected if name in classes] != [name for name in classes if name in expected]:
+    if [name for name in expected if name in own] != [name for name in classes if name in others]:
         split.add(IssueType.CLASSES, f"the order is {list_names(classes)}, not {list_names(expected)}")
     if extra:
         split.add(IssueType.OTHER_CLASSES, list_names(extra))
@@ -190,9 +236,9 @@ def _check_images(split: CheckedSplit, images: list[Any]) -> list[_Image]:
     """Check the entries of the images, and return their valid values."""
     valid: list[_Image] = []
     first: dict[PurePosixPath, str] = {}
-    for where, image in _check_entries(split, "images", images):
+    for where, image, _ in _check_entries(split, "images", images):
         id, name, height, width = (image.get(key) for key in ("id", "file_name", "height", "width"))
-        if name and _leaves_folder(name):
+        if name and leaves_folder(name):
             split.add(IssueType.IMAGE_PATH, f"file_name is {name!r}", where, id)
             name = None
         other = first.setdefault(PurePosixPath(name), where) if name else where
@@ -211,18 +257,28 @@ def _check_annotations(
     images: list[_Image],
     categories: dict[int, str],
     classes: Collection[str] | None,
-    with_masks: bool,
-) -> None:
-    """Check the objects, and whether any object of the `classes`, or of any class, can be learned."""
+    with_masks: bool | None,
+) -> bool:
+    """Check the objects, and whether any object of the `classes`, or of any class, can be learned.
+
+    Return whether invalid masks were removed from `annotations`, see `check_splits`.
+    """
     images_by_id = {image.id: image for image in images if image.id is not None}
     annotated: set[int] = set()  # ids of images
-    num_learned = 0
-    for where, annotation in _check_entries(split, "annotations", annotations):
+    crowds: Counter[str] = Counter()
+    wanted = None if classes is None else set(classes)
+    num_learned = num_removed = num_crowds = 0
+    for where, annotation, entry in _check_entries(split, "annotations", annotations):
         image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
         image = images_by_id.get(image_id) if _is_id(image_id) else None
         name = categories.get(category_id) if _is_id(category_id) else None
         size = image.size if image else None
-        findings = [*check_box(annotation, size), *check_mask(annotation, size, with_masks)]
+        of_mask = list(check_mask(annotation, size, with_masks is True))
+        if with_masks is False and any(issue_type.is_error for issue_type, _ in of_mask):
+            of_mask.clear()
+            annotation["segmentation"] = entry["segmentation"] = []
+            num_removed += 1
+        findings = [*check_box(annotation, size), *of_mask]
         if annotation.get("id") == 0:
             findings.append((IssueType.ID_ZERO, "id is 0"))
         if image is None and "image_id" in annotation:
@@ -233,19 +289,31 @@ def _check_annotations(
             split.add(issue_type, message, where, image.id if image else None)
         if image and image.id is not None:
             annotated.add(image.id)
-        if name is not None:
-            split.classes[name] += 1
         segmentation, is_crowd = annotation.get("segmentation"), bool(annotation.get("iscrowd"))
         split.num_masks += bool(segmentation)
         split.num_rle_masks += isinstance(segmentation, dict) and not is_crowd
-        is_wanted = not is_crowd and (classes is None or name in classes)
+        if name is not None:
+            split.classes[name] += 1
+            crowds[name] += is_crowd and isinstance(segmentation, dict)
+        num_crowds += is_crowd
+        is_wanted = not is_crowd and (wanted is None or name in wanted)
         num_learned += is_wanted and _NOT_LEARNED.isdisjoint(issue_type for issue_type, _ in findings)
     split.num_objects = len(annotations)
     split.num_empty_images -= len(annotated)
     if images and not num_learned:
         total = len(annotations)
         reason = f"none of the {total:,} objects can be learned" if total else "the file has no objects"
+        if num_crowds:
+            reason += f": {num_crowds:,} have iscrowd 1"
         split.add(IssueType.EMPTY, reason)
+    for name, count in crowds.items():
+        if 2 * count > split.classes[name]:
+            message = f"{count:,} of the {split.classes[name]:,} objects of {name!r} are crowds"
+            split.add(IssueType.MOSTLY_CROWDS, message)
+    if num_removed:
+        message = f"{plural(num_removed, 'invalid mask')} left out, because masks are not used"
+        split.add(IssueType.COMPLETED, message)
+    return bool(num_removed)
 
 
 def _check_files(
@@ -274,8 +342,8 @@ def _check_files(
         split.add(issue_type, message, image.where, image.id)
 
 
-def _check_entries(split: CheckedSplit, key: str, entries: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Check the fields of each entry of a list; yield its place and content, with None for invalid values."""
+def _check_entries(split: CheckedSplit, key: str, entries: list[Any]) -> Iterator[tuple[str, _Entry, _Entry]]:
+    """Check the fields of each entry of a list; yield its place, a copy with None for invalid values, and itself."""
     noun = {"images": "image", "categories": "category", "annotations": "annotation"}[key]
     fields, ids = _FIELDS[key], set[int]()
     for index, entry in enumerate(entries):
@@ -300,7 +368,7 @@ def _check_entries(split: CheckedSplit, key: str, entries: list[Any]) -> Iterato
             split.add(IssueType.DUPLICATE_ID, f"{key}[{index}] has the same id", where)
         elif _is_id(id):
             ids.add(id)
-        yield where, {**entry, **dict.fromkeys(invalid)}
+        yield where, {**entry, **dict.fromkeys(invalid)}, entry
 
 
 def _check_content(content: Any, keys: Sequence[str]) -> str | None:
@@ -316,14 +384,15 @@ def _check_content(content: Any, keys: Sequence[str]) -> str | None:
         return f"the file has no list of {', '.join(missing)}"
     first = next(iter(content.get("annotations", [])), None)
     if isinstance(first, dict) and "bbox" not in first and ("caption" in first or "segments_info" in first):
-        return "the annotations are of another COCO task, captions or panoptic segmentation: they have no bbox"
+        return "the annotations are of another COCO task (caption, segments_info): they have no bbox"
     return None
 
 
 def _check_file(folder: Path, read: bool, image: _Image) -> Finding | None:
     path = folder / str(image.name)
     if not exists(path):
-        return IssueType.MISSING_IMAGE, f"there is no file {str(path)!r}"
+        hint = ": it has backslashes, which are no slashes here" if "\\" in str(image.name) else ""
+        return IssueType.MISSING_IMAGE, f"there is no file {str(path)!r}{hint}"
     if not read:
         return None
     try:
@@ -335,8 +404,3 @@ def _check_file(folder: Path, read: bool, image: _Image) -> Finding | None:
     turned = " (turned by its EXIF orientation?)" if image.size == (width, height) else ""
     sizes = f"the image is {format_size((height, width))}{turned}, the annotations say {format_size(image.size)}"
     return IssueType.IMAGE_SIZE, sizes
-
-
-def _leaves_folder(name: str) -> bool:
-    """Return whether a relative path leads out of its folder on any operating system."""
-    return any(path.anchor or ".." in path.parts for path in (PurePosixPath(name), PureWindowsPath(name)))

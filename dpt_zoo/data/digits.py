@@ -20,6 +20,7 @@ from PIL import Image, ImageFilter
 from pycocotools import mask as coco_mask
 
 from ..errors import DPTZooError, InputError, OutputError
+from ..utils.files import expand_user
 from ..utils.progress import ProgressCallback
 from ..utils.validation import check_integer
 
@@ -82,7 +83,7 @@ def make_digit_scenes(
     for name, (minimum, maximum) in ranges.items():
         check_integer(name, settings[name], minimum, maximum)
         settings[name] = int(settings[name])  # JSON cannot hold NumPy's integers
-    folder = Path(folder).resolve()
+    folder = expand_user(folder).resolve()
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         if _is_complete(folder, settings):

@@ -3,69 +3,147 @@
 Coordinates are converted exactly; `supervision` would move the corners of polygons, which it turns into pixel masks.
 """
 
+import contextlib
+import itertools
 import json
+import mmap
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import DataError
-from ..utils.files import make_folder, open_atomic
-from .checks import SplitFiles
+from ..utils.files import exists, expand_user, is_clutter, list_files, make_folder, open_atomic
+from .annotations import LabelledSplit
+from .checks import PROVENANCE, SplitFiles
+from .completion import leaves_folder
 from .voc import read_voc
-from .yolo import find_yaml, read_yolo
+from .yolo import find_description, read_yolo
 
 
 def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
     """Find the splits of a data set, the training split first, and convert YOLO's and Pascal VOC's labels.
 
     - COCO: `annotations/instances_NAME.json`, with the images in `NAME/`, `images/NAME/` or `images/`; or, as Roboflow
-      exports it, `NAME/_annotations.coco.json` beside the images.
-    - YOLO: `data.yaml` with `names`, and with folders (or lists) of images as `train`, `val` and `test`. Labels are
-      boxes or polygons, in files below `labels` instead of `images`. An image without a label has no objects.
+      exports it, `NAME/_annotations.coco.json` beside the images; or a COCO file of any name in the folder, with the
+      images in `images/`, `data/` or `JPEGImages/`, as Label Studio, FiftyOne and labelme2coco export it.
+    - YOLO: a YAML file with `names`, and with folders (or lists) of images as `train`, `val` and `test`; or
+      `classes.txt`, with the images in `images/`. Labels are boxes or polygons, in files below `labels` instead of
+      `images`. An image without a label has no objects. `folder` may also be the YAML file.
     - Pascal VOC: `Annotations/*.xml` and `JPEGImages/`, split by `ImageSets/Main/NAME.txt`; or XML files beside the
       images, in the folder or in one for each split. Pixels count from 1; "difficult" is ignored.
 
-    Converted annotations are written to `work_dir`; images are not copied. Invalid labels become `SplitFiles.issues`.
+    Hidden files, and what operating systems and archives leave beside data, are ignored. If the folder has nothing but
+    another one, as after an archive is unpacked, the data may be there. Converted annotations are written to
+    `work_dir`; images are not copied. Invalid labels become `SplitFiles.issues`.
 
     Raises:
-        DataError: The folder has none of these layouts, or its `data.yaml` cannot be used.
+        DataError: The folder has none of these layouts, or its YAML file cannot be used.
         OutputError: The converted annotations cannot be written.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder")
-    splits = _find_coco(folder) or _convert(folder, work_dir)
+    folder = expand_user(folder)
+    if folder.is_file() and folder.suffix.lower() in (".yaml", ".yml"):
+        splits = _convert(*read_yolo(folder), work_dir)
+    elif not folder.is_dir():
+        is_file = "this is a file: give the folder of the data set, or a COCO file as annotations, with images"
+        reason = is_file if exists(folder) else "there is no such folder"
+        raise DataError(f"{folder}: {reason}")
+    else:
+        inside = [path for path in folder.iterdir() if not is_clutter(path.name)]
+        splits = _find_splits(folder, work_dir)
+        if not splits and len(inside) == 1 and inside[0].is_dir():
+            splits = _find_splits(inside[0], work_dir)
+    if not splits:
+        raise DataError(
+            f"{folder}: no data set is found here: COCO has annotations/instances_*.json, YOLO has data.yaml with "
+            "names and train, Pascal VOC has Annotations/*.xml"
+        )
     return sorted(splits, key=lambda split: (not split.name.startswith("train"), split.name))
 
 
+def _find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
+    if splits := _find_coco(folder):
+        return splits
+    description = find_description(folder)
+    if splits := _convert(*(read_yolo(description) if description else read_voc(folder)), work_dir):
+        return splits
+    files = filter(_is_coco, list_files(folder, "*.json"))
+    return [_pair(folder, file) for file in files if not _is_copy(file, folder)]
+
+
 def _find_coco(folder: Path) -> list[SplitFiles]:
-    annotations = folder / "annotations"
-    splits = []
-    for file in sorted(annotations.glob("instances_*.json")) or sorted(annotations.glob("*.json")):
-        name = file.stem.removeprefix("instances_")
-        candidates = [folder / name, folder / "images" / name, folder / "images"]
-        splits.append(SplitFiles(name, file, next(filter(Path.is_dir, candidates), candidates[0])))
-    for file in sorted(folder.glob("*/_annotations.coco.json")):
+    files = list_files(folder, "annotations/instances_*.json") or list_files(folder, "annotations/*.json")
+    splits = [_pair(folder, file) for file in files if not _is_copy(file, folder)]
+    for file in list_files(folder, "*/_annotations.coco.json"):
         splits.append(SplitFiles(file.parent.name, file, file.parent))
     return splits
 
 
-def _convert(folder: Path, work_dir: Path) -> list[SplitFiles]:
-    """Write COCO annotation files for a YOLO or Pascal VOC folder."""
-    yaml_file = find_yaml(folder)
-    classes, labelled = read_yolo(yaml_file) if yaml_file else read_voc(folder)
-    if not labelled:
-        raise DataError(
-            f"{folder}: no data set is found here: COCO has annotations/instances_*.json, YOLO has data.yaml, "
-            "Pascal VOC has Annotations/*.xml"
-        )
-    make_folder(work_dir)
+def _pair(folder: Path, file: Path) -> SplitFiles:
+    """Find the folder of an annotation file's images: the first in which one of them is, or the first that exists."""
+    name = file.stem.removeprefix("instances_")
+    candidates = [folder / name, folder / "images" / name, folder / "images"]
+    others = [folder / "data", folder / "JPEGImages", folder]
+    images = [image for image in _read_names(file) if not leaves_folder(image)]
+    images += [image.replace("\\", "/") for image in images]
+    found = (each for each in candidates + others if any(exists(each / image) for image in images))
+    default = next(filter(Path.is_dir, candidates), candidates[0])
+    return SplitFiles(name, file, next(found, default))
+
+
+def _read_names(file: Path) -> list[str]:
+    """Return the names of the first images in an annotation file, without parsing all of it."""
+    names: list[str] = []
+    with _mapped(file) as content:
+        for match in itertools.islice(re.finditer(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', content), 8):
+            with contextlib.suppress(ValueError):
+                names.append(json.loads(match[1]))
+    return names
+
+
+def _is_coco(file: Path) -> bool:
+    with _mapped(file) as content:
+        keys = (rb'"images"\s*:', rb'"annotations"\s*:', rb'"categories"\s*:')
+        return all(re.search(key, content) for key in keys)
+
+
+def _is_copy(file: Path, folder: Path) -> bool:
+    """Return whether an earlier run, in the folder of its data, made an annotation file from others in the folder."""
+    with _mapped(file) as content:
+        match = re.match(rb'{"%s": ("(?:[^"\\]|\\.)*")' % PROVENANCE.encode(), content)
+        try:
+            return match is not None and Path(json.loads(match[1])).resolve().is_relative_to(folder.resolve())
+        except (OSError, ValueError, RuntimeError):  # no path
+            return False
+
+
+@contextlib.contextmanager
+def _mapped(file: Path) -> Iterator[mmap.mmap | bytes]:
+    """Yield the content of a file, in memory only where it is used, or nothing if it cannot be read."""
+    with contextlib.ExitStack() as stack:
+        content: mmap.mmap | bytes = b""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the file is empty
+            stream = stack.enter_context(file.open("rb"))
+            content = stack.enter_context(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        yield content
+
+
+def _convert(classes: list[str], labelled: list[LabelledSplit], work_dir: Path) -> list[SplitFiles]:
+    """Write COCO annotation files for the splits of a YOLO or Pascal VOC data set."""
     ids = {name: id for id, name in enumerate(classes, 1)}
     categories = [{"id": id, "name": name} for name, id in ids.items()]
     splits = []
     for split in labelled:
+        make_folder(work_dir)
         for annotation in split.annotations:
             annotation["category_id"] = ids[annotation.pop("category")]
-        content = {"images": split.images, "annotations": split.annotations, "categories": categories}
+        content = {
+            PROVENANCE: str(split.folder),
+            "images": split.images,
+            "annotations": split.annotations,
+            "categories": categories,
+        }
         path = work_dir / f"instances_{split.name}.json"
         with open_atomic(path) as file:
             file.write(json.dumps(content).encode())
-        splits.append(SplitFiles(split.name, path, folder, tuple(split.issues)))
+        splits.append(SplitFiles(split.name, path, split.folder, tuple(split.issues)))
     return splits

@@ -1,5 +1,6 @@
 """Find and check the training and validation splits of a config before it runs."""
 
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,10 +10,14 @@ from mmengine.config import Config
 from ..errors import DataError
 from ..utils.progress import ProgressCallback
 from .checks import CheckedSplit, SplitFiles, check_splits, raise_errors
-from .issues import IssueType
+from .issues import IssueType, describe
 from .layouts import find_splits
 
 Split = Literal["train", "val"]
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = (IssueType.COMPLETED, IssueType.PARENT_CLASS, IssueType.MOSTLY_CROWDS)  # what a run does to the data
 
 _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}  # of names, preferred first
 
@@ -31,14 +36,16 @@ def prepare_splits(
 ) -> dict[Split, CheckedSplit]:
     """Find and check the data of a config, or the COCO, YOLO or Pascal VOC data in a folder instead.
 
+    What is completed or left out is logged as a warning.
+
     Args:
         data_root: the folder. If it has one split, and its name is unknown, it is used as the first of `splits`.
-        work_dir: the folder for converted annotations.
+        work_dir: the folder for converted and completed annotations.
         splits: the splits to use; of those in `data_root`, only the first is required.
         ignored: the types of errors that are accepted where they concern a single image.
         read_images: whether to decode the images, see `check_splits`.
         with_objects: whether objects are required, see `check_splits`.
-        with_masks: whether every object needs a mask; by default, if the config's model predicts masks.
+        with_masks: whether every object needs a mask, or masks are not used; by default, as the config's model does.
         progress: called with the number of checked images and the total, for each split.
 
     Raises:
@@ -49,10 +56,27 @@ def prepare_splits(
     if with_masks is None:
         with_masks = "mask_head" in cfg.model.get("roi_head", {})
     checked = check_splits(
-        files.values(), with_objects=with_objects, with_masks=with_masks, read_images=read_images, progress=progress
+        files.values(),
+        with_objects=with_objects,
+        with_masks=with_masks,
+        read_images=read_images,
+        work_dir=work_dir,
+        progress=progress,
     )
     raise_errors(*checked, ignored=ignored)
+    for split in checked:
+        _check_paths(split)
+    if shown := [issue for split in checked for issue in split.issues if issue.type in _SHOWN]:
+        logger.warning("the data set was adapted:\n%s", describe(shown, limit=5))
     return dict(zip(files, checked, strict=True))
+
+
+def _check_paths(split: CheckedSplit) -> None:
+    for path in (split.annotations, split.images):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:  # MMEngine writes configs, and paths in them, as UTF-8
+            raise DataError(f"{path!a}: this path is not valid UTF-8: rename the folder") from error
 
 
 def _choose(available: list[SplitFiles], splits: Sequence[Split], folder: Path) -> dict[Split, SplitFiles]:
@@ -60,9 +84,11 @@ def _choose(available: list[SplitFiles], splits: Sequence[Split], folder: Path) 
         return {splits[0]: available[0]}
     chosen: dict[Split, SplitFiles] = {}
     for split in splits:
-        matches = [files for prefix in _PREFIXES[split] for files in available if files.name.startswith(prefix)]
-        if matches:
-            chosen[split] = matches[0]
+        by_prefix = [[files for files in available if files.name.startswith(prefix)] for prefix in _PREFIXES[split]]
+        if matches := next(filter(None, by_prefix), None):
+            chosen[split], *others = matches
+            for other in others:
+                logger.warning("%s: %s is used for %s, %s is not", folder, chosen[split].name, split, other.name)
     if splits[0] not in chosen:
         names = ", ".join(files.name for files in available)
         raise DataError(f"{folder}: no split is named {splits[0]}, only {names}: rename the one to use")

@@ -1,37 +1,52 @@
 """Reader of Pascal VOC's labels: an XML file for each image."""
 
+import itertools
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import defusedxml.ElementTree
 
-from .annotations import LabelledSplit, find_images, parse_number
-from .checks import exists
+from ..utils.files import exists, is_clutter, list_files
+from ..utils.image_files import find_images
+from .annotations import LabelledSplit, parse_number
 from .issues import IssueType
 
 
 def read_voc(folder: Path) -> tuple[list[str], list[LabelledSplit]]:
     """Return the classes, in alphabetical order, and the splits of a data set. Without labels, there are no splits."""
-    labels, images = folder / "Annotations", folder / "JPEGImages"
-    if any(labels.glob("*.xml")):
-        lists = {path.stem: path for path in (folder / "ImageSets" / "Main").glob("*.txt")}
+    labels, images = _find_folders(folder)
+    if list_files(labels, "*.xml"):
+        lists = {path.stem: path for path in list_files(folder, "ImageSets/Main/*.txt")}
         listed = [name for name in ("train", "val", "test", "trainval") if name in lists]
         names: list[str] = [name for name in listed if name != "trainval" or len(listed) == 1] or ["train"]
         splits = [_read_split(LabelledSplit(name, folder), images, labels, lists.get(name)) for name in names]
     else:
-        homes = [home for home in [folder, *sorted(filter(Path.is_dir, folder.iterdir()))] if any(home.glob("*.xml"))]
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_clutter(path.name))
+        homes = [home for home in (folder, *inside) if list_files(home, "*.xml")]
         names = ["train" if home == folder else home.name for home in homes]
         splits = [_read_split(LabelledSplit(name, folder), home, home) for name, home in zip(names, homes, strict=True)]
     return sorted({each["category"] for split in splits for each in split.annotations}), splits
 
 
+def _find_folders(folder: Path) -> tuple[Path, Path]:
+    """Return the folders of the labels and of the images: VOC's, or those that other tools write."""
+    default = folder / "Annotations", folder / "JPEGImages"
+    pairs = itertools.product(("Annotations", "annotations", "labels"), ("JPEGImages", "images", "data"))
+    found = ((folder / labels, folder / images) for labels, images in pairs if (folder / images).is_dir())
+    return next((pair for pair in found if list_files(pair[0], "*.xml")), default)
+
+
 def _read_split(split: LabelledSplit, images: Path, labels: Path, listed: Path | None = None) -> LabelledSplit:
     """Read the images that the file `listed` names, or all in a folder."""
-    files = {path.stem: path for path in find_images(images)}
+    files: dict[str, Path] = {}
+    for path in find_images(images):
+        if files.setdefault(path.stem, path) != path:
+            message = f"it would have the label of {split.relative(files[path.stem])}"
+            split.add_issue(IssueType.DUPLICATE_IMAGE, split.relative(path), message)
     if listed:
         stems = {line: f"{split.relative(listed)}, line {number}" for number, line in split.read_lines(listed)}
     else:
-        stems = {path.stem: split.relative(path) for path in sorted([*files.values(), *labels.glob("*.xml")])}
+        stems = {path.stem: split.relative(path) for path in sorted([*files.values(), *list_files(labels, "*.xml")])}
     for stem, where in stems.items():
         if stem in files:
             _read_image(split, files[stem], labels / f"{stem}.xml")
@@ -62,7 +77,7 @@ def _read_image(split: LabelledSplit, path: Path, label: Path) -> None:
 
 def _read_object(split: LabelledSplit, element: Element, where: str) -> None:
     """Read an object. Its box is the first and the last pixel, counted from 1."""
-    name = (element.findtext("name") or "").strip()
+    name = _read_text(element, "name").strip()
     if not name:
         raise ValueError("the object has no name")
     x1, y1, x2, y2 = (_read_number(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
@@ -81,7 +96,11 @@ def _read_side(root: Element, path: str) -> int:
 
 
 def _read_number(element: Element, path: str) -> float:
-    text = element.findtext(path)
-    if text is None:
-        raise ValueError(f"there is no {path}")
-    return parse_number(text)
+    return parse_number(_read_text(element, path))
+
+
+def _read_text(element: Element, path: str) -> str:
+    found = element.findall(path)
+    if len(found) != 1:
+        raise ValueError(f"there is no {path}" if not found else f"there are {len(found)} {path}, not one")
+    return found[0].text or ""

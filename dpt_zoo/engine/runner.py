@@ -1,6 +1,7 @@
 """MMEngine's Runner: quiet, on any device, with progress on standard error."""
 
 import contextlib
+import copy
 import io
 import logging
 import math
@@ -24,6 +25,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 from torch import distributed, nn
+from torch.utils.data import DataLoader
 
 from .. import mmlab  # noqa: F401  (before mmdet)
 from ..errors import DPTZooError, InputError, OutputError
@@ -33,6 +35,7 @@ from ..utils.environment import versions
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted_weights
 from .distributed import process_device
+from .images import use_own_reader
 
 T = TypeVar("T")
 
@@ -102,6 +105,13 @@ class _Runner(Runner):  # type: ignore[misc]
         lines = [f"    {name}: {value}" for name, value in facts.items()]
         self.logger.info("\n".join(["Environment:", *lines, torch.__config__.show()]))
         self.logger.info(f"Config:\n{self.cfg.pretty_text}")
+
+    @staticmethod
+    def build_dataloader(dataloader: Any, *arguments: Any, **options: Any) -> DataLoader[Any]:
+        # Here, and not in the config, which is also written to files that MMDetection's own tools can run.
+        settings = copy.deepcopy(dataloader) if isinstance(dataloader, dict) else dataloader
+        use_own_reader(settings)
+        return cast(DataLoader[Any], Runner.build_dataloader(settings, *arguments, **options))
 
 
 @HOOKS.register_module()

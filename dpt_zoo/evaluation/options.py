@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..utils.files import expand_user
 from ..utils.validation import check_integer
 from .metrics import EVALUATORS, TASKS, Evaluator, Task
 
@@ -34,7 +35,7 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         for name in ("data_root", "annotations", "images", "work_dir", "output", "show_dir"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, Path(getattr(self, name)))
+                object.__setattr__(self, name, expand_user(getattr(self, name)))
         if self.tasks is not None:
             tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(dict.fromkeys(self.tasks))
             object.__setattr__(self, "tasks", tasks)

@@ -89,7 +89,8 @@ def _match_classes(classes: tuple[str, ...], names: tuple[str, ...], annotations
     """Return the model's class names, which must include the data's; a model without names takes the data's."""
     if classes == unnamed_classes(len(classes)) and len(names) == len(classes):
         return names
-    unknown = [name for name in names if name not in classes]
+    known = set(classes)
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise DataError(
             f"{annotations}: the model does not know {len(unknown)} of its {len(names)} classes: "

@@ -28,6 +28,8 @@ def train(
     model: str | Path,
     *,
     data_root: str | Path | None = None,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
     work_dir: str | Path | None = None,
     weights: str | Path | None = None,
     resume: bool = False,
@@ -54,6 +56,8 @@ def train(
     Args:
         model: a config file, or the name of a detector.
         data_root: a folder of COCO, YOLO or Pascal VOC data (see docs/data.md); by default the data in the config.
+        annotations: a COCO annotation file to train on, instead of `data_root`; then nothing is validated.
+        images: the folder of the images of `annotations`.
         work_dir: the folder for checkpoints, logs and `model.safetensors`; by default `runs/NAME` for a model NAME.
         weights: detector weights to start from: a model's name, a path, `https://...` or `hf://org/repo/file`.
         resume: continue from the newest intact checkpoint in `work_dir`, or start if there is none.
@@ -101,6 +105,8 @@ class TrainingOptions:
 
     model: str | Path
     data_root: str | Path | None
+    annotations: str | Path | None
+    images: str | Path | None
     work_dir: str | Path | None
     weights: str | Path | None
     resume: bool
@@ -129,10 +135,16 @@ class TrainingOptions:
             raise InputError(f"cfg_options must be a dict of settings by path, not {self.cfg_options!r}")
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise InputError("tensorboard is not installed: pip install tensorboard")
+        if (self.annotations is None) != (self.images is None) or (self.annotations and self.data_root):
+            raise InputError("choose the data by data_root, or by annotations and images together")
 
 
 def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedSplit]:
     """Make the folder of the run, then find and check the data; in the main process only."""
+    if options.annotations is not None:
+        paths = {"ann_file": str(options.annotations), "data_prefix": {"img": f"{options.images}/"}}
+        cfg.train_dataloader.dataset.update(data_root="", **paths)
+        cfg.val_dataloader = None
     folder = Path(cfg.work_dir)
     make_folder(folder, "work_dir")
     if not options.resume and any(folder.glob("*.pth")):

@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 from ..errors import OutputError
 
+_CLUTTER = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"}
+
 
 @contextlib.contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
@@ -60,6 +62,11 @@ def make_folder(folder: Path, role: str = "folder") -> None:
         raise OutputError(f"{folder} cannot be made: {error.strerror}: choose another {role}") from error
 
 
+def expand_user(path: str | Path) -> Path:
+    """Replace a leading `~` or `~user` by the home folder. If there is no such home, the path stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises RuntimeError)
+
+
 def check_space(folder: Path, needed: int) -> None:
     """Check that a folder's disk has `needed` bytes of free space.
 
@@ -78,6 +85,31 @@ def hash_file(path: Path) -> "hashlib._Hash":
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest
+
+
+def exists(path: Path) -> bool:
+    """Return whether a file or folder exists; `Path.exists` raises an exception for some impossible names."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_clutter(name: str) -> bool:
+    """Return whether a file or folder is hidden, or belongs to an operating system or an archive: `._a.jpg`, ..."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def list_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files that match a glob `pattern` in a folder, sorted, without clutter (see `is_clutter`)."""
+    paths = (path for path in folder.glob(pattern) if not any(map(is_clutter, path.relative_to(folder).parts)))
+    return sorted(path for path in paths if path.is_file())
+
+
+def walk_files(folder: Path) -> list[Path]:
+    """Return the files in a folder and its subfolders, sorted, without clutter and linked folders."""
+    paths: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_clutter(name)]
+        paths += [Path(parent, name) for name in files if not is_clutter(name)]
+    return sorted(paths)
 
 
 def _sync(path: Path, flags: int) -> None:

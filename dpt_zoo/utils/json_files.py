@@ -1,4 +1,4 @@
-"""JSON files that are written item by item: lists, and JSON lines."""
+"""Parse JSON without losing anything, and write JSON files item by item: lists, and JSON lines."""
 
 import contextlib
 import errno
@@ -9,6 +9,25 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import OutputError
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON in which no object has a key twice with different values; Python's parser would drop the first.
+
+    Raises:
+        ValueError: This is not JSON, or a key stands twice.
+        RecursionError: The lists and objects are nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        for key, value in pairs:
+            if value is not content[key] and value != content[key]:
+                raise ValueError(f"one object has the key {key!r} twice, with different values")
+    return content
 
 
 @contextlib.contextmanager

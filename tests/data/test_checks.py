@@ -68,6 +68,10 @@ def remove(noun: str, key: str) -> Change:
     return lambda content: content[noun][0].pop(key)
 
 
+def remove_box(content: Json) -> None:
+    content["annotations"][0] = {"id": 11, "image_id": 1, "category_id": 1, "iscrowd": 0}
+
+
 def add(noun: str, record: Any) -> Change:
     return lambda content: content[noun].append(record)
 
@@ -96,8 +100,7 @@ ERRORS: list[tuple[str, Change, IssueType, str, str]] = [
     ("NaN for an area", edit(area=NAN), IssueType.AREA, FIRST, "area is nan"),
     ("a negative area", edit(area=-5), IssueType.AREA, FIRST, "area is -5"),
     ("a text for an area", edit(area="12"), IssueType.AREA, FIRST, "'12'"),
-    ("no area", remove("annotations", "area"), IssueType.FIELD, FIRST, "area missing"),
-    ("no iscrowd", remove("annotations", "iscrowd"), IssueType.FIELD, FIRST, "iscrowd missing"),
+    ("no box", remove_box, IssueType.FIELD, FIRST, "bbox, area missing"),
     ("another iscrowd", edit(iscrowd=2), IssueType.FIELD, FIRST, "iscrowd is 2"),
     ("an unknown category", edit(category_id=9), IssueType.CATEGORY, FIRST, "the file has no category 9"),
     ("a category by name", edit(category_id="cat"), IssueType.CATEGORY, FIRST, "the file has no category 'cat'"),
@@ -152,6 +155,7 @@ ERRORS: list[tuple[str, Change, IssueType, str, str]] = [
         FIRST_IMAGE,
         "is 64x48, the annotations say 65x48",
     ),
+    ("half a character", edit_category(name="\ud83d"), IssueType.FIELD, "category 1", "name is '\\ud83d'"),
     ("a class without name", edit_category(name=None), IssueType.FIELD, "category 1 (None)", "name is None"),
     ("one class twice", edit_category(name="dog"), IssueType.DUPLICATE_CLASS, "category 2 ('dog')", "also named 'dog'"),
     (

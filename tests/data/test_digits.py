@@ -236,6 +236,10 @@ class TestWholeOrNotThere:
         make_digit_scenes(few, **FEW, progress=lambda done, total: pytest.fail("it is made again"))
         assert few.stat().st_ino == made.st_ino
 
+    def test_in_a_home_folder(self, few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(few.parent))
+        make_digit_scenes(f"~/{few.name}", **FEW, progress=lambda done, total: pytest.fail("it is made again"))
+
     def test_an_empty_folder_is_filled(self, few: Path, tmp_path: Path) -> None:
         make_digit_scenes(tmp_path, **FEW)
         assert contents(tmp_path) == contents(few)

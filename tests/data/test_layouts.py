@@ -1,6 +1,7 @@
 """Data sets in COCO's, YOLO's and Pascal VOC's layouts become COCO annotations that say exactly the same."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,106 @@ def test_coco_as_roboflow_exports_it(root: Path, work_dir: Path) -> None:
     (train, valid) = find_splits(root, work_dir)
     assert (train.name, train.images, valid.images) == ("train", root / "train", root / "valid")
     assert not any(check.issues for check in check_splits([train, valid]))
+
+
+def move_images(root: Path, folder: str, prefix: str = "") -> None:
+    """Move the images of a split, and put `prefix` before their names in the annotation file."""
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / "train2017" / image["file_name"]).rename(root / folder / image["file_name"])
+        image["file_name"] = prefix + image["file_name"]
+    (root / "train2017").rmdir()
+    path.write_text(json.dumps(content))
+
+
+EXPORTS = [
+    # the annotation file, the folder of the images, and what their names begin with
+    ("result.json", "images", "images/"),  # Label Studio
+    ("result.json", "images", "images\\"),  # Label Studio on Windows
+    ("annotations.json", "JPEGImages", "JPEGImages/"),  # labelme2coco
+    ("labels.json", "data", ""),  # FiftyOne
+    ("_annotations.coco.json", "", ""),  # one split of Roboflow
+    ("annotations/instances_default.json", "images/default", ""),  # CVAT
+    ("annotations/instances_train.json", "images/train", "images/train/"),
+    ("annotations/instances_train.json", "train", "train/"),
+    ("annotations/train.json", "images", ""),
+    ("annotations/train.json", "data", ""),
+]
+
+
+@pytest.mark.parametrize(("file", "images", "prefix"), EXPORTS)
+def test_coco_as_tools_export_it(root: Path, work_dir: Path, file: str, images: str, prefix: str) -> None:
+    path = make_coco(root)
+    move_images(root, images, prefix)
+    path.rename(root / file)
+    if "/" not in file:
+        path.parent.rmdir()
+        (root / "notes.json").write_text('{"categories": [], "info": {}}')
+    (split,) = find_splits(root, work_dir)
+    assert split.annotations == root / file
+    (checked,) = check_splits([split])
+    assert not [issue for issue in checked.issues if issue.type is not IssueType.COMPLETED]
+
+
+def test_what_an_earlier_run_wrote_is_no_data(root: Path) -> None:
+    """The folder of a run may be that of its data."""
+    make_yolo(root)
+    first = find_splits(root, root / "annotations")
+    (root / "labels" / "train" / "a.txt").write_text("1 0.5 0.5 0.5 0.5")
+    second = find_splits(root, root / "annotations")
+    assert [split.annotations for split in first] == [split.annotations for split in second]
+    assert len(content_of(second[0])["annotations"]) == 1
+    assert find_splits(root, root)[0].annotations.parent == root
+    root.rename(root.parent / "other")  # a data set that was made from another is one
+    assert find_splits(root.parent / "other", root)[0].annotations.parent == root.parent / "other" / "annotations"
+
+
+def leave_clutter(folder: Path) -> None:
+    """Leave what operating systems, archive tools and editors leave in each folder."""
+    for inside in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        for path in [path for path in inside.iterdir() if path.is_file()]:
+            path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")  # macOS
+            (inside / "__MACOSX").mkdir(exist_ok=True)
+            (inside / "__MACOSX" / f"._{path.name}").write_bytes(b"\0\5\x16\7")
+            for name in ("@eaDir", ".ipynb_checkpoints", "$RECYCLE.BIN", ".Trash-1000", "System Volume Information"):
+                (inside / name).mkdir(exist_ok=True)
+                (inside / name / path.name).write_bytes(path.read_bytes())
+            (inside / f"a folder{path.suffix}").mkdir(exist_ok=True)
+        for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+            (inside / name).write_bytes(b"\0")
+
+
+@pytest.mark.parametrize("make", [make_coco, make_yolo, make_voc])
+def test_clutter_is_no_data(root: Path, work_dir: Path, make: Any) -> None:
+    make(root)
+    before = [(split.name, split.annotations, split.images) for split in find_splits(root, work_dir)]
+    leave_clutter(root)
+    splits = find_splits(root, work_dir)
+    assert [(split.name, split.annotations, split.images) for split in splits] == before
+    checked = check_splits(splits)
+    assert not any(split.issues for split in checked) and checked[0].num_images in (2, 4)
+
+
+@pytest.mark.parametrize("make", [make_coco, make_yolo, make_voc])
+def test_an_archive_in_a_folder_of_its_own(root: Path, work_dir: Path, make: Any) -> None:
+    make(root / "pets")
+    (root / "__MACOSX").mkdir()
+    (root / ".DS_Store").touch()
+    splits = find_splits(root, work_dir)
+    assert splits and not any(split.issues for split in check_splits(splits))
+
+
+def test_a_home_folder(root: Path, work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_coco(root / "pets")
+    monkeypatch.setenv("HOME", str(root))
+    (split,) = find_splits(Path("~/pets"), work_dir)
+    assert split.annotations == path
+    (checked,) = check_splits([SplitFiles("x", Path("~/pets/annotations", path.name), Path("~/pets/train2017"))])
+    assert checked.issues == [] and checked.annotations == path
+    with pytest.raises(DataError, match="~nobody-here/x: there is no such folder"):
+        find_splits(Path("~nobody-here/x"), work_dir)
 
 
 def test_a_later_split_has_to_have_the_classes_of_the_first(root: Path, work_dir: Path) -> None:
@@ -221,21 +322,60 @@ def yolo_of_another_name(root: Path) -> None:
     (root / "data.yaml").rename(root / "pets.yml")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        yolo_by_roboflow,
-        yolo_by_lists,
-        yolo_by_folders,
-        yolo_in_a_subfolder,
-        yolo_with_numbered_names,
-        yolo_of_another_name,
-    ],
-)
+def yolo_beside_other_files(root: Path) -> None:
+    (root / "data.yaml").rename(root / "pets.yaml")
+    (root / "args.yaml").write_text("task: detect\nnames: none\n")
+    (root / "broken.yml").write_text("{")
+
+
+def yolo_by_absolute_paths(root: Path) -> None:
+    for split in ("train", "val"):
+        rewrite(root / "data.yaml", f"images/{split}", str(root / "images" / split))
+
+
+def yolo_by_an_absolute_path(root: Path) -> None:
+    rewrite(root / "data.yaml", "../datasets/pets", str(root))
+
+
+def yolo_that_was_moved(root: Path) -> None:
+    for split in ("train", "val"):
+        rewrite(root / "data.yaml", f"images/{split}", f"/content/datasets/pets/images/{split}")
+
+
+def yolo_that_was_moved_from_windows(root: Path) -> None:
+    for split in ("train", "val"):
+        rewrite(root / "data.yaml", f"images/{split}", f"D:\\me\\pets\\images\\{split}")
+
+
+def yolo_of_label_studio(root: Path) -> None:
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("cat\ndog\n")
+    (root / "notes.json").write_text('{"categories": [], "info": {}}')
+    for noun in ("images", "labels"):
+        shutil.rmtree(root / noun / "val")
+
+
+YOLO_LAYOUTS = [
+    yolo_by_roboflow,
+    yolo_by_lists,
+    yolo_by_folders,
+    yolo_in_a_subfolder,
+    yolo_with_numbered_names,
+    yolo_of_another_name,
+    yolo_beside_other_files,
+    yolo_by_absolute_paths,
+    yolo_by_an_absolute_path,
+    yolo_that_was_moved,
+    yolo_that_was_moved_from_windows,
+    yolo_of_label_studio,
+]
+
+
+@pytest.mark.parametrize("change", YOLO_LAYOUTS)
 def test_yolo_layouts(root: Path, work_dir: Path, change: Any) -> None:
     change(make_yolo(root))
     splits = find_splits(root, work_dir)
-    assert [split.name for split in splits] == ["train", "val"]
+    assert [split.name for split in splits] == (["train"] if change is yolo_of_label_studio else ["train", "val"])
     for split in splits:
         content = content_of(split)
         assert [image["file_name"][-5:] for image in content["images"]] == ["a.png", "b.png"]
@@ -245,12 +385,82 @@ def test_yolo_layouts(root: Path, work_dir: Path, change: Any) -> None:
         assert not any(check.issues for check in check_splits([split]))
 
 
+@pytest.mark.parametrize("by", ["absolute paths", "a path", "a relative path", "a home folder", "lists", "no images"])
+def test_yolo_with_images_elsewhere(root: Path, work_dir: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """A code folder has the YAML file, as Ultralytics' do."""
+    data = make_yolo(root / "somewhere" / "images" / "pets")  # "images" is also above the data
+    file = root / "code" / "pets.yaml"
+    file.parent.mkdir()
+    paths = {"a relative path": "path: ../somewhere/images/pets\n"}.get(by, f"path: {data}\n")
+    folders = {split: f"images/{split}" for split in ("train", "val")}
+    match by:
+        case "absolute paths":
+            paths, folders = "", {split: str(data / folder) for split, folder in folders.items()}
+        case "a home folder":
+            monkeypatch.setenv("HOME", str(data.parent))
+            paths = "path: ~/pets\n"
+        case "lists":
+            paths = ""
+            (data / "lists").mkdir()
+            for split in folders:
+                names = [str(data / "images" / split / "a.png"), f"../images/{split}/b.png"]
+                (data / "lists" / f"{split}.txt").write_text("\n".join(names))
+                folders[split] = str(data / "lists" / f"{split}.txt")
+        case "no images":
+            data = data.rename(root / "pets")
+            for split in folders:
+                for label in (data / "labels" / split).iterdir():
+                    label.rename(data / "images" / split / label.name)
+                (data / "images" / split).rename(data / split)
+                folders[split] = split
+            paths = f"path: {data}\n"
+    file.write_text(f"{paths}names: [cat, dog]\n" + "".join(f"{key}: {value}\n" for key, value in folders.items()))
+    for place in (file.parent, file):
+        splits = find_splits(place, work_dir)
+        assert [split.name for split in splits] == ["train", "val"]
+        checked = check_splits(splits)
+        assert not any(split.issues for split in checked)
+        assert [(split.num_images, split.num_objects) for split in checked] == [(2, 2), (2, 2)]
+
+
+def test_several_yolo_files(root: Path, work_dir: Path) -> None:
+    (make_yolo(root) / "data.yaml").rename(root / "pets.yaml")
+    shutil.copy(root / "pets.yaml", root / "more.yml")
+    with pytest.raises(DataError, match=r"pets.yaml, more.yml: give one of them, not the folder"):
+        find_splits(root, work_dir)
+    assert len(find_splits(root / "more.yml", work_dir)) == 2
+    with pytest.raises(DataError, match="this is a file: give the folder"):
+        find_splits(root / "labels" / "train" / "a.txt", work_dir)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("[yes, no]", ["yes", "no"]),  # not True and False
+        ("[1e3, 0x10]", ["1e3", "0x10"]),
+        ("[2001-01-01, 1_000]", ["2001-01-01", "1_000"]),
+        ("{00: cat, 01: dog}", ["cat", "dog"]),
+        ("[1.0, Käse]", ["1.0", "Käse"]),
+    ],
+)
+def test_yolo_names_are_text(root: Path, work_dir: Path, names: str, expected: list[str]) -> None:
+    rewrite(make_yolo(root) / "data.yaml", "[cat, dog]", names)
+    content = content_of(find_splits(root, work_dir)[0])
+    assert [category["name"] for category in content["categories"]] == expected
+
+
 YOLO_LINES = [
     # a label, and the expected issue
     ("0 nan 0.5 0.1 0.1", IssueType.LABEL, "'nan' is not a number"),
     ("0 0.5 0.5 inf 0.1", IssueType.LABEL, "'inf' is not a number"),
     ("cat 0.5 0.5 0.1 0.1", IssueType.LABEL, "'cat' is not a number"),
     ("2 0.5 0.5 0.1 0.1", IssueType.LABEL, "the class is 2: the names are numbered from 0 to 1"),
+    ("0 0_5 0.5 0.1 0.1", IssueType.LABEL, "'0_5' is not a number"),
+    ("0 0.5 \u0661 0.1 0.1", IssueType.LABEL, "'\u0661' is not a number"),  # Arabic
+    ("0 0.5 0.\uff15 0.1 0.1", IssueType.LABEL, "'0.\uff15' is not a number"),  # full-width
+    ("0 0.5 1_0e-2 0.1 0.1", IssueType.LABEL, "'1_0e-2' is not a number"),
+    ("\u0967 0.5 0.5 0.1 0.1", IssueType.LABEL, "'\u0967' is not a number"),  # Devanagari
+    ("0 0.5 0,5 0.1 0.1", IssueType.LABEL, "'0,5' is not a number"),
     ("-1 0.5 0.5 0.1 0.1", IssueType.LABEL, "the class is -1"),
     ("0.5 0.5 0.5 0.1 0.1", IssueType.LABEL, "the class is 0.5"),
     ("0 0.5 0.5 0.1", IssueType.LABEL, "the line has 4 numbers"),
@@ -324,6 +534,13 @@ def test_yolo_images_are_measured_upright(root: Path, work_dir: Path) -> None:
         ("names: cat\ntrain: images/train", "it has no names"),
         ("names: {0: cat, 2: dog}\ntrain: images/train", "not numbered from 0 to 1"),
         ("names: {a: cat, b: dog}\ntrain: images/train", "not numbered from 0 to 1"),
+        ("names: [cat, dog]\nnames: [dog]\ntrain: images/train", "the key 'names' stands twice, with different values"),
+        ("names: [cat, dog]\ntrain: images/val\ntrain: images/train", "the key 'train' stands twice"),
+        ("names: {0: cat, 0: dog}\ntrain: images/train", "the key '0' stands twice"),
+        ("names: {0: cat, 00: dog}\ntrain: images/train", "not numbered from 0 to 1"),
+        ("names: {\u0660: cat}\ntrain: images/train", "not numbered from 0 to 0"),
+        ("names: [cat, dog]\nnc: \u0662\ntrain: images/train", "is not a number"),
+        ("names: [!!timestamp x, !!python/name:os.system x]\ntrain: images/train", "could not determine a constructor"),
         ("names: [cat, dog]\nnc: 3\ntrain: images/train", "nc is 3, but there are 2 names"),
         ("names: [cat, dog]", "it names no images"),
         ("names: [cat, dog]\nkpt_shape: [17, 3]\ntrain: images/train", "poses"),
@@ -355,6 +572,26 @@ def voc_beside(root: Path) -> None:
         path.rename(root / path.name)
 
 
+def voc_in_lower_case(root: Path) -> None:
+    voc_without_lists(root)
+    (root / "Annotations").rename(root / "annotations")
+    (root / "JPEGImages").rename(root / "images")
+
+
+def voc_of_fiftyone(root: Path) -> None:
+    voc_without_lists(root)
+    (root / "Annotations").rename(root / "labels")
+    (root / "JPEGImages").rename(root / "data")
+
+
+def voc_with_odd_names(root: Path) -> None:
+    """U+2028 and U+0085 end lines for `str.splitlines`."""
+    for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+        (root / folder / f"a{suffix}").rename(root / folder / f"a\u2028\x85b{suffix}")
+    voc_without_lists(root)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\u2028\x85b\r\nb\r\nc\r\n")
+
+
 def voc_in_folders(root: Path) -> None:
     for name, stems in (("train", "ab"), ("valid", "c")):
         (root / name).mkdir()
@@ -369,6 +606,9 @@ def voc_in_folders(root: Path) -> None:
         (voc_without_lists, {"train": (3, 3)}),
         (voc_with_trainval, {"trainval": (3, 3)}),
         (voc_beside, {"train": (3, 3)}),
+        (voc_in_lower_case, {"train": (3, 3)}),
+        (voc_of_fiftyone, {"train": (3, 3)}),
+        (voc_with_odd_names, {"train": (3, 3)}),
         (voc_in_folders, {"train": (2, 2), "valid": (1, 1)}),
     ],
 )
@@ -381,6 +621,9 @@ def test_voc_layouts(root: Path, work_dir: Path, change: Any, expected: dict[str
     } == expected
     assert not any(issue.type is not IssueType.CLASSES for check in checks for issue in check.issues)
 
+
+TWO_BOXES = voc_object("cat", BOX).replace("</bndbox>", "</bndbox><bndbox><xmin>1</xmin></bndbox>")
+TWO_NAMES = voc_object("cat", BOX).replace("</name>", "</name><name>dog</name>")
 
 VOC_FILES = [
     # an XML file, and the expected issue
@@ -396,6 +639,10 @@ VOC_FILES = [
     (voc_xml(voc_object("cat", [float("nan"), 2, 3, 4])), IssueType.LABEL, ", object 1", "'nan' is not a number"),
     (voc_xml(voc_object("cat", [40, 6, 8, 30])), IssueType.BOX, ", object 1", "bbox is [40.0, 6.0, -32.0, 24.0]"),
     (voc_xml(voc_object("cat", [8, 6, 80, 30])), IssueType.BOX_ACROSS, ", object 1", "the image is 64x48"),
+    (voc_xml(TWO_BOXES), IssueType.LABEL, ", object 1", "there are 2 bndbox/xmin, not one"),
+    (voc_xml(TWO_NAMES), IssueType.LABEL, ", object 1", "there are 2 name, not one"),
+    (voc_xml(size=2 * "<size><width>64</width></size>"), IssueType.LABEL, "", "there are 2 size/width, not one"),
+    (voc_xml(voc_object("cat", BOX).replace(">40<", ">4_0<")), IssueType.LABEL, ", object 1", "'4_0' is not a number"),
     (voc_xml(voc_object("cat", BOX, POLYGON[:4])), IssueType.LABEL, ", object 1", "the polygon has 4 numbers"),
     (voc_xml(voc_object("cat", BOX, POLYGON[:5])), IssueType.LABEL, ", object 1", "the polygon has 5 numbers"),
 ]
@@ -421,6 +668,17 @@ def test_voc_issues_of_files(root: Path, work_dir: Path) -> None:
     (root / "JPEGImages" / "c.jpg").unlink()
     found = [(issue.type, issue.where) for issue in find_issues(root, work_dir)]
     assert found == [(IssueType.ORPHAN, "Annotations/c.xml"), (IssueType.UNREADABLE_IMAGE, "JPEGImages/b.jpg")]
+
+
+def test_voc_images_of_one_label(root: Path, work_dir: Path) -> None:
+    make_voc(root)
+    make_image(root / "JPEGImages" / "a.png")
+    make_image(root / "JPEGImages" / "deep" / "b.jpg")
+    found = {(issue.type, issue.where, issue.message) for issue in find_issues(root, work_dir)}
+    assert found == {
+        (IssueType.DUPLICATE_IMAGE, "JPEGImages/a.png", "it would have the label of JPEGImages/a.jpg"),
+        (IssueType.DUPLICATE_IMAGE, "JPEGImages/deep/b.jpg", "it would have the label of JPEGImages/b.jpg"),
+    }
 
 
 # --- Other folders, and random damage

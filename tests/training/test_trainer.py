@@ -261,6 +261,15 @@ class TestOnesOwnData:
         (load,) = [each for each in cfg.train_dataloader.dataset.pipeline if each.type == "LoadAnnotations"]
         assert load == {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
 
+    def test_an_annotation_file_and_its_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(trainer, "_run", lambda cfg, options: cfg)
+        path = make_coco(tmp_path / "data")
+        pair = {"data_root": None, "annotations": path, "images": str(tmp_path / "data" / "train2017")}
+        cfg: Any = train(CONFIG, **{**quick(tmp_path / "run", tmp_path), **pair})
+        assert cfg.train_dataloader.dataset.ann_file == str(path) and not cfg.train_dataloader.dataset.data_root
+        assert cfg.train_dataloader.dataset.metainfo.classes == ("cat", "dog")
+        assert cfg.val_dataloader is cfg.val_cfg is cfg.test_dataloader is None
+
 
 def with_masks_only(content: dict[str, Any]) -> None:
     for annotation in content["annotations"]:
@@ -333,6 +342,7 @@ class TestOptions:
         ({"batch_size": 1.5}, "batch_size must be a whole number from 1, not 1.5"),
         ({"workers": -1}, "workers must be a whole number from 0, not -1"),
         ({"accumulate": None}, "accumulate must be a whole number from 1, not None"),
+        ({"annotations": "a.json"}, "choose the data by data_root, or by annotations and images together"),
         ({"seed": 2**32}, "seed must be a whole number from 0 to 4294967295, not 4294967296"),
         ({"device": "gpu"}, "device 'gpu' cannot be used"),
         ({"cfg_options": ["a=1"]}, "cfg_options must be a dict of settings by path, not ['a=1']"),
