@@ -71,6 +71,7 @@ def predict(model: Any, batch: dict[str, Any], score_threshold: float, amp: bool
     """
     prepared = model.data_preprocessor(batch, False)
     images, samples = prepared["inputs"], prepared["data_samples"]
+    images = images.to(next(model.parameters()).dtype)  # a user may have called `model.half()`
     device = images.device.type
     with torch.autocast(device, enabled=amp):
         maps = (model.backbone if backbone is None else backbone)(images)

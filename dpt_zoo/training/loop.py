@@ -23,7 +23,9 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
+from .. import mmlab  # noqa: F401  (before mmdet, whose data set a spawned worker imports after this module)
 from ..errors import InputError
+from .settings import describe_differences, read_settings
 
 Sample = tuple[int, int, int]
 """Seed, epoch, index in the data set."""
@@ -94,13 +96,15 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
         generators = _get_cpu_generators()
         if torch.cuda.is_initialized():
             generators["cuda"] = torch.cuda.get_rng_state()
-        return {**self._layout(), "seed": self._batches.sampler.seed, "generators": all_gather_object(generators)}
+        state = {**self._layout(), "settings": self._settings, "seed": self._batches.sampler.seed}
+        return {**state, "generators": all_gather_object(generators)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state that `run` starts from.
 
         Raises:
-            InputError: The number of processes or of batches per epoch differs, which would change the order of images.
+            InputError: The number of processes or of batches per epoch differs, which would change the order of images,
+                or another setting differs that the result depends on.
         """
         saved, current = {key: state[key] for key in self._layout()}, self._layout()
         if saved != current:
@@ -108,6 +112,15 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
             raise InputError(
                 f"the run to resume has {form.format(**saved)}, this one has {form.format(**current)}: "
                 "resume it with the same processes, batch size and data, or start a new run from its weights"
+            )
+        seed, several = (self.runner._randomness_cfg.get(name) for name in ("seed", "diff_rank_seed"))
+        if seed not in (None, state["seed"]) and not several:
+            raise InputError(f"the run to resume has seed {state['seed']}, this one has {seed}: leave the seed out")
+        # Checkpoints of earlier versions have no settings.
+        if differences := describe_differences(state.get("settings", self._settings), self._settings):
+            raise InputError(
+                f"the run to resume has other settings ({differences}): "
+                "resume it with the same data and options, or start a new run from its weights"
             )
         self._batches.sampler.seed = state["seed"]
         self._generators = state["generators"][get_rank()]
@@ -142,6 +155,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
 
     def _num_done(self) -> int:
         return self._iter - self._epoch * len(self.dataloader)
+
+    @functools.cached_property
+    def _settings(self) -> dict[str, str]:
+        return read_settings(self.runner)
 
     def _layout(self) -> dict[str, int]:
         return {"processes": self.runner.world_size, "batches": len(self.dataloader)}
