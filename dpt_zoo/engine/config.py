@@ -71,7 +71,7 @@ def set_data(cfg: Config, data: Mapping[Split, CheckedSplit]) -> None:
     else:
         for name in ("val", "test"):
             cfg.update({f"{name}_dataloader": None, f"{name}_evaluator": None, f"{name}_cfg": None})
-        if cfg.get("default_hooks", {}).get("checkpoint"):
+        if (cfg.get("default_hooks") or {}).get("checkpoint"):
             cfg.default_hooks.checkpoint.save_best = None
     if "train" in data and data["train"].num_rle_masks:
         for transform in cfg.train_dataloader.dataset.pipeline:
@@ -195,7 +195,7 @@ def check_training_config(cfg: Config) -> None:
         for name, part in (("model", cfg.model), ("model.backbone", cfg.model.get("backbone") or {})):
             if part.get("init_cfg"):
                 raise InputError(f"{name}.init_cfg would have no effect: training starts from {weights}: leave one out")
-    if not cfg.get("default_hooks", {}).get("checkpoint"):
+    if not (cfg.get("default_hooks") or {}).get("checkpoint"):
         raise InputError("default_hooks.checkpoint is missing: without it, no weights are written")
     classes = cfg.train_dataloader.dataset.get("metainfo", {}).get("classes", ())
     for name, num_classes in find_num_classes(cfg.model).items():
