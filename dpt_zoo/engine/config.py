@@ -236,11 +236,23 @@ def merge_cfg_options(cfg: Config, cfg_options: Mapping[str, Any]) -> None:
             )
     hooks = list(cfg.get("custom_hooks") or [])
     try:
+        for key, value in cfg_options.items():
+            _make_dicts(cfg, key.split(".") if isinstance(value, Mapping) else key.split(".")[:-1])
         cfg.merge_from_dict(_plain(cfg_options))
     except (KeyError, TypeError, IndexError, ValueError, AssertionError) as error:
         raise InputError(f"cfg_options: {error}") from error
     for hook in hooks:
         add_hook(cfg, **hook)
+
+
+def _make_dicts(owner: Any, names: Sequence[str]) -> None:
+    """Replace None by an empty dict on a path, because MMEngine does not merge a dict with None."""
+    for name in names:
+        if not isinstance(owner, Config | dict) or name not in owner:
+            return
+        if owner[name] is None:
+            owner[name] = {}
+        owner = owner[name]
 
 
 def _plain(value: Any) -> Any:

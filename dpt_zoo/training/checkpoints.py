@@ -83,6 +83,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         self._loop_state: dict[str, Any] | None = None
         self._last_time = time.monotonic()
         self._last_iteration = -1
+        self._skipped: list[int] = []
 
     def before_run(self, runner: Runner) -> None:
         """Check the settings, and choose the newest intact checkpoint, from which MMEngine then resumes.
@@ -130,6 +131,14 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
             raise InputError(f"{runner._load_from} has no training state to resume: start a new run from its weights")
         runner.train_loop.load_state_dict(checkpoint["train_loop"])
         self._last_iteration = checkpoint["meta"]["iter"]
+        if isinstance(runner.param_schedulers, list):
+            states = zip(checkpoint.get("param_schedulers", ()), runner.param_schedulers, strict=False)
+            self._skipped = [index for index, state in enumerate(states) if _extend(*state)]
+
+    def before_train(self, runner: Runner) -> None:
+        """Make the steps of the schedule that a finished run left out, if it has more epochs now."""
+        for index in self._skipped:
+            runner.param_schedulers[index].step()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
         """Save if a checkpoint is due, and stop after a signal."""
@@ -243,6 +252,14 @@ def _find_metrics(evaluator: Evaluator) -> list[str]:
         items = metric.metric_items or ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
         names += [f"{metric.prefix}/{task}_{item}" for task in metric.metrics for item in items]
     return names
+
+
+def _extend(state: dict[str, Any], scheduler: Any) -> bool:
+    """Give the state of a scheduler a new end. Return whether its last step is missing, because it was at its end."""
+    is_missing: bool = state["end"] <= state["_global_step"] < scheduler.end
+    state["_global_step"] -= is_missing
+    state["end"] = scheduler.end
+    return is_missing
 
 
 def find_checkpoints(work_dir: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """The settings on which the result of a training run depends."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,10 @@ def read_settings(runner: Runner) -> dict[str, str]:
 def describe_differences(saved: Mapping[str, str], current: Mapping[str, str]) -> str:
     """Describe how settings differ; return nothing if a run may continue with them.
 
-    The number of epochs may differ if the learning rate does not depend on it.
+    The number of epochs may differ, and with it the end of a scheduler, if no other setting of the schedulers does.
     """
     differing = {path for path in saved.keys() | current.keys() if saved.get(path) != current.get(path)}
-    if differing <= {"train_cfg.max_epochs"}:
+    if all(path == "train_cfg.max_epochs" or re.fullmatch(r"param_scheduler\.\d+\.end", path) for path in differing):
         return ""
     paths = sorted(differing, key=lambda path: (path.startswith("param_scheduler"), path))  # it follows from others
     shown = [f"{path}: {saved.get(path, 'not set')}, now {current.get(path, 'not set')}" for path in paths[:MAX_SHOWN]]

@@ -41,7 +41,7 @@ def test_a_hook_of_the_project_can_be_changed(cfg: Config) -> None:
 @pytest.mark.parametrize("hooks", [{"type": "EMAHook"}, ["EMAHook"], [{"momentum": 1}], "EMAHook"])
 def test_hooks_of_another_form(cfg: Config, hooks: Any) -> None:
     configs.add_hook(cfg, type="ProgressHook")
-    with pytest.raises(InputError, match=r"^custom_hooks must be a list of dicts with a type"):
+    with pytest.raises(InputError, match=r"^(custom_hooks must be a list of dicts|cfg_options: )"):
         configs.merge_cfg_options(cfg, {"custom_hooks": hooks})
 
 
@@ -124,6 +124,15 @@ def test_settings_that_contradict_each_other(cfg: Config, settings: dict[str, An
     configs.merge_cfg_options(cfg, settings)
     with pytest.raises(InputError, match=f"^{complaint}"):
         configs.check_training_config(cfg)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"optim_wrapper.clip_grad.max_norm": 35}, {"optim_wrapper.clip_grad": {"max_norm": 35}}]
+)
+def test_a_dict_takes_the_place_of_none(cfg: Config, settings: dict[str, Any]) -> None:
+    cfg.optim_wrapper.clip_grad = None
+    configs.merge_cfg_options(cfg, settings)
+    assert cfg.optim_wrapper.clip_grad == {"max_norm": 35}
 
 
 def test_loading_in_the_training_process_keeps_no_other(cfg: Config) -> None:

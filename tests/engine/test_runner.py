@@ -124,8 +124,8 @@ def test_runs_without_a_seed_differ(tmp_path: Path) -> None:
     [
         ({"model": {"type": "NoModel"}}, "KeyError: .*NoModel"),
         ({"model": {"type": "Line", "length": 2}}, "TypeError: .*length"),
-        ({"log_level": "LOUD"}, "ValueError: .*LOUD"),
-        ({"randomness": {"sed": 1}}, "TypeError: .*sed"),
+        ({"log_level": "LOUD"}, "KeyError: .*LOUD"),
+        ({"randomness": {"sed": 1}}, "TypeError: .*seed"),
     ],
 )
 def test_a_setting_that_a_library_refuses(settings: dict[str, Any], complaint: str, tmp_path: Path) -> None:

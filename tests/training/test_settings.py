@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from resuming_process import Plan, config_of
 
 from dpt_zoo.engine.runner import quiet_runner
 from dpt_zoo.errors import InputError
 from dpt_zoo.training.settings import describe_differences
+from dpt_zoo.weights.reading import read_weights
 
 
 def run(work_dir: Path, *, resume: bool = False, **settings: Any) -> None:
@@ -73,8 +75,16 @@ def test_more_epochs_are_refused_if_the_schedule_depends_on_them(tmp_path: Path)
         run(tmp_path, resume=True, param_scheduler=cosine, train_cfg__max_epochs=2)
 
 
+def test_more_epochs_have_the_learning_rate_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    steps = [{"type": "MultiStepLR", "milestones": [2], "gamma": 0.5, "by_epoch": True}]
+    run(tmp_path / "run", param_scheduler=steps)
+    run(tmp_path / "run", resume=True, param_scheduler=steps, train_cfg__max_epochs=3)
+    run(tmp_path / "whole", param_scheduler=steps, train_cfg__max_epochs=3)
+    last, whole = (read_weights(tmp_path / name / "epoch_3.pth").tensors for name in ("run", "whole"))
+    torch.testing.assert_close(dict(last), dict(whole), rtol=1e-6, atol=1e-7)
+
+
 ALLOWED: dict[str, tuple[str, Any]] = {
-    "nothing": ("resume", True),
     "more epochs, with the same milestones": ("train_cfg.max_epochs", 2),
     "processes that load": ("train_dataloader.num_workers", 1),
     "checkpoints": ("default_hooks.checkpoint.interval", 2),
