@@ -55,4 +55,4 @@ class TestDePatch:
             expected = module(x)
             output = module.to(dtype)(x.to(dtype))
         assert output.dtype == dtype
-        torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.1)
+        torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.3)

@@ -31,7 +31,7 @@ class TestGradientCheckpointing:
 
 
 class TestFrozenStages:
-    @pytest.mark.parametrize("num_frozen", [-1, 0, 2, 4])
+    @pytest.mark.parametrize("num_frozen", [-1, 0, 1, 3])
     def test_the_first_stages_are_not_trained(self, num_frozen: int) -> None:
         backbone = DPT("nano", drop_path_rate=0.5, frozen_stages=num_frozen).train()
         sum(each.sum() for each in backbone(torch.randn(1, 3, 64, 64))).backward()
