@@ -85,7 +85,8 @@ def set_paths(cfg: Config, data: Mapping[Split, CheckedSplit]) -> None:
         paths = {"data_root": "", "ann_file": str(checked.annotations), "data_prefix": {"img": f"{checked.images}/"}}
         cfg[f"{split}_dataloader"].dataset.update(paths)
         for evaluator in _listed(cfg.val_evaluator) if split == "val" else ():
-            evaluator.ann_file = paths["ann_file"]
+            if "ann_file" in evaluator:
+                evaluator.ann_file = paths["ann_file"]
 
 
 def set_starting_weights(cfg: Config, weights: str | Path, *, is_default: bool = False) -> None:
@@ -144,7 +145,7 @@ def set_workers(cfg: Config, workers: int) -> None:
             cfg[name].update(num_workers=workers, persistent_workers=workers > 0)
 
 
-def use_amp(cfg: Config, device: str | torch.device = "auto", *, in_tests: bool = False) -> None:
+def use_amp(cfg: Config, device: str | torch.device | None = "auto", *, in_tests: bool = False) -> None:
     """Use mixed precision, in training or `in_tests`: float16 or, in training on a GPU that supports it, bfloat16.
 
     Raises:

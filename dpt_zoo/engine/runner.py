@@ -47,7 +47,7 @@ PROGRESS_INTERVAL = 10.0
 
 
 @contextlib.contextmanager
-def quiet_runner(cfg: Config, device: str | torch.device = "auto") -> Iterator[Runner]:
+def quiet_runner(cfg: Config, device: str | torch.device | None = "auto") -> Iterator[Runner]:
     """Create a Runner on a device, and hide the output of MMEngine and pycocotools within the block.
 
     Warnings are shown, and the Runner's log file has the complete output. Settings of the process that MMEngine
@@ -141,12 +141,18 @@ def _explained_errors() -> Iterator[None]:
 
 class _Runner(Runner):  # type: ignore[misc]
     def train(self) -> nn.Module:
+        return self._build_and_run(super().train)
+
+    def test(self) -> dict[str, float]:
+        return self._build_and_run(super().test)
+
+    def _build_and_run(self, run: Callable[[], T]) -> T:
         with contextlib.ExitStack() as self._building:
             self._building.enter_context(_explained_errors())
-            return cast(nn.Module, super().train())
+            return run()
 
     def call_hook(self, fn_name: str, **arguments: Any) -> None:
-        if fn_name == "before_train_epoch":
+        if fn_name in ("before_train_epoch", "before_test_epoch"):
             self._building.close()  # later errors are not about settings
         super().call_hook(fn_name, **arguments)
 

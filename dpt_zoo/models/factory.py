@@ -38,7 +38,7 @@ def create_model(
     pretrained: bool = True,
     weights: str | Path | None = None,
     num_classes: int | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = "cpu",
 ) -> nn.Module:
     """Create a detector of the zoo: a plain MMDetection model in eval mode, with `.cfg` and `.dataset_meta`.
 
@@ -50,7 +50,7 @@ def create_model(
         weights: a file to use instead of the zoo's, with its class names: a path, `https://...` or `hf://org/repo/file`.
         num_classes: number of object classes, at least 1; by default that of the weights. If the weights have another
             number, the layers that depend on it are newly initialised, with a warning in the log.
-        device: "cpu", "cuda", "cuda:1", ..., or "auto" for a GPU if there is one.
+        device: "cpu", "cuda", "cuda:1", ..., or "auto" or None for a GPU if there is one.
 
     Raises:
         UnknownModelError: No model has this name.

@@ -44,7 +44,7 @@ def train(
     seed: int | None = None,
     deterministic: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
-    device: str | torch.device = "auto",
+    device: str | torch.device | None = "auto",
 ) -> Path:
     """Train a detector with MMEngine's Runner, in this process or in all processes that torchrun started.
 
@@ -125,7 +125,7 @@ class TrainingOptions:
     seed: int | None
     deterministic: bool
     cfg_options: Mapping[str, Any]
-    device: str | torch.device
+    device: str | torch.device | None
 
     def __post_init__(self) -> None:
         for name, minimum in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0), ("seed", 0)):

@@ -389,7 +389,7 @@ class TestSettingsOfAUser:
         else:
             assert cfg.load_from is None
             assert cfg.custom_hooks[0].weights == str(Path(settings["load_from"]).absolute())
-        with pytest.raises(InputError, match=r"^weights is 'a\.pth', but cfg_options has load_from="):
+        with pytest.raises(InputError, match=r"^weights is 'a\.pth', and load_from in cfg_options is 'configs"):
             configured(model, **quick(tmp_path, digits, weights="a.pth", cfg_options=settings))
 
     def test_the_folder(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ class TestSettingsOfAUser:
         with pytest.raises(InputError, match="holds another run"):
             configured(CONFIG, **options, cfg_options={"work_dir": str(tmp_path / "run")})
         assert configured(CONFIG, **options, cfg_options={"work_dir": tmp_path / "run", "resume": True}).resume
-        with pytest.raises(InputError, match=r"^work_dir is 'a', but cfg_options has work_dir='b'"):
+        with pytest.raises(InputError, match=r"^work_dir is 'a', and work_dir in cfg_options is 'b'"):
             configured(CONFIG, **{**options, "work_dir": "a"}, cfg_options={"work_dir": "b"})
 
     def test_data_by_settings_is_checked(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
@@ -454,6 +454,19 @@ class TestSettingsOfAUser:
         ]
         (tmp_path / "mine.py").write_text("\n".join(lines))
         assert train(str(tmp_path / "mine.py"), **quick(tmp_path / "run", digits)).exists()
+
+    def test_data_of_a_resumed_run(self, digits: Path, tmp_path: Path) -> None:
+        data = Path(shutil.copytree(digits, tmp_path / "data"))
+        options = quick(tmp_path / "run", data, cfg_options=NO_VALIDATION, device=None)
+        train(CONFIG, **options)
+        options |= {"resume": True, "data_root": data.rename(tmp_path / "moved")}
+        train(CONFIG, **options)
+        annotations = tmp_path / "moved/annotations/instances_train2017.json"
+        content = json.loads(annotations.read_text())
+        content["annotations"][0]["bbox"][2] -= 1
+        annotations.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"^the run to resume has other settings \(data: [0-9a-f]{12}, now "):
+            train(CONFIG, **options)
 
     def test_weights_of_a_resumed_run(self, digits: Path, tmp_path: Path) -> None:
         options = quick(tmp_path / "run", digits, cfg_options=NO_VALIDATION)
