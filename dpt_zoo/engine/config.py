@@ -85,7 +85,7 @@ def set_paths(cfg: Config, data: Mapping[Split, CheckedSplit]) -> None:
         paths = {"data_root": "", "ann_file": str(checked.annotations), "data_prefix": {"img": f"{checked.images}/"}}
         cfg[f"{split}_dataloader"].dataset.update(paths)
         for evaluator in _listed(cfg.val_evaluator) if split == "val" else ():
-            if "ann_file" in evaluator:
+            if "ann_file" in evaluator or evaluator.type == "CocoMetric":
                 evaluator.ann_file = paths["ann_file"]
 
 

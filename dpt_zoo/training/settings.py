@@ -30,7 +30,10 @@ def read_settings(runner: Runner) -> dict[str, str]:
     parts = {name: cfg.get(name) for name in CONFIG_PARTS}
     schedulers = runner.param_schedulers if isinstance(runner.param_schedulers, list) else []
     parts |= {"hooks": hooks, "param_scheduler": list(map(_scheduler_settings, schedulers))}
-    parts |= {"train_cfg.max_epochs": runner.max_epochs, "data": _hash_annotations(cfg.get("train_dataloader") or {})}
+    parts |= {
+        f"{name} annotations": _hash_annotations(cfg.get(f"{name}_dataloader") or {}) for name in ("train", "val")
+    }
+    parts["train_cfg.max_epochs"] = runner.max_epochs
     return {
         path: value for path, value in _flatten(parts) if path not in FREE and FREE_NAMES.isdisjoint(path.split("."))
     }
@@ -40,8 +43,10 @@ def describe_differences(saved: Mapping[str, str], current: Mapping[str, str]) -
     """Describe how settings differ; return nothing if a run may continue with them.
 
     The number of epochs may differ, and with it the end of a scheduler, if no other setting of the schedulers does.
+    Validation may be added or left out, but a model that is the best on other data is not comparable.
     """
     differing = {path for path in saved.keys() | current.keys() if saved.get(path) != current.get(path)}
+    differing -= {"val annotations"} - (saved.keys() & current.keys())
     if all(path == "train_cfg.max_epochs" or re.fullmatch(r"param_scheduler\.\d+\.end", path) for path in differing):
         return ""
     paths = sorted(differing, key=lambda path: (path.startswith("param_scheduler"), path))  # it follows from others

@@ -108,3 +108,10 @@ def test_many_differences_are_counted() -> None:
     text = describe_differences(saved, {})
     assert text.startswith("model.0: 1, now not set; model.1: ") and text.endswith(" and 5 more")
     assert describe_differences(saved, saved) == ""
+
+
+def test_validation_may_be_added_but_not_changed() -> None:
+    assert (
+        describe_differences({}, {"val annotations": "a"}) == describe_differences({"val annotations": "a"}, {}) == ""
+    )
+    assert describe_differences({"val annotations": "a"}, {"val annotations": "b"}) == "val annotations: a, now b"

@@ -465,7 +465,9 @@ class TestSettingsOfAUser:
         content = json.loads(annotations.read_text())
         content["annotations"][0]["bbox"][2] -= 1
         annotations.write_text(json.dumps(content))
-        with pytest.raises(InputError, match=r"^the run to resume has other settings \(data: [0-9a-f]{12}, now "):
+        with pytest.raises(
+            InputError, match=r"^the run to resume has other settings \(train annotations: [0-9a-f]{12}, now "
+        ):
             train(CONFIG, **options)
 
     def test_weights_of_a_resumed_run(self, digits: Path, tmp_path: Path) -> None:
