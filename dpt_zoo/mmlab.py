@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import DefaultScope, init_default_scope
 from torch import Tensor, nn
 
 from .errors import OperatorUnavailableError
@@ -243,6 +244,12 @@ torch.serialization.add_safe_globals([HistoryBuffer, (_history_method, "builtins
 # --- 3. Pickles. `mmdet` cannot be imported before this module, so a pickle must name this module first.
 
 
+def set_default_scope() -> None:
+    """Set MMEngine's default scope, which MMDetection's functions need, unless the process has one."""
+    if DefaultScope.get_current_instance() is None:
+        init_default_scope("mmdet")
+
+
 def make_portable(model: nn.Module) -> None:
     """Let pickles of a detector, of its parts and of its results be loaded in a process that has imported nothing.
 
@@ -263,6 +270,7 @@ def _reduce(instance: Any) -> tuple[Any, ...]:
 
 
 def _new_instance(kind: type, *arguments: Any) -> Any:
+    set_default_scope()
     return kind.__new__(kind, *arguments)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -97,8 +97,7 @@ def build_detector(record: DetectorRecord, num_classes: int) -> nn.Module:
     """Build a detector for `num_classes`, with its config as `.cfg`. It is not initialised for training."""
     cfg = Config.fromfile(record.config_path)
     set_num_classes(cfg.model, num_classes)
-    if DefaultScope.get_current_instance() is None:  # a scope of the user's own stays
-        init_default_scope("mmdet")  # which MMDetection's functions need
+    mmlab.set_default_scope()
     backbone = {**cfg.model.backbone, "init_cfg": None}  # ImageNet weights are only for training
     with DefaultScope.overwrite_default_scope("mmdet"):
         model: Any = MODELS.build({**cfg.model, "backbone": backbone})

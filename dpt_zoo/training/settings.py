@@ -40,7 +40,7 @@ def read_settings(runner: Runner) -> dict[str, str]:
 
 
 def describe_differences(saved: Mapping[str, str], current: Mapping[str, str]) -> str:
-    """Describe how settings differ; return nothing if a run may continue with them.
+    """Describe how the `saved` settings of a run differ from the `current` ones; return "" if it may continue.
 
     The number of epochs may differ, and with it the end of a scheduler, if no other setting of the schedulers does.
     Validation may be added or left out, but a model that is the best on other data is not comparable.

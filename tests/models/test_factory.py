@@ -202,8 +202,11 @@ class TestSettingsOfTheProcess:
     def test_the_default_scope_is_set_if_there_is_none(self) -> None:
         with DefaultScope.overwrite_default_scope("mmdet"):
             DefaultScope._instance_dict.clear()
-            dpt_zoo.create_model(NANO)
+            pickled = pickle.dumps(dpt_zoo.create_model(NANO))
             assert DefaultScope.get_current_instance().scope_name == "mmdet"  # for MMDetection's functions
+            DefaultScope._instance_dict.clear()
+            pickle.loads(pickled)
+            assert DefaultScope.get_current_instance().scope_name == "mmdet"
 
 
 class TestPickles:
