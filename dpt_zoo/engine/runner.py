@@ -88,6 +88,7 @@ def _mmengine_on(device: torch.device) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         start_method = multiprocessing.get_start_method(allow_none=True)
         stack.callback(multiprocessing.set_start_method, start_method, force=True)
+        multiprocessing.set_start_method(None, force=True)  # MMEngine warns if it replaces one
         stack.callback(cv2.setNumThreads, cv2.getNumThreads())
         stack.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
         for name in ("benchmark", "deterministic"):

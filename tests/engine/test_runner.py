@@ -99,7 +99,7 @@ def unusual() -> Iterator[None]:
         torch.set_default_device(None)
 
 
-@pytest.mark.filterwarnings("ignore:Multi-processing start method")  # MMEngine's
+@pytest.mark.filterwarnings("error")
 def test_what_a_user_set_stays_and_does_not_matter(unusual: None, tmp_path: Path) -> None:
     before = settings_of_the_process()
     with quiet_runner(small_config(tmp_path), "cpu") as runner:

@@ -427,6 +427,22 @@ class TestSettingsOfAUser:
         assert [backend.type for backend in cfg.visualizer.vis_backends] == ["LocalVisBackend", "TensorboardVisBackend"]
         assert not cfg.train_dataloader.persistent_workers
 
+    @pytest.mark.parametrize("setting", ["find_unused_parameters", "model_wrapper_cfg.find_unused_parameters"])
+    def test_several_processes(
+        self,
+        setting: str,
+        configured: Callable[..., Config],
+        digits: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        wrapper = {"type": "MMDistributedDataParallel", "find_unused_parameters": False}
+        given = {"launcher": "pytorch", "model_wrapper_cfg": wrapper}
+        monkeypatch.setattr(trainer, "runner_settings", lambda: given)
+        cfg = configured(CONFIG, **quick(tmp_path, digits, cfg_options={setting: True, "launcher": "none"}))
+        assert cfg.launcher == "pytorch"
+        assert cfg.model_wrapper_cfg == {"type": "MMDistributedDataParallel", "find_unused_parameters": True}
+
     def test_settings_of_a_config(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
         lines = [
             f"_base_ = {str(ROOT / CONFIG)!r}",
