@@ -42,8 +42,8 @@ def create_model(
 ) -> nn.Module:
     """Create a detector of the zoo: a plain MMDetection model in eval mode, with `.cfg` and `.dataset_meta`.
 
-    MMDetection's functions accept it, such as `mmdet.apis.inference_detector(model, image)`. Its pickle can be loaded in a
-    process that has not imported this package yet.
+    MMDetection's functions accept it, such as `mmdet.apis.inference_detector(model, image)`. Its pickle can be loaded
+    in a process that has not imported this package yet.
 
     Args:
         name: one of `list_models(include_demos=True)`.
