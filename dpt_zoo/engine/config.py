@@ -198,7 +198,7 @@ def check_training_config(cfg: Config) -> None:
                 raise InputError(f"{name}.init_cfg would have no effect: training starts from {weights}: leave one out")
     if not (cfg.get("default_hooks") or {}).get("checkpoint"):
         raise InputError("default_hooks.checkpoint is missing: without it, no weights are written")
-    classes = cfg.train_dataloader.dataset.get("metainfo", {}).get("classes", ())
+    classes = (cfg.train_dataloader.dataset.get("metainfo") or {}).get("classes", ())
     for name, num_classes in find_num_classes(cfg.model).items():
         if num_classes < len(classes):
             raise InputError(f"{name}.num_classes is {num_classes}, but the data has {len(classes)} classes")

@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,8 @@ def train(
     """
     options = TrainingOptions(**locals())  # each argument is the field of the same name
     cfg = configs.load_config(model)
-    # Merged first, since data, schedule and learning rate depend on settings; and last, since no option overrides them.
-    configs.merge_cfg_options(
-        cfg, {key: options.cfg_options[key] for key in options.cfg_options if not _extends_list(key)}
-    )
+    # Merged now, because the data and the schedule depend on settings, and again after all options, to override them.
+    configs.merge_cfg_options(cfg, {k: v for k, v in options.cfg_options.items() if not _extends_list(k)})
     folder = options.work_dir or cfg.get("work_dir") or Path("runs", Path(model).stem)
     cfg.work_dir = str(Path(folder).expanduser().absolute())
     cfg.resume = bool(options.resume or cfg.get("resume"))
@@ -136,7 +134,8 @@ class TrainingOptions:
         for name in ("data_root", "work_dir", "weights"):
             if (value := getattr(self, name)) is not None and not str(value):
                 raise InputError(f"{name} is empty: give a path, or leave it out")
-        if not isinstance(self.cfg_options, Mapping | None):
+        is_mapping = isinstance(self.cfg_options, Mapping | None)
+        if not is_mapping or not all(isinstance(key, str) for key in self.cfg_options or ()):
             raise InputError(f"cfg_options must be a dict of settings by path, not {self.cfg_options!r}")
         object.__setattr__(self, "cfg_options", dict(self.cfg_options or {}))
         self._take("work_dir", "work_dir")
@@ -174,8 +173,9 @@ def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedS
     if not cfg.resume and any(folder.glob("*.pth")):
         raise InputError(f"{folder} holds another run: resume it, or choose another work_dir")
     root = Path(options.data_root).expanduser() if options.data_root is not None else None
+    splits: Sequence[Split] = ("train", "val") if cfg.get("val_dataloader") else ("train",)
     with progress_bar("checking images") as progress:
-        data = prepare_splits(cfg, root, folder / "annotations", read_images=not cfg.resume, progress=progress)
+        data = prepare_splits(cfg, root, folder / "annotations", splits, read_images=not cfg.resume, progress=progress)
     train, val = data["train"], data.get("val")
     print(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "

@@ -412,6 +412,11 @@ class TestSettingsOfAUser:
         with pytest.raises(DataError, match=r"none\.json"):
             configured(CONFIG, **options, cfg_options=settings)
 
+    def test_without_validation(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
+        settings = {"val_dataloader": None, "val_evaluator": None, "val_cfg": None}
+        cfg = configured(CONFIG, **quick(tmp_path, digits, cfg_options=settings))
+        assert cfg.val_dataloader is cfg.test_dataloader is cfg.default_hooks.checkpoint.save_best is None
+
     def test_options_follow_settings(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
         options = {**quick(tmp_path, digits, epochs=40, scale_lr=True, tensorboard=True), "batch_size": None}
         settings = {
@@ -511,6 +516,7 @@ class TestSettingsOfAUser:
         ({"seed": 2**32}, "seed must be a whole number from 0 to 4294967295, not 4294967296"),
         ({"device": "gpu"}, "device 'gpu' cannot be used"),
         ({"cfg_options": ["a=1"]}, "cfg_options must be a dict of settings by path, not ['a=1']"),
+        ({"cfg_options": {1: 2}}, "cfg_options must be a dict of settings by path, not {1: 2}"),
         ({"cfg_options": {"model.backbone.size.x": 1}}, "cfg_options: "),
         ({"weights": "none.pth"}, "none.pth: there is no such file"),
         ({"work_dir": "/proc/run"}, "/proc/run cannot be made: "),
