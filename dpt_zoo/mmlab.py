@@ -9,6 +9,7 @@ Import this module before `mmdet.models`; the configs name it in `custom_imports
 - It silences, by their texts, warnings from these libraries that a user cannot act on.
 """
 
+import copyreg
 import functools
 import importlib.util
 import math
@@ -27,7 +28,8 @@ import torch
 import torch.nn.functional as F
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from mmengine.logging import HistoryBuffer
-from torch import Tensor
+from mmengine.registry import DefaultScope, init_default_scope
+from torch import Tensor, nn
 
 from .errors import OperatorUnavailableError
 from .utils.opencv import explain_opencv_import
@@ -239,13 +241,46 @@ allow_numpy_values()
 torch.serialization.add_safe_globals([HistoryBuffer, (_history_method, "builtins.getattr")])
 
 
-# --- 3. Python 3.14: MMEngine looks for mmcv's operators with a function that no longer exists.
+# --- 3. Pickles. `mmdet` cannot be imported before this module, so a pickle must name this module first.
+
+
+def set_default_scope() -> None:
+    """Set MMEngine's default scope, which MMDetection's functions need, unless the process has one."""
+    if DefaultScope.get_current_instance() is None:
+        init_default_scope("mmdet")
+
+
+def make_portable(model: nn.Module) -> None:
+    """Let pickles of a detector, of its parts and of its results be loaded in a process that has imported nothing.
+
+    With an installed mmcv that has compiled operators, nothing is changed.
+    """
+    if not isinstance(mmcv._ext, TorchvisionOperators):
+        return
+    from mmdet.structures import DetDataSample
+
+    for kind in {DetDataSample, *map(type, model.modules())}:
+        if kind.__module__.startswith("mmdet."):
+            copyreg.pickle(kind, _reduce)
+
+
+def _reduce(instance: Any) -> tuple[Any, ...]:
+    _, arguments, state, *_ = instance.__reduce_ex__(2)
+    return _new_instance, arguments, state
+
+
+def _new_instance(kind: type, *arguments: Any) -> Any:
+    set_default_scope()
+    return kind.__new__(kind, *arguments)
+
+
+# --- 4. Python 3.14: MMEngine looks for mmcv's operators with a function that no longer exists.
 
 if not hasattr(pkgutil, "find_loader"):
     pkgutil.find_loader = lambda fullname: getattr(importlib.util.find_spec(fullname), "loader", None)
 
 
-# --- 4. Warnings: the start of the text, the category, and the module that the warning is attributed to.
+# --- 5. Warnings: the start of the text, the category, and the module that the warning is attributed to.
 
 _NOISE: tuple[tuple[str, type[Warning], str], ...] = (
     # Importing mmcv.cnn reports that a class has moved.

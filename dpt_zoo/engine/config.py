@@ -1,21 +1,33 @@
 """Load configs, and change them for training and evaluation."""
 
 import argparse
+import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
 
 from ..data.checks import CheckedSplit
 from ..data.splits import Split
 from ..errors import InputError
 from ..manifest.records import data_path, get_detector_info
-from ..models.factory import set_num_classes
+from ..models.factory import find_num_classes, set_num_classes
 from ..utils.devices import find_device
+
+RUNNER_SETTINGS = {
+    *inspect.signature(Runner.__init__).parameters,
+    *("activation_checkpointing", "compile", "efficient_conv_bn_eval", "find_unused_parameters"),
+    *("model_wrapper_cfg", "sync_bn"),
+} - {"self", "cfg"}
+"""The settings at the top of a config that MMEngine's Runner reads."""
+EPOCH_SETTINGS = ("milestones", "begin", "end", "T_max")
+"""The settings of a scheduler that are numbers of epochs."""
 
 
 def load_config(model: str | Path) -> Config:
@@ -48,29 +60,46 @@ def load_config(model: str | Path) -> Config:
 
 def set_data(cfg: Config, data: Mapping[Split, CheckedSplit]) -> None:
     """Set the data and the model's classes. Without a "val" split, validation and tests are switched off."""
+    set_paths(cfg, data)
     for split, checked in data.items():
-        dataset = cfg[f"{split}_dataloader"].dataset
-        dataset.update(data_root="", ann_file=str(checked.annotations), data_prefix={"img": f"{checked.images}/"})
-        dataset.metainfo = {"classes": tuple(checked.classes)}
+        cfg[f"{split}_dataloader"].dataset.metainfo = {"classes": tuple(checked.classes)}
         set_num_classes(cfg.model, len(checked.classes))
     if "val" in data:
-        # "gpu" collects results in memory, on CPUs too; "cpu" would use files in the current folder.
-        cfg.val_evaluator.update(ann_file=str(data["val"].annotations), collect_device="gpu")
+        for evaluator in _listed(cfg.val_evaluator):
+            evaluator.collect_device = "gpu"  # in memory, on CPUs too; "cpu" would use files in the current folder
         cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     else:
         for name in ("val", "test"):
             cfg.update({f"{name}_dataloader": None, f"{name}_evaluator": None, f"{name}_cfg": None})
-        cfg.default_hooks.checkpoint.save_best = None
+        if (cfg.get("default_hooks") or {}).get("checkpoint"):
+            cfg.default_hooks.checkpoint.save_best = None
     if "train" in data and data["train"].num_rle_masks:
         for transform in cfg.train_dataloader.dataset.pipeline:
             if transform.type == "LoadAnnotations":
                 transform.pop("poly2mask", None)  # at False, MMDetection drops objects with an RLE mask
 
 
-def set_starting_weights(cfg: Config, weights: str | Path) -> None:
-    """Start training from a detector's weights instead of the backbone's ImageNet weights."""
-    cfg.model.backbone.init_cfg = None
-    add_hook(cfg, type="StartingWeightsHook", weights=str(weights))
+def set_paths(cfg: Config, data: Mapping[Split, CheckedSplit]) -> None:
+    """Set the files of the data."""
+    for split, checked in data.items():
+        paths = {"data_root": "", "ann_file": str(checked.annotations), "data_prefix": {"img": f"{checked.images}/"}}
+        cfg[f"{split}_dataloader"].dataset.update(paths)
+        for evaluator in _listed(cfg.val_evaluator) if split == "val" else ():
+            if "ann_file" in evaluator or evaluator.type == "CocoMetric":
+                evaluator.ann_file = paths["ann_file"]
+
+
+def set_starting_weights(cfg: Config, weights: str | Path, *, is_default: bool = False) -> None:
+    """Start training from a detector's weights instead of other weights that the config names, such as ImageNet's.
+
+    Args:
+        weights: a model's name, a path, `https://...` or `hf://org/repo/file`.
+        is_default: whether they are the model's own, because nobody gave others.
+    """
+    cfg.model.backbone.init_cfg = cfg.load_from = None
+    path = Path(weights).expanduser()
+    weights = str(path.absolute() if path.is_file() else weights)
+    add_hook(cfg, type="StartingWeightsHook", weights=weights, is_default=is_default)
 
 
 def set_fine_tuning_schedule(cfg: Config, epochs: int, num_batches: int) -> None:
@@ -90,10 +119,22 @@ def set_fine_tuning_schedule(cfg: Config, epochs: int, num_batches: int) -> None
 
 
 def set_num_epochs(cfg: Config, epochs: int) -> None:
-    """Set the number of epochs, and scale the learning rate's milestones to it."""
-    for scheduler in cfg.param_scheduler:
-        if "milestones" in scheduler:
-            scheduler.milestones = [round(each * epochs / cfg.train_cfg.max_epochs) for each in scheduler.milestones]
+    """Set the number of epochs, and scale the schedule of the learning rate to it.
+
+    Raises:
+        InputError: The config counts iterations instead of epochs.
+    """
+    if "max_epochs" not in cfg.train_cfg:
+        raise InputError(f"epochs: the train_cfg of {cfg.filename} has no max_epochs: leave epochs out")
+
+    def scale(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [scale(each) for each in value]
+        return round(value * epochs / cfg.train_cfg.max_epochs) if isinstance(value, int) else value
+
+    for scheduler in _listed(cfg.get("param_scheduler") or []):
+        if scheduler.get("by_epoch", True):
+            scheduler.update({key: scale(scheduler[key]) for key in EPOCH_SETTINGS if key in scheduler})
     cfg.train_cfg.max_epochs = epochs
 
 
@@ -104,7 +145,7 @@ def set_workers(cfg: Config, workers: int) -> None:
             cfg[name].update(num_workers=workers, persistent_workers=workers > 0)
 
 
-def use_amp(cfg: Config, device: str | torch.device = "auto", *, in_tests: bool = False) -> None:
+def use_amp(cfg: Config, device: str | torch.device | None = "auto", *, in_tests: bool = False) -> None:
     """Use mixed precision, in training or `in_tests`: float16 or, in training on a GPU that supports it, bfloat16.
 
     Raises:
@@ -120,8 +161,47 @@ def use_amp(cfg: Config, device: str | torch.device = "auto", *, in_tests: bool 
 
 
 def add_hook(cfg: Config, **settings: Any) -> None:
-    """Add a hook to MMEngine's Runner by its `type` and its arguments."""
-    cfg.custom_hooks = [*cfg.get("custom_hooks", []), settings]
+    """Add a hook to MMEngine's Runner by its `type` and its arguments, unless the config has one of this type.
+
+    Raises:
+        InputError: The hooks in the config are not a list of dicts.
+    """
+    hooks = cfg.get("custom_hooks") or []
+    if not isinstance(hooks, list | tuple) or not all(isinstance(hook, dict) and "type" in hook for hook in hooks):
+        raise InputError(f"custom_hooks must be a list of dicts with a type, not {hooks!r}")
+    if settings["type"] not in [hook["type"] for hook in hooks]:
+        cfg.custom_hooks = [*hooks, settings]
+
+
+def add_tensorboard(cfg: Config) -> None:
+    """Also log for TensorBoard."""
+    backends = cfg.visualizer.get("vis_backends") or []
+    if "TensorboardVisBackend" not in [backend["type"] for backend in backends]:
+        cfg.visualizer.vis_backends = [*backends, {"type": "TensorboardVisBackend"}]
+
+
+def check_training_config(cfg: Config) -> None:
+    """Check a complete config for settings that contradict each other, and adapt the number of loading processes.
+
+    Raises:
+        InputError: The run would not start from the weights that the config names, would write no checkpoint, or has
+            fewer classes than its data.
+    """
+    for name in ("train_dataloader", "val_dataloader"):
+        if (loader := cfg.get(name)) and not loader.get("num_workers"):
+            loader.persistent_workers = False  # PyTorch refuses to keep no process
+    hooks = {hook["type"]: hook for hook in cfg.get("custom_hooks") or []}
+    if "StartingWeightsHook" in hooks:
+        weights = hooks["StartingWeightsHook"]["weights"]
+        for name, part in (("model", cfg.model), ("model.backbone", cfg.model.get("backbone") or {})):
+            if part.get("init_cfg"):
+                raise InputError(f"{name}.init_cfg would have no effect: training starts from {weights}: leave one out")
+    if not (cfg.get("default_hooks") or {}).get("checkpoint"):
+        raise InputError("default_hooks.checkpoint is missing: without it, no weights are written")
+    classes = (cfg.train_dataloader.dataset.get("metainfo") or {}).get("classes", ())
+    for name, num_classes in find_num_classes(cfg.model).items():
+        if num_classes < len(classes):
+            raise InputError(f"{name}.num_classes is {num_classes}, but the data has {len(classes)} classes")
 
 
 def parse_cfg_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -135,16 +215,61 @@ def parse_cfg_options(pairs: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"cfg_options: {pair!r} does not have the form KEY=VALUE")
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", nargs="*", action=DictAction, default={})
-    return parser.parse_args(["--pairs", *pairs]).pairs
+    try:
+        return parser.parse_args(["--pairs", *pairs]).pairs
+    except AssertionError as error:
+        raise InputError(f"cfg_options: {error}") from error
 
 
 def merge_cfg_options(cfg: Config, cfg_options: Mapping[str, Any]) -> None:
     """Change settings by their paths, such as `{"model.backbone.size": "small"}`.
 
+    Hooks in the config are kept if a setting replaces the list of hooks.
+
     Raises:
-        InputError: A path leads through a value that is neither a dict nor a list.
+        InputError: A path leads through a value that is neither a dict nor a list, or nothing reads a setting.
     """
+    for key in cfg_options:
+        if str(key).partition(".")[0] not in RUNNER_SETTINGS:
+            raise InputError(
+                f"cfg_options: {key!r} would have no effect: it is not a setting of a run, such as "
+                "model.backbone.size, train_dataloader.batch_size or optim_wrapper.optimizer.lr"
+            )
+    hooks = list(cfg.get("custom_hooks") or [])
     try:
-        cfg.merge_from_dict(dict(cfg_options))
+        for key, value in cfg_options.items():
+            _make_dicts(cfg, key.split(".") if isinstance(value, Mapping) else key.split(".")[:-1])
+        cfg.merge_from_dict(_plain(cfg_options))
     except (KeyError, TypeError, IndexError, ValueError, AssertionError) as error:
         raise InputError(f"cfg_options: {error}") from error
+    for hook in hooks:
+        add_hook(cfg, **hook)
+
+
+def _make_dicts(owner: Any, names: Sequence[str]) -> None:
+    """Replace None by an empty dict on a path, because MMEngine does not merge a dict with None."""
+    for name in names:
+        if not isinstance(owner, Config | dict) or name not in owner:
+            return
+        if owner[name] is None:
+            owner[name] = {}
+        owner = owner[name]
+
+
+def _plain(value: Any) -> Any:
+    """Copy a setting, with values that a config file can contain instead of NumPy's and of paths."""
+    match value:
+        case Mapping():
+            return {key: _plain(each) for key, each in value.items()}
+        case list() | tuple():
+            return type(value)(map(_plain, value))
+        case np.generic() | np.ndarray():
+            return value.tolist()
+        case os.PathLike():
+            return os.fspath(value)
+    return value
+
+
+def _listed(settings: Any) -> list[Any]:
+    """Return settings of which a config contains one or a list, as a list."""
+    return list(settings) if isinstance(settings, list | tuple) else [settings]

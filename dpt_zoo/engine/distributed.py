@@ -24,7 +24,7 @@ _group_numbers = itertools.count()
 
 
 @contextlib.contextmanager
-def process_group(device: str | torch.device = "auto") -> Iterator[torch.device]:
+def process_group(device: str | torch.device | None = "auto") -> Iterator[torch.device]:
     """Join the process group of torchrun or Slurm within the block, if there is one and it is not joined yet.
 
     GPUs communicate by NCCL, CPUs by Gloo. A process that fails does not wait for the others: torchrun ends them.
@@ -55,7 +55,7 @@ def process_group(device: str | torch.device = "auto") -> Iterator[torch.device]
         distributed.destroy_process_group()
 
 
-def process_device(device: str | torch.device = "auto") -> torch.device:
+def process_device(device: str | torch.device | None = "auto") -> torch.device:
     """Return the device of this process in its process group; `device` if there is none."""
     if not distributed.is_initialized():
         return find_device(device)
@@ -91,8 +91,8 @@ def _read_place() -> tuple[int, int, int] | None:
     )
 
 
-def _join(rank: int, local_rank: int, world_size: int, device: str | torch.device) -> None:
-    if str(device) == "auto":
+def _join(rank: int, local_rank: int, world_size: int, device: str | torch.device | None) -> None:
+    if device is None or str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = None
     if str(device) == "cuda":

@@ -7,7 +7,9 @@ import logging
 import math
 import multiprocessing
 import os
+import random
 import re
+import secrets
 import sys
 import time
 import uuid
@@ -17,13 +19,16 @@ from typing import Any, TypeVar, cast
 
 import cv2
 import mmengine.device.utils as mmengine_device
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS, init_default_scope
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.utils import ManagerMixin
 from torch import distributed, nn
 from torch.utils.data import DataLoader
 
@@ -32,6 +37,7 @@ from ..errors import DPTZooError, InputError, OutputError
 from ..manifest.records import TASK_TITLES
 from ..models.factory import find_class_tensors
 from ..utils.environment import versions
+from ..utils.torch_defaults import torch_defaults
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted_weights
 from .distributed import process_device
@@ -44,26 +50,28 @@ PROGRESS_INTERVAL = 10.0
 
 
 @contextlib.contextmanager
-def quiet_runner(cfg: Config, device: str | torch.device = "auto") -> Iterator[Runner]:
+def quiet_runner(cfg: Config, device: str | torch.device | None = "auto") -> Iterator[Runner]:
     """Create a Runner on a device, and hide the output of MMEngine and pycocotools within the block.
 
     Warnings are shown, and the Runner's log file has the complete output. Settings of the process that MMEngine
-    changes, such as the start method of worker processes, are restored afterwards.
+    changes, such as the start method of worker processes, are restored afterwards. Settings of PyTorch that would
+    change the run, such as the default type, do not apply within the block.
 
     Args:
         cfg: a complete config with a `work_dir`.
         device: as for `find_device`; ignored in a process group, which has chosen the device.
 
     Raises:
-        InputError: The device cannot be used, or the GPU's memory is too small.
+        InputError: The device or a setting of the config cannot be used, or the GPU's memory is too small.
         OutputError: `work_dir` cannot be written.
     """
-    init_default_scope("mmdet")
     # With an earlier run's names, MMEngine would reuse its log, history and visualizer.
-    cfg.experiment_name = cfg.visualizer.name = f"{Path(cfg.work_dir).name}-{uuid.uuid4().hex}"
+    cfg.experiment_name = f"{Path(cfg.work_dir).name}-{uuid.uuid4().hex}"
+    cfg.visualizer = {"type": "Visualizer", **(cfg.get("visualizer") or {}), "name": cfg.experiment_name}
     try:
         with _mmengine_on(process_device(device)), contextlib.redirect_stdout(_Nowhere()):
-            runner = _Runner.from_cfg(cfg)
+            with _explained_errors():
+                runner = _Runner.from_cfg(cfg)
             handler = logging.StreamHandler()
             handler.setLevel(logging.WARNING)
             # FileClient and HardDiskBackend are deprecated names, which MMEngine uses itself.
@@ -80,25 +88,83 @@ def quiet_runner(cfg: Config, device: str | torch.device = "auto") -> Iterator[R
 @contextlib.contextmanager
 def _mmengine_on(device: torch.device) -> Iterator[None]:
     """Make MMEngine use a device, and restore the settings of the process afterwards."""
-    start_method = multiprocessing.get_start_method(allow_none=True)
     with contextlib.ExitStack() as stack:
+        start_method = multiprocessing.get_start_method(allow_none=True)
         stack.callback(multiprocessing.set_start_method, start_method, force=True)
+        multiprocessing.set_start_method(None, force=True)  # MMEngine warns if it replaces one
         stack.callback(cv2.setNumThreads, cv2.getNumThreads())
-        stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+        stack.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
         for name in ("benchmark", "deterministic"):
             stack.callback(setattr, torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             if distributed.is_initialized() and name not in os.environ:  # otherwise MMEngine sets it to 1 and warns
                 os.environ[name] = str(torch.get_num_threads())
                 stack.callback(os.environ.pop, name)
+        if sys.platform != "win32":  # MMEngine allows more open files
+            import resource
+
+            stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
         stack.callback(setattr, mmengine_device, "DEVICE", mmengine_device.DEVICE)
         mmengine_device.DEVICE = device.type
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+        known = {owner: owner._instance_dict.copy() for owner in _find_managers(ManagerMixin)}
+        stack.callback(_forget_instances, known)
+        stack.enter_context(torch_defaults())
         yield
 
 
+def _find_managers(owner: Any) -> set[Any]:
+    """Return MMEngine's classes that keep their instances by name: loggers, scopes, visualizers, ..."""
+    return {owner}.union(*map(_find_managers, owner.__subclasses__()))
+
+
+def _forget_instances(known: dict[Any, Any]) -> None:
+    """Close the log files of a run, and make the instances current that were so before it."""
+    for logger in MMLogger._instance_dict.keys() - known[MMLogger].keys():
+        for handler in MMLogger._instance_dict[logger].handlers:
+            handler.close()
+    for owner in _find_managers(ManagerMixin):
+        owner._instance_dict = known.get(owner, type(owner._instance_dict)())
+
+
+@contextlib.contextmanager
+def _explained_errors() -> Iterator[None]:
+    """Raise the errors of libraries about a setting, while a run is built from its config, as InputError."""
+    try:
+        yield
+    except (DPTZooError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each class that a config names checks its arguments in its own way
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), "")
+        raise InputError(f"a setting of the config cannot be used: {type(error).__name__}: {reason}") from error
+
+
 class _Runner(Runner):  # type: ignore[misc]
+    def train(self) -> nn.Module:
+        return self._build_and_run(super().train)
+
+    def test(self) -> dict[str, float]:
+        return self._build_and_run(super().test)
+
+    def _build_and_run(self, run: Callable[[], T]) -> T:
+        with contextlib.ExitStack() as self._building:
+            self._building.enter_context(_explained_errors())
+            return run()
+
+    def call_hook(self, fn_name: str, **arguments: Any) -> None:
+        if fn_name in ("before_train_epoch", "before_test_epoch"):
+            self._building.close()  # later errors are not about settings
+        super().call_hook(fn_name, **arguments)
+
+    def set_randomness(self, seed: int | None, **options: Any) -> None:
+        # MMEngine would draw the seed from NumPy's generator, whose state is restored after each run.
+        drawn = from_main_process(lambda: secrets.randbelow(2**31)) if seed is None else seed
+        super().set_randomness(drawn, **options)
+
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
         # MMEngine's own report runs gcc and nvcc, and the shell prints an error if they are missing.
         facts = {**versions(), "device": mmengine_device.DEVICE, "processes": self.world_size, "seed": self.seed}
@@ -122,15 +188,27 @@ class StartingWeightsHook(Hook):  # type: ignore[misc]
 
     Args:
         weights: a model's name, a path, `https://...` or `hf://org/repo/file`.
+        is_default: whether they are the model's own. Otherwise a resumed run must have started from them.
     """
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: str, is_default: bool = False) -> None:
         self.weights = weights
+        self.is_default = is_default
 
     def before_train(self, runner: Runner) -> None:
-        """Load the weights, and report what was loaded."""
+        """Load the weights, and report what was loaded.
+
+        Raises:
+            InputError: The run is resumed, and started from other weights.
+        """
         if runner.iter:
+            started_from = runner.message_hub.runtime_info.get("starting_weights", self.weights)
+            if started_from != self.weights and not self.is_default:
+                raise InputError(
+                    f"the run to resume started from {started_from}, not from {self.weights}: leave the weights out"
+                )
             return
+        runner.message_hub.update_info("starting_weights", self.weights)
         model = unwrapped(runner.model)
         path, weights = read_trusted_weights(self.weights)
         left_out = load_weights(model, weights.tensors, path, "the config", resized=find_class_tensors(model))

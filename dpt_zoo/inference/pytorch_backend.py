@@ -163,6 +163,7 @@ def run_network(
     """
     prepared = model.data_preprocessor(batch, False)
     images, samples = prepared["inputs"], prepared["data_samples"]
+    images = images.to(next(model.parameters()).dtype)  # a user may have called `model.half()`
     device = images.device.type
     with torch.autocast(device, enabled=amp):
         maps = (model.backbone if backbone is None else backbone)(images)
@@ -182,17 +183,23 @@ def _run_heads(
     """Detect the objects in the feature pyramids of images."""
     metas = [sample.metainfo for sample in samples]
     if not hasattr(model, "roi_head"):
-        logits, deltas = model.bbox_head(features)
+        logits, deltas = _in_full(model.bbox_head(features))
         _drop_all_but_the_highest(logits, model.bbox_head.test_cfg)
         predictions = model.bbox_head.predict_by_feat(logits, deltas, batch_img_metas=metas, rescale=True)
         return [(objects[objects.scores >= score_threshold], None) for objects in predictions]
     roi_head, test_cfg = model.roi_head, model.roi_head.test_cfg
-    proposals = model.rpn_head.predict(features, samples, rescale=False)
+    logits, deltas = _in_full(model.rpn_head(features))
+    proposals = model.rpn_head.predict_by_feat(logits, deltas, batch_img_metas=metas, rescale=False)
     features = tuple(each.contiguous() for each in features)  # once for both heads: RoIAlign needs this layout
     predictions = roi_head.predict_bbox(features, metas, proposals, test_cfg, rescale=False)
     predictions = [objects[objects.scores >= score_threshold] for objects in predictions]
     parts = zip(predictions, _mask_logits(roi_head, features, predictions), samples, strict=True)
     return [_to_original_size(*part, mask_threshold=test_cfg.mask_thr_binary) for part in parts]
+
+
+def _in_full(outputs: Iterable[list[Tensor]]) -> list[list[Tensor]]:
+    """Return a head's outputs in float32, since coordinates need more digits than half precision has."""
+    return [[each.float() for each in levels] for levels in outputs]
 
 
 def _drop_all_but_the_highest(logits: Iterable[Tensor], test_cfg: Any) -> None:
@@ -237,7 +244,7 @@ def _to_original_size(
     height, width = sample.ori_shape
     canvas = torch.zeros(width, height, dtype=torch.uint8).T  # by columns, as RLE counts
     rles = []
-    for mask, box in zip(logits.sigmoid().cpu(), objects.bboxes.cpu(), strict=True):
+    for mask, box in zip(logits.float().sigmoid().cpu(), objects.bboxes.float().cpu(), strict=True):
         (pasted,), place = _do_paste_mask(mask[None], box[None], height, width, skip_empty=True)
         canvas[place] = pasted >= mask_threshold
         rles.append(encode_mask(canvas.numpy()))

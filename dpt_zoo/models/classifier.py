@@ -29,15 +29,22 @@ class DPTClassifier(DPT):
         drop_rate: dropout before the head, in [0, 1).
         drop_path_rate: see `DPT`.
         in_chans: number of channels of an image.
+        global_pool: "token", the class token. There is no other pooling.
 
     Raises:
-        InputError: The size is unknown.
+        InputError: The size or the pooling is unknown.
     """
 
     pos_embed4: nn.Parameter
 
     def __init__(
-        self, size: str, num_classes: int = 1000, drop_rate: float = 0.0, drop_path_rate: float = 0.1, in_chans: int = 3
+        self,
+        size: str,
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        in_chans: int = 3,
+        global_pool: str = "token",
     ) -> None:
         super().__init__(size, drop_path_rate, in_chans)
         self.num_features = self.head_hidden_size = self.stages[4].embed_dim
@@ -48,7 +55,7 @@ class DPTClassifier(DPT):
         self.cls_token = nn.Parameter(trunc_normal_(torch.empty(1, 1, self.num_features), std=0.02))
         self.norm: nn.Module = nn.LayerNorm(self.num_features, eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
         # Buffers that the authors' classifier files contain and nothing reads: shapes and centres at 224x224.
         for index in (2, 3, 4):
             depatch, side = getattr(self, f"patch_embed{index}"), self.stages[index].position_side
@@ -102,6 +109,14 @@ class DPTClassifier(DPT):
         if prune_head:
             self.reset_classifier(0)
         return taken
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters that timm's optimizers do not decay."""
+        return {"cls_token", *(f"pos_embed{stage}" for stage in self.stages)}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return the patterns by which timm groups parameters in layers, which are the stages."""
+        return {"stem": r"^(?:pos_embed1|patch_embed1)", "blocks": r"^(?:pos_embed|patch_embed|block)(\d)"}
 
     def get_classifier(self) -> nn.Module:
         return self.head

@@ -80,11 +80,12 @@ class DePatch(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # As in the authors' code, prediction and sampling are in full precision even under autocast.
+        # As in the authors' code, prediction and sampling are in full precision even under autocast. If the weights are
+        # in half precision, only coordinates and sampling are, for which PyTorch's kernel returns NaN otherwise.
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.offset_predictor.weight.dtype)
             boxes = self.predict_boxes(x)  # (B, N, 4) xyxy in [0, 1]
-            samples = cpu.sample(x, 2 * grid_points(boxes) - 1)  # (B, C, 9, N)
+            samples = cpu.sample(x.to(boxes.dtype), 2 * grid_points(boxes) - 1).to(x.dtype)  # (B, C, 9, N)
         # `output_proj` expects the channels of each point side by side. Its weight is cheaper to reorder than samples.
         weight = self.output_proj.weight.unflatten(1, (POINTS**2, -1)).transpose(1, 2).flatten(1)
         return self.norm(F.linear(samples.flatten(1, 2).transpose(1, 2), weight, self.output_proj.bias))
@@ -92,4 +93,5 @@ class DePatch(nn.Module):
     def predict_boxes(self, x: Tensor) -> Tensor:
         """Predict from a map `(B, C, H, W)` the box of each patch: `(B, H//2 * W//2, 4)` xyxy in [0, 1]."""
         offsets = self.offset_predictor(F.gelu(self.patch_embed(x)))
+        offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         return self.box_coder(offsets, (x.shape[2] // 2, x.shape[3] // 2))

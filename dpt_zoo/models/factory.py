@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .. import mmlab  # noqa: F401  (before mmdet)
+from .. import mmlab  # before mmdet
 
 # isort: split
 from mmdet.datasets import CocoDataset
@@ -21,6 +21,7 @@ from mmdet.registry import MODELS
 from ..errors import InputError
 from ..manifest.records import DetectorRecord, get_detector_info, read_manifest
 from ..utils.devices import find_device
+from ..utils.torch_defaults import torch_defaults
 from ..utils.validation import check_integer
 from ..weights.loading import load_weights
 from ..weights.reading import Weights
@@ -37,11 +38,12 @@ def create_model(
     pretrained: bool = True,
     weights: str | Path | None = None,
     num_classes: int | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = "cpu",
 ) -> nn.Module:
     """Create a detector of the zoo: a plain MMDetection model in eval mode, with `.cfg` and `.dataset_meta`.
 
-    MMDetection's functions accept it, such as `mmdet.apis.inference_detector(model, image)`.
+    MMDetection's functions accept it, such as `mmdet.apis.inference_detector(model, image)`. Its pickle can be loaded
+    in a process that has not imported this package yet.
 
     Args:
         name: one of `list_models(include_demos=True)`.
@@ -49,7 +51,7 @@ def create_model(
         weights: a file to use instead of the zoo's, with its class names: a path, `https://...` or `hf://org/repo/file`.
         num_classes: number of object classes, at least 1; by default that of the weights. If the weights have another
             number, the layers that depend on it are newly initialised, with a warning in the log.
-        device: "cpu", "cuda", "cuda:1", ..., or "auto" for a GPU if there is one.
+        device: "cpu", "cuda", "cuda:1", ..., or "auto" or None for a GPU if there is one.
 
     Raises:
         UnknownModelError: No model has this name.
@@ -68,34 +70,40 @@ def create_model(
         check_integer("num_classes", num_classes, 1)
     if weights is not None and not pretrained:
         raise InputError("weights= and pretrained=False exclude each other: leave one out")
+    if weights is not None and not str(weights):
+        raise InputError("weights is empty: give a path, or leave it out")
     num_known = record.num_classes
     if pretrained:
-        path, loaded = read_trusted_weights(weights or record)
-        num_known = _count_classes(loaded.tensors) or num_known
+        path, loaded = read_trusted_weights(record if weights is None else weights)
+        num_known = _count_classes(loaded.tensors, has_masks=record.architecture == "mask_rcnn") or num_known
     num_classes = int(num_classes or num_known)  # a NumPy integer could not be written into a config
-    if pretrained and num_classes == num_known:
-        with _ParametersOnMeta():
-            model: Any = build_detector(record, num_classes)
-        load_weights(model, loaded.tensors, path, name)
-    else:
-        model = build_detector(record, num_classes)
-        _init_weights(model)
-        if pretrained:
-            left_out = load_weights(model, loaded.tensors, path, name, resized=find_class_tensors(model))
-            logger.warning("%s: newly initialised for %d classes: %s", name, num_classes, ", ".join(left_out))
+    with torch_defaults():
+        if pretrained and num_classes == num_known:
+            with _ParametersOnMeta():
+                model: Any = build_detector(record, num_classes)
+            load_weights(model, loaded.tensors, path, name)
+        else:
+            model = build_detector(record, num_classes)
+            _init_weights(model)
+            if pretrained:
+                left_out = load_weights(model, loaded.tensors, path, name, resized=find_class_tensors(model))
+                logger.warning("%s: newly initialised for %d classes: %s", name, num_classes, ", ".join(left_out))
     meta = loaded.meta if weights and num_classes == num_known else {}
     model.dataset_meta = _dataset_meta(model.cfg, num_classes, meta)
-    return model.to(target).eval()
+    with torch_defaults():
+        return model.to(target).eval()
 
 
 def build_detector(record: DetectorRecord, num_classes: int) -> nn.Module:
     """Build a detector for `num_classes`, with its config as `.cfg`. It is not initialised for training."""
     cfg = Config.fromfile(record.config_path)
     set_num_classes(cfg.model, num_classes)
-    init_default_scope("mmdet")
+    mmlab.set_default_scope()
     backbone = {**cfg.model.backbone, "init_cfg": None}  # ImageNet weights are only for training
-    model: Any = MODELS.build({**cfg.model, "backbone": backbone})
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model: Any = MODELS.build({**cfg.model, "backbone": backbone})
     model.cfg = cfg
+    mmlab.make_portable(model)
     return model
 
 
@@ -106,6 +114,13 @@ def set_num_classes(model_cfg: Any, num_classes: int) -> None:
         owner[head].num_classes = num_classes
 
 
+def find_num_classes(model_cfg: Any) -> dict[str, int]:
+    """Return `num_classes` of the heads of `model_cfg` that `set_num_classes` sets, by their paths in a config."""
+    prefix, owner = ("model.roi_head", model_cfg.roi_head) if "roi_head" in model_cfg else ("model", model_cfg)
+    heads = sorted({"bbox_head", "mask_head"} & set(owner))
+    return {f"{prefix}.{head}": owner[head].num_classes for head in heads if "num_classes" in owner[head]}
+
+
 def find_class_tensors(model: nn.Module) -> list[str]:
     """Return the names of the weights and biases in `CLASS_LAYERS`."""
     return [name for name in model.state_dict() if not CLASS_LAYERS.isdisjoint(name.split("."))]
@@ -113,7 +128,8 @@ def find_class_tensors(model: nn.Module) -> list[str]:
 
 def read_classes(cfg: Any, weights: Weights) -> tuple[str, ...]:
     """Return the class names of weights: from the file, else from the config, else `class 0`, `class 1`, ..."""
-    num_classes = _count_classes(weights.tensors) or cfg.model.get("roi_head", cfg.model).bbox_head.num_classes
+    owner = cfg.model.get("roi_head", cfg.model)
+    num_classes = _count_classes(weights.tensors, has_masks="roi_head" in cfg.model) or owner.bbox_head.num_classes
     return tuple(_dataset_meta(cfg, num_classes, weights.meta)["classes"])
 
 
@@ -122,13 +138,14 @@ def unnamed_classes(num_classes: int) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(num_classes))
 
 
-def _count_classes(tensors: Mapping[str, Tensor]) -> int | None:
-    """Derive the number of classes from the biases in a detector's weights; None if that fails."""
+def _count_classes(tensors: Mapping[str, Tensor], *, has_masks: bool) -> int | None:
+    """Derive the number of classes from the biases of a Mask R-CNN (`has_masks`) or a RetinaNet; None if that fails."""
     lengths = {name: tensor.shape[0] for name, tensor in tensors.items() if tensor.ndim == 1}
-    mask_rcnn = lengths.get("roi_head.bbox_head.fc_cls.bias", 0) - 1  # the last class is the background
-    # retina_cls has one bias for each anchor and class, retina_reg has four for each anchor.
-    retinanet = 4 * lengths.get("bbox_head.retina_cls.bias", 0) // (lengths.get("bbox_head.retina_reg.bias") or 1)
-    return max(mask_rcnn, retinanet, 0) or None
+    if has_masks:
+        num_classes = lengths.get("roi_head.bbox_head.fc_cls.bias", 0) - 1  # the last class is the background
+    else:  # retina_cls has one bias for each anchor and class, retina_reg has four for each anchor
+        num_classes = 4 * lengths.get("bbox_head.retina_cls.bias", 0) // (lengths.get("bbox_head.retina_reg.bias") or 1)
+    return num_classes if num_classes > 0 else None
 
 
 def _dataset_meta(cfg: Any, num_classes: int, meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,24 +4,29 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from mmengine.dist import all_reduce, is_main_process, master_only
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
-from .. import mmlab  # noqa: F401  (lets torch.load read MMEngine's checkpoints)
-from ..engine.runner import from_main_process, report
+from .. import mmlab  # noqa: F401  (before mmdet)
+
+# isort: split
+from mmdet.evaluation import CocoMetric
+
+from ..engine.runner import from_main_process, report, unwrapped
 from ..errors import InputError, OutputError, WeightsError
 from ..utils.files import open_atomic
 from ..weights.reading import read_weights, verify_crc
-from .loop import TrainingInterrupted
+from .loop import ResumableTrainLoop, TrainingInterrupted
 
 
 @register_backend("dpt_zoo.atomic")
@@ -38,37 +43,72 @@ class AtomicBackend(LocalBackend):  # type: ignore[misc]
 class ResumableCheckpointHook(Hook):  # type: ignore[misc]
     """Saves the state of a `ResumableTrainLoop`, and stops the loop after a signal by `TrainingInterrupted`.
 
-    It saves at the end of each epoch (`epoch_3.pth`), every few minutes within an epoch, and before it stops
-    (`iter_1200.pth`). It never saves while gradients are being accumulated: an epoch that ends then is saved a few
-    iterations earlier. All processes save and stop after the same iteration; validation stops at once.
+    It saves at the end of each epoch (`epoch_3.pth`), every few minutes within an epoch, before it stops
+    (`iter_1200.pth`), and at the end. It never saves while gradients are being accumulated: an epoch that ends then is
+    saved a few iterations earlier. All processes save and stop after the same iteration; validation stops at once.
 
     A run is resumed from the newest intact checkpoint. MMEngine then starts a new log
     (`<start time>/vis_data/scalars.json`). If two logs contain the same iteration, the newer one is valid.
 
     Args:
+        interval: number of epochs from one checkpoint to the next; 0 or less saves none of them but the last.
+        by_epoch: False counts iterations instead of epochs.
         max_keep_ckpts: number of checkpoints to keep; 0 or less keeps all.
         save_best: metric, such as "coco/bbox_mAP", by which the best weights are kept as
-            `best_coco_bbox_mAP_epoch_3.pth`.
+            `best_coco_bbox_mAP_epoch_3.pth`; "auto" for the first metric of the validation. Higher values are better.
         minutes: maximum time between two checkpoints, apart from the duration of an iteration or a validation.
+
+    Raises:
+        InputError: `save_best` is not the name of one metric.
     """
 
     priority = "LOWEST"
 
-    def __init__(self, max_keep_ckpts: int = 2, save_best: str | None = None, minutes: float = 10.0) -> None:
+    def __init__(
+        self,
+        interval: int = 1,
+        by_epoch: bool = True,
+        max_keep_ckpts: int = 2,
+        save_best: str | None = None,
+        minutes: float = 10.0,
+    ) -> None:
+        if not isinstance(save_best, str | None):
+            raise InputError(f"save_best must be the name of one metric or 'auto', not {save_best!r}")
+        self.interval = interval
+        self.by_epoch = by_epoch
         self.max_keep_ckpts = max_keep_ckpts
         self.save_best = save_best
         self.seconds = 60 * minutes
         self._kept: list[Path] = []
         self._loop_state: dict[str, Any] | None = None
         self._last_time = time.monotonic()
+        self._last_iteration = -1
+        self._skipped: list[int] = []
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the newest intact checkpoint, from which MMEngine then resumes."""
+        """Check the settings, and choose the newest intact checkpoint, from which MMEngine then resumes.
+
+        Raises:
+            InputError: The training loop is another one, or `save_best` is not a metric of the validation.
+        """
+        if isinstance(runner._train_loop, BaseLoop):  # in a test, it is only a config
+            self._check_loops(runner.train_loop, runner.val_loop)
         if runner._resume and runner._load_from is None:
             _remove(Path(runner.work_dir).glob(".*.pth.*.partial"))  # left by a killed process
             self._kept = from_main_process(lambda: find_checkpoints(Path(runner.work_dir)))
             runner._resume = bool(self._kept)
             runner._load_from = str(self._kept[-1]) if self._kept else None
+
+    def _check_loops(self, train_loop: BaseLoop, val_loop: BaseLoop | None) -> None:
+        if not isinstance(train_loop, ResumableTrainLoop):
+            raise InputError(
+                f"train_cfg.type is {type(train_loop).__name__}, which needs another checkpoint hook: "
+                "default_hooks.checkpoint.type=CheckpointHook"
+            )
+        if self.save_best and val_loop is None:
+            report(train_loop.runner, "save_best has no effect without validation: the last weights are the result")
+        elif self.save_best not in (None, "auto") and (names := _find_metrics(val_loop.evaluator)):
+            self._check_save_best(names)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the state of the loop."""
@@ -76,12 +116,29 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
             checkpoint["train_loop"] = self._loop_state
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Restore the state of the loop."""
+        """Restore the state of the loop.
+
+        Raises:
+            InputError: The file has no training state or, if the run is not resumed, no weights of the model.
+        """
         if not runner._resume:
+            model, state = unwrapped(runner.model).state_dict(), checkpoint.get("state_dict", checkpoint)
+            known = {name.removeprefix("module."): getattr(tensor, "shape", None) for name, tensor in state.items()}
+            if not any(known.get(name) == tensor.shape for name, tensor in model.items()):
+                raise InputError(f"load_from: {runner._load_from} has no weights of this model")
             return
         if "train_loop" not in checkpoint:
             raise InputError(f"{runner._load_from} has no training state to resume: start a new run from its weights")
         runner.train_loop.load_state_dict(checkpoint["train_loop"])
+        self._last_iteration = checkpoint["meta"]["iter"]
+        if isinstance(runner.param_schedulers, list):
+            states = zip(checkpoint.get("param_schedulers", ()), runner.param_schedulers, strict=False)
+            self._skipped = [index for index, state in enumerate(states) if _extend(*state)]
+
+    def before_train(self, runner: Runner) -> None:
+        """Make the steps of the schedule that a finished run left out, if it has more epochs now."""
+        for index in self._skipped:
+            runner.param_schedulers[index].step()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
         """Save if a checkpoint is due, and stop after a signal."""
@@ -92,25 +149,40 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         """Save, and stop after a signal."""
         self._save_or_stop(runner, 0, runner.epoch + 1, runner.iter)
 
+    def after_train(self, runner: Runner) -> None:
+        """Save if training ended earlier than planned, and the last epoch was not due."""
+        if self._last_iteration != runner.iter and runner.optim_wrapper.should_update():
+            self._save(runner, f"epoch_{runner.epoch}.pth", runner.epoch, runner.iter)
+
     def after_val_iter(self, runner: Runner, **_: Any) -> None:
         """Stop after a signal."""
         if runner.train_loop.stop.received:
             self._stop(runner, runner.train_loop.stop.received)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Save the weights if they are the best so far."""
+        """Save the weights if they are the best so far.
+
+        Raises:
+            InputError: `save_best` is not a metric of the validation.
+        """
         if self.save_best is None or not metrics:
             return
-        if self.save_best not in metrics:
-            raise InputError(f"save_best={self.save_best!r} is not a metric of the validation: {', '.join(metrics)}")
-        score, info = metrics[self.save_best], runner.message_hub.runtime_info
-        if score > info.get("best_score", float("-inf")):
-            name = f"best_{self.save_best}_epoch_{runner.epoch}.pth".replace("/", "_")
+        metric = next(iter(metrics)) if self.save_best == "auto" else self.save_best
+        if metric not in metrics:
+            self._check_save_best(metrics)
+        score, info = metrics[metric], runner.message_hub.runtime_info
+        is_comparable = info.get("best_metric", metric) == metric  # a resumed run may have another save_best
+        if not is_comparable or score > info.get("best_score", float("-inf")):
+            name = f"best_{metric}_epoch_{runner.epoch}.pth".replace("/", "_")
             best = self._write(runner, name, runner.epoch, runner.iter, resumable=False)
             previous = Path(info.get("best_ckpt", best))
-            runner.message_hub.update_info_dict({"best_score": score, "best_ckpt": str(best)})
-            if previous != best:
+            runner.message_hub.update_info_dict({"best_score": score, "best_ckpt": str(best), "best_metric": metric})
+            if previous != best and is_comparable:
                 _remove([previous])
+
+    def _check_save_best(self, metrics: Collection[str]) -> None:
+        if self.save_best not in metrics:
+            raise InputError(f"save_best={self.save_best!r} is not a metric of the validation: {', '.join(metrics)}")
 
     def _save_or_stop(self, runner: Runner, num_left: int, epoch: int, iteration: int) -> None:
         is_due = is_main_process() and time.monotonic() - self._last_time > self.seconds
@@ -118,17 +190,30 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         all_reduce(request, op="max")
         if not runner.optim_wrapper.should_update():  # gradients are being accumulated
             return
-        if request or num_left < runner.optim_wrapper._accumulative_counts:
-            name = f"iter_{iteration}.pth" if num_left else f"epoch_{epoch}.pth"
-            path = self._write(runner, name, epoch, iteration, resumable=True)
-            self._kept = [*(other for other in self._kept if other != path), path]
-            if self.max_keep_ckpts > 0:
-                _remove(self._kept[: -self.max_keep_ckpts])
-                self._kept = self._kept[-self.max_keep_ckpts :]
-            self._last_time = time.monotonic()
-            runner.logger.info(f"Saved {path}")
+        ends_epoch = num_left < runner.optim_wrapper._accumulative_counts
+        if request or self._is_due(iteration) or (ends_epoch and self._ends_interval(runner)):
+            self._save(runner, f"iter_{iteration}.pth" if num_left else f"epoch_{epoch}.pth", epoch, iteration)
         if request > 1:
             self._stop(runner, int(request))
+
+    def _is_due(self, iteration: int) -> bool:
+        return not self.by_epoch and self.interval > 0 and iteration % self.interval == 0
+
+    def _ends_interval(self, runner: Runner) -> bool:
+        """Return whether to save at the end of the current epoch."""
+        epoch = runner.epoch + 1
+        return epoch == runner.max_epochs or (self.by_epoch and self.interval > 0 and epoch % self.interval == 0)
+
+    def _save(self, runner: Runner, name: str, epoch: int, iteration: int) -> None:
+        """Save a checkpoint to resume from, and remove the oldest."""
+        path = self._write(runner, name, epoch, iteration, resumable=True)
+        self._kept = [*(other for other in self._kept if other != path), path]
+        if self.max_keep_ckpts > 0:
+            _remove(self._kept[: -self.max_keep_ckpts])
+            self._kept = self._kept[-self.max_keep_ckpts :]
+        self._last_time = time.monotonic()
+        self._last_iteration = iteration
+        runner.logger.info(f"Saved {path}")
 
     def _stop(self, runner: Runner, number: int) -> NoReturn:
         last = self._kept[-1] if self._kept else None
@@ -156,6 +241,25 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
             remedy = f"fix this, then resume from {self._kept[-1]}" if self._kept else "there is no checkpoint yet"
             raise OutputError(f"{failure}\n  Training stopped: {remedy}")
         return path
+
+
+def _find_metrics(evaluator: Evaluator) -> list[str]:
+    """Return the names of all metrics of a validation; none if they are not known before it."""
+    names = []
+    for metric in evaluator.metrics:
+        if type(metric) is not CocoMetric or metric.classwise or not set(metric.metrics) <= {"bbox", "segm"}:
+            return []
+        items = metric.metric_items or ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+        names += [f"{metric.prefix}/{task}_{item}" for task in metric.metrics for item in items]
+    return names
+
+
+def _extend(state: dict[str, Any], scheduler: Any) -> bool:
+    """Give the state of a scheduler a new end. Return whether its last step is missing, because it was at its end."""
+    is_missing: bool = state["end"] <= state["_global_step"] < scheduler.end
+    state["_global_step"] -= is_missing
+    state["end"] = scheduler.end
+    return is_missing
 
 
 def find_checkpoints(work_dir: Path) -> list[Path]:

@@ -18,12 +18,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank
-from mmengine.registry import LOOPS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
+from .. import mmlab  # noqa: F401  (before mmdet, whose data set a spawned worker imports after this module)
 from ..errors import InputError
+from .settings import describe_differences, read_settings
 
 Sample = tuple[int, int, int]
 """Seed, epoch, index in the data set."""
@@ -81,11 +83,13 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
 
     dataloader: DataLoader[Any]
 
-    def __init__(self, runner: Runner, dataloader: DataLoader[Any] | dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        super().__init__(runner, dataloader, *args, **kwargs)
-        self._batches = SeededBatches(cast(BatchSampler, self.dataloader.batch_sampler))
-        # A DataLoader refuses to set these attributes, but a new one would need all settings of this one.
-        vars(self.dataloader).update(batch_sampler=self._batches, dataset=SeededDataset(self.dataloader.dataset))
+    def __init__(self, runner: Runner, dataloader: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        others = {key: value for key, value in dataloader.items() if key != "drop_last"}
+        batches = {"type": SeededBatches, "batches": dataloader.get("batch_sampler")}
+        batches["drop_last"] = dataloader.get("drop_last", False)
+        dataset = {"type": SeededDataset, "dataset": dataloader["dataset"]}
+        super().__init__(runner, {**others, "dataset": dataset, "batch_sampler": batches}, *args, **kwargs)
+        self._batches = cast(SeededBatches, self.dataloader.batch_sampler)
         self.stop = StopSignals()
         self._generators: dict[str, Any] | None = None
 
@@ -94,13 +98,15 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
         generators = _get_cpu_generators()
         if torch.cuda.is_initialized():
             generators["cuda"] = torch.cuda.get_rng_state()
-        return {**self._layout(), "seed": self._batches.sampler.seed, "generators": all_gather_object(generators)}
+        state = {**self._layout(), "settings": self._settings, "seed": self._batches.sampler.seed}
+        return {**state, "generators": all_gather_object(generators)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state that `run` starts from.
 
         Raises:
-            InputError: The number of processes or of batches per epoch differs, which would change the order of images.
+            InputError: The number of processes or of batches per epoch differs, which would change the order of images,
+                or another setting differs that the result depends on.
         """
         saved, current = {key: state[key] for key in self._layout()}, self._layout()
         if saved != current:
@@ -108,6 +114,15 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
             raise InputError(
                 f"the run to resume has {form.format(**saved)}, this one has {form.format(**current)}: "
                 "resume it with the same processes, batch size and data, or start a new run from its weights"
+            )
+        seed, several = (self.runner._randomness_cfg.get(name) for name in ("seed", "diff_rank_seed"))
+        if seed not in (None, state["seed"]) and not several:
+            raise InputError(f"the run to resume has seed {state['seed']}, this one has {seed}: leave the seed out")
+        # Checkpoints of earlier versions have no settings.
+        if differences := describe_differences(state.get("settings", self._settings), self._settings):
+            raise InputError(
+                f"the run to resume has other settings ({differences}): "
+                "resume it with the same data and options, or start a new run from its weights"
             )
         self._batches.sampler.seed = state["seed"]
         self._generators = state["generators"][get_rank()]
@@ -143,6 +158,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
     def _num_done(self) -> int:
         return self._iter - self._epoch * len(self.dataloader)
 
+    @functools.cached_property
+    def _settings(self) -> dict[str, str]:
+        return read_settings(self.runner)
+
     def _layout(self) -> dict[str, int]:
         return {"processes": self.runner.world_size, "batches": len(self.dataloader)}
 
@@ -154,13 +173,24 @@ class ResumableTrainLoop(EpochBasedTrainLoop):  # type: ignore[misc]
 
 
 class SeededBatches(BatchSampler):
-    """Another sampler's batches without the first `num_skipped`, with the seed and epoch of each sample."""
+    """Another sampler's batches without the first `num_skipped`, with the seed and epoch of each sample.
 
-    def __init__(self, batches: BatchSampler) -> None:
-        self.sampler: Any = batches.sampler  # MMEngine's hook sets its epoch
+    Args:
+        sampler: the sampler of the images, whose epoch MMEngine's hook sets.
+        batch_size: number of images in a batch.
+        batches: the config of the other batch sampler, or None for PyTorch's own.
+        drop_last: whether PyTorch's own leaves out a last batch that is smaller than the others.
+    """
+
+    sampler: Any
+
+    def __init__(self, sampler: Any, batch_size: int, batches: dict[str, Any] | None, drop_last: bool) -> None:
+        super().__init__(sampler, batch_size, drop_last)
         self.epoch = 0
         self.num_skipped = 0
-        self._all = batches
+        self._all = BatchSampler(sampler, batch_size, drop_last)
+        if batches:
+            self._all = DATA_SAMPLERS.build(batches, default_args={"sampler": sampler, "batch_size": batch_size})
 
     def __len__(self) -> int:
         return len(self._all)
@@ -171,10 +201,14 @@ class SeededBatches(BatchSampler):
 
 
 class SeededDataset(Dataset[Any]):
-    """A data set in which the random choices for a sample depend only on its `Sample` from `SeededBatches`."""
+    """A data set in which the random choices for a sample depend only on its `Sample` from `SeededBatches`.
+
+    Args:
+        dataset: the data set, or its config.
+    """
 
     def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def train(
     seed: int | None = None,
     deterministic: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
-    device: str | torch.device = "auto",
+    device: str | torch.device | None = "auto",
 ) -> Path:
     """Train a detector with MMEngine's Runner, in this process or in all processes that torchrun started.
 
@@ -60,10 +60,11 @@ def train(
         images: the folder of the images of `annotations`.
         work_dir: the folder for checkpoints, logs and `model.safetensors`; by default `runs/NAME` for a model NAME.
         weights: detector weights to start from: a model's name, a path, `https://...` or `hf://org/repo/file`.
-        resume: continue from the newest intact checkpoint in `work_dir`, or start if there is none.
+        resume: continue from the newest intact checkpoint in `work_dir`, or start if there is none. Data and options
+            that change the result must be those of the run.
         epochs: number of passes over the data, at least 1; the learning rate schedule is scaled to it.
         batch_size: number of images in a batch of one process, at least 1.
-        accumulate: number of batches to accumulate gradients over for one step, at least 1.
+        accumulate: number of batches to accumulate gradients over for one step; at 1, the number is the config's.
         scale_lr: multiply the learning rate by the images in a step, divided by those that the config assumes.
         workers: number of data loading processes for each training process; 0 loads in the training process.
         amp: train in mixed precision; needs a GPU.
@@ -74,6 +75,7 @@ def train(
         seed: the seed of all random choices, 0 to 2**32 - 1; random by default.
         deterministic: raise an error for operations that are not reproducible.
         cfg_options: config settings to change by path, after all other options: `{"model.backbone.size": "small"}`.
+            Hooks are added to those of this function.
         device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", ...; several processes use one GPU each.
 
     Returns:
@@ -90,7 +92,11 @@ def train(
     """
     options = TrainingOptions(**locals())  # each argument is the field of the same name
     cfg = configs.load_config(model)
-    cfg.work_dir = str(Path(work_dir or Path("runs", Path(model).stem)).absolute())
+    # Merged now, because the data and the schedule depend on settings, and again after all options, to override them.
+    configs.merge_cfg_options(cfg, {k: v for k, v in options.cfg_options.items() if not _extends_list(k)})
+    folder = options.work_dir or cfg.get("work_dir") or Path("runs", Path(model).stem)
+    cfg.work_dir = str(Path(folder).expanduser().absolute())
+    cfg.resume = bool(options.resume or cfg.get("resume"))
     with process_group(device) as place:
         if amp:
             configs.use_amp(cfg, place)
@@ -122,8 +128,8 @@ class TrainingOptions:
     tensorboard: bool
     seed: int | None
     deterministic: bool
-    cfg_options: Mapping[str, Any] | None
-    device: str | torch.device
+    cfg_options: Mapping[str, Any]
+    device: str | torch.device | None
 
     def __post_init__(self) -> None:
         for name, minimum in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0), ("seed", 0)):
@@ -131,12 +137,41 @@ class TrainingOptions:
             if value is not None or name == "accumulate":
                 check_integer(name, value, minimum, 2**32 - 1 if name == "seed" else None)
                 object.__setattr__(self, name, int(value))  # a NumPy integer could not be written into a config
-        if not isinstance(self.cfg_options, Mapping | None):
+        for name in ("data_root", "work_dir", "weights"):
+            if (value := getattr(self, name)) is not None and not str(value):
+                raise InputError(f"{name} is empty: give a path, or leave it out")
+        is_mapping = isinstance(self.cfg_options, Mapping | None)
+        if not is_mapping or not all(isinstance(key, str) for key in self.cfg_options or ()):
             raise InputError(f"cfg_options must be a dict of settings by path, not {self.cfg_options!r}")
+        object.__setattr__(self, "cfg_options", dict(self.cfg_options or {}))
+        self._take("work_dir", "work_dir")
+        if not (self.resume or self.cfg_options.get("resume")):  # then it is a checkpoint to resume from
+            self._take("load_from", "weights", only_compare=not self.fine_tunes)
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise InputError("tensorboard is not installed: pip install tensorboard")
         if (self.annotations is None) != (self.images is None) or (self.annotations and self.data_root):
             raise InputError("choose the data by data_root, or by annotations and images together")
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether the model is a name, not a config file."""
+        return not str(self.model).endswith(".py")
+
+    def _take(self, setting: str, name: str, *, only_compare: bool = False) -> None:
+        """Use a setting in `cfg_options` as the argument of the same meaning. Refuse two different values."""
+        given, value = self.cfg_options.get(setting), getattr(self, name)
+        if given and value is not None and str(given) != str(value):
+            raise InputError(
+                f"{name} is {str(value)!r}, and {setting} in cfg_options is {str(given)!r}: give one of them"
+            )
+        if not only_compare:
+            object.__setattr__(self, name, given or value)
+            object.__setattr__(self, "cfg_options", {k: v for k, v in self.cfg_options.items() if k != setting})
+
+
+def _extends_list(key: str) -> bool:
+    """Return whether a setting may belong to an item of a list that `train` has not added yet."""
+    return key.partition(".")[0] in ("custom_hooks", "visualizer")
 
 
 def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedSplit]:
@@ -147,11 +182,12 @@ def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedS
         cfg.val_dataloader = None
     folder = Path(cfg.work_dir)
     make_folder(folder, "work_dir")
-    if not options.resume and any(folder.glob("*.pth")):
+    if not cfg.resume and any(folder.glob("*.pth")):
         raise InputError(f"{folder} holds another run: resume it, or choose another work_dir")
-    root = Path(options.data_root) if options.data_root else None
+    root = Path(options.data_root).expanduser() if options.data_root is not None else None
+    splits: Sequence[Split] = ("train", "val") if cfg.get("val_dataloader") else ("train",)
     with progress_bar("checking images") as progress:
-        data = prepare_splits(cfg, root, folder / "annotations", read_images=not options.resume, progress=progress)
+        data = prepare_splits(cfg, root, folder / "annotations", splits, read_images=not cfg.resume, progress=progress)
     train, val = data["train"], data.get("val")
     print(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "
@@ -167,29 +203,42 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
     if options.batch_size is not None:
         cfg.train_dataloader.batch_size = options.batch_size
     images_per_batch = cfg.train_dataloader.batch_size * get_world_size()
-    if fine_tunes := not str(options.model).endswith(".py"):
+    if options.fine_tunes:
         configs.set_fine_tuning_schedule(cfg, options.epochs or 12, data["train"].num_images // images_per_batch)
     elif options.epochs is not None:
         configs.set_num_epochs(cfg, options.epochs)
-    if options.weights is not None or fine_tunes:
-        configs.set_starting_weights(cfg, options.weights or options.model)
+    if options.weights is not None or options.fine_tunes:
+        configs.set_starting_weights(cfg, options.weights or options.model, is_default=options.weights is None)
+    if options.accumulate > 1:
+        cfg.optim_wrapper.accumulative_counts = options.accumulate
     if options.scale_lr:
-        images_per_step = images_per_batch * options.accumulate
+        images_per_step = images_per_batch * cfg.optim_wrapper.get("accumulative_counts", 1)
         cfg.optim_wrapper.optimizer.lr *= images_per_step / cfg.auto_scale_lr.base_batch_size  # arXiv 1706.02677
     if options.workers is not None:
         configs.set_workers(cfg, options.workers)
     if options.ema:
         configs.add_hook(cfg, type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.0005, gamma=500)
-    if options.tensorboard:
-        cfg.visualizer.vis_backends = [*cfg.visualizer.vis_backends, {"type": "TensorboardVisBackend"}]
-    cfg.optim_wrapper.accumulative_counts = options.accumulate
     if options.gradient_checkpointing:
         cfg.model.backbone.gradient_checkpointing = True
     configs.add_hook(cfg, type="ProgressHook")
-    cfg.randomness = {"seed": options.seed, "deterministic": options.deterministic}
-    cfg.resume = options.resume
-    configs.merge_cfg_options(cfg, options.cfg_options or {})
-    cfg.merge_from_dict(runner_settings())
+    cfg.randomness = {"seed": None, "deterministic": False, **(cfg.get("randomness") or {})}
+    if options.seed is not None:
+        cfg.randomness.seed = options.seed
+    cfg.randomness.deterministic |= options.deterministic
+    distributed = runner_settings()
+    if distributed:
+        chosen = {"find_unused_parameters": cfg.get("find_unused_parameters", False)}
+        cfg.model_wrapper_cfg = {**distributed["model_wrapper_cfg"], **chosen, **(cfg.get("model_wrapper_cfg") or {})}
+    configs.merge_cfg_options(cfg, {k: v for k, v in options.cfg_options.items() if k != "resume"})
+    if options.data_root is None:
+        configs.set_paths(cfg, data)  # those of the settings, checked and made absolute
+    if distributed:
+        cfg.launcher = distributed["launcher"]
+    if options.tensorboard:
+        configs.add_tensorboard(cfg)
+    if options.scale_lr:
+        cfg.auto_scale_lr.enable = False  # MMEngine would scale it again
+    configs.check_training_config(cfg)
 
 
 def _run(cfg: Config, options: TrainingOptions) -> Path:

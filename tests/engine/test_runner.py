@@ -1,19 +1,26 @@
 """The Runner uses the given device, prints nothing, and restores the settings of the process."""
 
+import logging
 import multiprocessing
 import os
+import random
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import mmengine.device
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.visualization import Visualizer
 from reference_data import ROOT
 from torch import Tensor, nn
 
@@ -43,10 +50,17 @@ def small_config(work_dir: Path, **settings: Any) -> Config:
 def settings_of_the_process() -> tuple[Any, ...]:
     """Return the settings of the process that MMEngine's Runner changes."""
     return (
+        resource.getrlimit(resource.RLIMIT_NOFILE),
+        random.getstate(),
+        str(np.random.get_state()),
+        torch.get_rng_state().tolist(),
+        torch.get_default_dtype(),
+        DefaultScope.get_current_instance(),
+        [list(kind._instance_dict) for kind in (MMLogger, MessageHub, Visualizer, DefaultScope)],
+        torch.get_deterministic_debug_mode(),
         multiprocessing.get_start_method(allow_none=True),
         cv2.getNumThreads(),
         mmengine.device.get_device(),
-        torch.are_deterministic_algorithms_enabled(),
         torch.backends.cudnn.deterministic,
         torch.backends.cudnn.benchmark,
         dict(os.environ),
@@ -63,6 +77,61 @@ def test_the_settings_of_the_process_are_restored(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"the run in .* failed: "), quiet_runner(cfg):
         raise OSError("no space left")
     assert settings_of_the_process() == before
+
+
+@pytest.fixture
+def unusual() -> Iterator[None]:
+    """Settings that a user may have made for the process."""
+    before = cv2.getNumThreads(), multiprocessing.get_start_method(allow_none=True)
+    try:
+        multiprocessing.set_start_method("spawn", force=True)
+        cv2.setNumThreads(3)
+        torch.set_deterministic_debug_mode("warn")
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        with torch.inference_mode(), DefaultScope.overwrite_default_scope("mmcv"):
+            yield
+    finally:
+        cv2.setNumThreads(before[0])
+        multiprocessing.set_start_method(before[1], force=True)
+        torch.set_deterministic_debug_mode("default")
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_a_user_set_stays_and_does_not_matter(unusual: None, tmp_path: Path) -> None:
+    before = settings_of_the_process()
+    with quiet_runner(small_config(tmp_path), "cpu") as runner:
+        weight = runner.model.weight
+        assert (weight.dtype, weight.device.type, weight.is_inference()) == (torch.float32, "cpu", False)
+        runner.model(torch.ones(())).backward()
+        log = runner.logger.handlers[1]
+    assert settings_of_the_process() == before
+    assert isinstance(log, logging.FileHandler) and log.stream is None  # closed
+
+
+def test_runs_without_a_seed_differ(tmp_path: Path) -> None:
+    seeds = set()
+    for _ in range(2):
+        with quiet_runner(small_config(tmp_path)) as runner:
+            seeds.add(runner.seed)
+    assert len(seeds) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"model": {"type": "NoModel"}}, "KeyError: .*NoModel"),
+        ({"model": {"type": "Line", "length": 2}}, "TypeError: .*length"),
+        ({"log_level": "LOUD"}, "KeyError: .*LOUD"),
+        ({"randomness": {"sed": 1}}, "TypeError: .*seed"),
+    ],
+)
+def test_a_setting_that_a_library_refuses(settings: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    cfg = small_config(tmp_path, **settings)
+    with pytest.raises(InputError, match=f"^a setting of the config cannot be used: {complaint}"), quiet_runner(cfg):
+        pass
 
 
 def test_the_cpu_of_a_machine_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from reference_data import random_images
 from rule_weights import load_rule_weights, rule_state_dict
 from safetensors.torch import save_file
+from timm.optim import create_optimizer_v2
 from torch import Tensor
 
 from dpt_zoo.errors import FetchError, InputError
@@ -82,6 +84,31 @@ class TestTimm:
         assert model.gradient_checkpointing
         model.set_grad_checkpointing(False)
         assert not model.gradient_checkpointing
+
+    def test_pooling_is_the_class_token(self) -> None:
+        assert timm.create_model("dpt_tiny", global_pool="token").head.out_features == 1000
+        with pytest.raises(InputError, match="global_pool='avg' is not supported"):
+            timm.create_model("dpt_tiny", global_pool="avg")
+
+    def test_optimizers_of_timm(self) -> None:
+        model = timm.create_model("dpt_tiny")
+        decay = {"weight_decay": 0.05, "layer_decay": 0.5}
+        groups = create_optimizer_v2(model, opt="adamw", lr=1.0, **decay).param_groups
+        scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+        names = (
+            "head.weight",
+            "block4.0.mlp.fc1.weight",
+            "pos_embed3",
+            "patch_embed2.norm.bias",
+            "patch_embed1.proj.bias",
+        )
+        found = [scales[id(model.get_parameter(name))] for name in names]
+        assert found == sorted(found, reverse=True) and len(set(found)) == len(names)
+        undecayed = {id(parameter) for group in groups if not group["weight_decay"] for parameter in group["params"]}
+        assert id(model.pos_embed3) in undecayed and id(model.cls_token) in undecayed
+
+    def test_numpy_numbers(self) -> None:
+        assert timm.create_model("dpt_tiny", num_classes=np.int64(3)).num_classes == 3
 
 
 class TestPretrained:

@@ -46,3 +46,13 @@ class TestDePatch:
         assert seen[0][0].dtype == seen[0][1].dtype == torch.float32
         assert torch.equal(seen[0][1], 2 * points - 1)
         assert output.shape == (1, 150, 16)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_weights_in_half_precision(self, dtype: torch.dtype) -> None:
+        module = load_rule_weights(DePatch(8, 16)).eval()
+        x = random_images(7, (1, 8, 20, 30)).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            expected = module(x)
+            output = module.to(dtype)(x.to(dtype))
+        assert output.dtype == dtype
+        torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.3)

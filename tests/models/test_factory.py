@@ -1,7 +1,18 @@
 """`create_model` and its errors."""
 
+import contextlib
+import copy
+import io
 import logging
+import operator
+import os
+import pickle
+import pickletools
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +22,8 @@ import torch
 from mmdet.apis import inference_detector
 from mmdet.models import MaskRCNN, RetinaNet
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from reference_data import PHOTO, rule_model
+from mmengine.registry import DefaultScope, init_default_scope
+from reference_data import PHOTO, ROOT, rule_model
 from rule_weights import rule_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dpt_zoo
 from dpt_zoo import Detector
+from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import DPTZooError, FetchError, InputError, UnknownModelError, WeightsError
 from dpt_zoo.manifest.records import get_detector_info, read_manifest
 from dpt_zoo.models.factory import build_detector
@@ -149,6 +161,130 @@ class RandomNumbers(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags and not result.is_meta:
             self.drawn += result.numel()
         return result
+
+
+class TestSettingsOfTheProcess:
+    """What a user set for the whole process stays, and does not change the model."""
+
+    @pytest.fixture(params=["float64", "inference mode", "no gradients", "meta device", "scope", "deterministic"])
+    def setting(self, request: pytest.FixtureRequest) -> Iterator[str]:
+        try:
+            with contextlib.ExitStack() as stack:
+                match request.param:
+                    case "float64":
+                        torch.set_default_dtype(torch.float64)
+                    case "inference mode":
+                        stack.enter_context(torch.inference_mode())
+                    case "no gradients":
+                        stack.enter_context(torch.no_grad())
+                    case "meta device":
+                        torch.set_default_device("meta")
+                    case "scope":
+                        stack.enter_context(DefaultScope.overwrite_default_scope("mmcv"))
+                    case "deterministic":
+                        torch.use_deterministic_algorithms(True)
+                yield request.param
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+            torch.use_deterministic_algorithms(False)
+
+    @pytest.mark.parametrize("options", [{}, {"pretrained": False}, {"num_classes": 3}])
+    def test_a_model_is_the_same(self, setting: str, options: dict[str, Any]) -> None:
+        scope = DefaultScope.get_current_instance()
+        model: Any = dpt_zoo.create_model(NANO, **options)
+        assert DefaultScope.get_current_instance().scope_name == (scope.scope_name if scope else "mmdet")
+        for tensor in (*model.parameters(), *model.buffers()):
+            assert not tensor.is_inference() and tensor.device.type == "cpu"
+            assert tensor.dtype in (torch.float32, torch.int64)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+    def test_the_default_scope_is_set_if_there_is_none(self) -> None:
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            DefaultScope._instance_dict.clear()
+            pickled = pickle.dumps(dpt_zoo.create_model(NANO))
+            assert DefaultScope.get_current_instance().scope_name == "mmdet"  # for MMDetection's functions
+            DefaultScope._instance_dict.clear()
+            pickle.loads(pickled)
+            assert DefaultScope.get_current_instance().scope_name == "mmdet"
+
+
+class TestPickles:
+    """A pickle names a module first that makes `mmdet` importable in a process that has imported nothing."""
+
+    @pytest.mark.parametrize("part", ["", "bbox_head", "neck", "data_preprocessor", "backbone"])
+    def test_a_model_and_its_parts(self, part: str) -> None:
+        whole: Any = dpt_zoo.create_model(NANO)
+        model = operator.attrgetter(part)(whole) if part else whole
+        self.check(model)
+        if isinstance(model, torch.nn.Module):
+            buffer = io.BytesIO()
+            torch.save(model, buffer)
+            buffer.seek(0)
+            for again in (torch.load(buffer, weights_only=False), copy.deepcopy(model)):
+                assert type(again) is type(model) and again.training == model.training
+                assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+    def test_what_mmdetection_detects(self) -> None:
+        self.check(inference_detector(dpt_zoo.create_model(NANO), np.zeros((32, 32, 3), np.uint8)))
+
+    def test_a_training_wrapper(self) -> None:
+        self.check(torch.nn.DataParallel(dpt_zoo.create_model(NANO)))
+
+    def test_torch_multiprocessing(self) -> None:
+        self.check(dpt_zoo.create_model(NANO), ForkingPickler)
+
+    def check(self, value: Any, pickler: Any = pickle.Pickler) -> None:
+        pickler(buffer := io.BytesIO(), 2).dump(value)
+        names = [
+            argument.split()
+            for operation, argument, _ in pickletools.genops(buffer.getvalue())
+            if operation.name == "GLOBAL"
+        ]
+        modules = [module for module, _ in names if module.startswith(("dpt_zoo.", "mmdet."))]
+        assert modules[0].startswith("dpt_zoo.")
+
+    @pytest.mark.slow
+    def test_in_a_fresh_process(self, tmp_path: Path) -> None:
+        model: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits")
+        parts = [model, model.roi_head, model.neck, inference_detector(model, str(PHOTO))]
+        for index, part in enumerate(parts):
+            torch.save(part, tmp_path / f"{index}.pt")
+        program = (
+            "import os, sys, torch\n"
+            "for path in sys.argv[1:]:\n"
+            "    if not os.fork():\n"  # each in a process that has imported nothing else
+            "        print(type(torch.load(path, weights_only=False)).__name__, flush=True)\n"
+            "        os._exit(0)\n"
+            "    assert os.wait()[1] == 0\n"
+        )
+        command = [sys.executable, "-W", "ignore", "-c", program, *map(str, sorted(tmp_path.glob("*.pt")))]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.split() == [type(part).__name__ for part in parts]
+
+
+class TestPrecision:
+    """A model that a user converted detects the same objects."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def image(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("digits")
+        make_digit_scenes(folder, num_train=1, num_test=1, seed=11)
+        return folder / "val2017/000001.png"
+
+    @pytest.mark.parametrize("convert_to", ["half", "bfloat16", "double"])
+    @pytest.mark.parametrize("name", [NANO, "mrcnn_dpt_nano_digits"])
+    def test_a_detector(self, name: str, convert_to: str, image: Path) -> None:
+        expected = Detector(dpt_zoo.create_model(name))(image)
+        found = Detector(getattr(dpt_zoo.create_model(name), convert_to)())(image)
+        assert len(found) == len(expected) > 5
+        nearest = abs(found.boxes[None] - expected.boxes[:, None]).max(axis=2).argmin(axis=1)
+        assert sorted(nearest) == [*range(len(expected))]
+        np.testing.assert_allclose(found.boxes[nearest], expected.boxes, rtol=0, atol=2)
+        np.testing.assert_allclose(found.scores[nearest], expected.scores, rtol=0, atol=0.05)
+        assert np.array_equal(found.labels[nearest], expected.labels)
 
 
 class TestOtherClasses:
@@ -293,6 +429,7 @@ class TestRefusals:
             ({"num_classes": True}, "num_classes must be a whole number from 1, not True"),
             ({"num_classes": "80"}, "num_classes must be a whole number from 1, not '80'"),
             ({"pretrained": False, "weights": "a.pth"}, "exclude each other"),
+            ({"weights": ""}, "weights is empty: give a path, or leave it out"),
             ({"pretrained": False, "device": "gpu"}, "device 'gpu' cannot be used"),
             ({"pretrained": False, "device": "cuda:99"}, "device 'cuda:99' cannot be used"),
         ],

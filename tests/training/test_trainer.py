@@ -5,6 +5,7 @@ import functools
 import inspect
 import json
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -332,6 +333,185 @@ class TestOptions:
         assert taken["device"] == "cpu" and taken["cfg_options"] == {"a.b": 1}
 
 
+class TestSettingsOfAUser:
+    """`cfg_options` and the user's own config are merged with the options, and nothing is lost without a word."""
+
+    def test_usual_settings_of_mmdetection(
+        self, digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        settings = {
+            "custom_hooks": [{"type": "EarlyStoppingHook", "monitor": "coco/bbox_mAP"}, {"type": "Recorder"}],
+            "default_hooks.checkpoint.interval": 2,
+            "default_hooks.checkpoint.save_best": "auto",
+            "model.backbone.frozen_stages": 2,
+            "optim_wrapper.optimizer.lr": 0.0,
+            "randomness.diff_rank_seed": True,
+        }
+        result = train("retinanet_dpt_nano_digits", **quick(tmp_path, digits, tensorboard=True, cfg_options=settings))
+        zoo = dpt_zoo.create_model("retinanet_dpt_nano_digits").state_dict()
+        assert all(torch.equal(tensor, zoo[name]) for name, tensor in read_weights(result).tensors.items())
+        assert "starting from " in capfd.readouterr().err
+        assert (tmp_path / "best_coco_bbox_mAP_epoch_1.pth").exists()
+        backbone = Recorder.model.backbone.train()
+        assert not backbone.pos_embed2.requires_grad and backbone.pos_embed3.requires_grad
+        assert not backbone.block2.training and backbone.block3.training
+
+    REFUSED: ClassVar[dict[str, tuple[Any, str]]] = {
+        "default_hooks.checkpoint.save_best": ("bbox_mAP", "save_best='bbox_mAP' is not a metric of the validation"),
+        "default_hooks.checkpoint.published_keys": (["meta"], "TypeError: .*published_keys"),
+        "default_hooks.checkpoint.rule": ("greater", "TypeError: .*rule"),
+        "train_cfg": ({"_delete_": True, "type": "EpochBasedTrainLoop", "max_epochs": 1}, "CheckpointHook"),
+        "train_cfg.max_epoch": (3, "TypeError: .*max_epoch"),
+        "model.backbone.sizes": ("small", "TypeError: .*sizes"),
+        "model.backbone.frozen_stages": (5, "frozen_stages must be a whole number from -1 to 4, not 5"),
+        "model.neck.out_channel": (8, "TypeError: .*out_channel"),
+        "optim_wrapper.lr": (1, "TypeError: .*lr"),
+        "optim_wrapper.type": ("AmpOptimWrapper", "AssertionError: "),
+        "custom_hooks": ([{"type": "NoHook"}], "KeyError: .*NoHook"),
+        "param_scheduler": ([{"type": "CosineLR"}], "KeyError: .*CosineLR"),
+        "train_dataloader.prefetch_factor": (2, "ValueError: .*prefetch_factor"),
+    }
+
+    @pytest.mark.parametrize(("setting", "value", "complaint"), [(k, *v) for k, v in REFUSED.items()], ids=REFUSED)
+    def test_others_are_refused_before_the_first_step(
+        self, setting: str, value: Any, complaint: str, digits: Path, tmp_path: Path
+    ) -> None:
+        if setting == "optim_wrapper.type" and torch.cuda.is_available():
+            pytest.skip("a GPU has mixed precision")
+        with pytest.raises(InputError, match=complaint) as raised:
+            train(CONFIG, **quick(tmp_path, digits, cfg_options={setting: value}, device="cpu"))
+        assert "\n" not in str(raised.value)
+        assert not [*tmp_path.glob("*.pth"), *tmp_path.glob("*/vis_data/scalars.json")]
+
+    def test_weights_that_fit_nothing(self, digits: Path, tmp_path: Path) -> None:
+        torch.save({"state_dict": {"conv1.weight": torch.zeros(3)}}, tmp_path / "other.pt")
+        settings = {"load_from": str(tmp_path / "other.pt")}
+        with pytest.raises(InputError, match=r"^load_from: .*other\.pt has no weights of this model"):
+            train(CONFIG, **quick(tmp_path / "run", digits, cfg_options=settings))
+
+    @pytest.mark.parametrize("model", ["retinanet_dpt_nano_digits", CONFIG])
+    def test_load_from(self, model: str, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
+        settings = {"load_from": "configs/demo/retinanet_dpt_nano_digits.safetensors"}
+        cfg = configured(model, **quick(tmp_path, digits, cfg_options=settings))
+        if model == CONFIG:
+            assert cfg.load_from == settings["load_from"]  # MMEngine's way
+        else:
+            assert cfg.load_from is None
+            assert cfg.custom_hooks[0].weights == str(Path(settings["load_from"]).absolute())
+        with pytest.raises(InputError, match=r"^weights is 'a\.pth', and load_from in cfg_options is 'configs"):
+            configured(model, **quick(tmp_path, digits, weights="a.pth", cfg_options=settings))
+
+    def test_the_folder(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
+        options = {**quick(tmp_path, digits), "work_dir": None}
+        cfg = configured(CONFIG, **options, cfg_options={"work_dir": str(tmp_path / "run")})
+        assert cfg.work_dir == str(tmp_path / "run") and (tmp_path / "run").is_dir()
+        (tmp_path / "run" / "epoch_1.pth").touch()
+        with pytest.raises(InputError, match="holds another run"):
+            configured(CONFIG, **options, cfg_options={"work_dir": str(tmp_path / "run")})
+        assert configured(CONFIG, **options, cfg_options={"work_dir": tmp_path / "run", "resume": True}).resume
+        with pytest.raises(InputError, match=r"^work_dir is 'a', and work_dir in cfg_options is 'b'"):
+            configured(CONFIG, **{**options, "work_dir": "a"}, cfg_options={"work_dir": "b"})
+
+    def test_data_by_settings_is_checked(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
+        settings: dict[str, Any] = {f"{part}_dataloader.dataset.data_root": str(digits) for part in ("train", "val")}
+        options = {**quick(tmp_path / "run", digits), "data_root": None}
+        dataset = configured(CONFIG, **options, cfg_options=settings).train_dataloader.dataset
+        assert dataset.ann_file == str(digits / "annotations/instances_train2017.json") and dataset.data_root == ""
+        settings["train_dataloader.dataset.ann_file"] = "annotations/none.json"
+        with pytest.raises(DataError, match=r"none\.json"):
+            configured(CONFIG, **options, cfg_options=settings)
+
+    def test_without_validation(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
+        settings = {"val_dataloader": None, "val_evaluator": None, "val_cfg": None}
+        cfg = configured(CONFIG, **quick(tmp_path, digits, cfg_options=settings))
+        assert cfg.val_dataloader is cfg.test_dataloader is cfg.default_hooks.checkpoint.save_best is None
+
+    def test_options_follow_settings(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
+        options = {**quick(tmp_path, digits, epochs=40, scale_lr=True, tensorboard=True), "batch_size": None}
+        settings = {
+            "train_dataloader.batch_size": 1,
+            "auto_scale_lr.enable": True,
+            "visualizer.vis_backends": [{"type": "LocalVisBackend"}],
+            "train_dataloader.num_workers": 0,
+        }
+        cfg = configured("retinanet_dpt_nano_digits", **options, cfg_options=settings)
+        assert cfg.param_scheduler[0].end == 24  # a tenth of 240 steps with one image
+        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(2e-3 / 4 / 8)
+        assert not cfg.auto_scale_lr.enable
+        assert [backend.type for backend in cfg.visualizer.vis_backends] == ["LocalVisBackend", "TensorboardVisBackend"]
+        assert not cfg.train_dataloader.persistent_workers
+
+    @pytest.mark.parametrize("setting", ["find_unused_parameters", "model_wrapper_cfg.find_unused_parameters"])
+    def test_several_processes(
+        self,
+        setting: str,
+        configured: Callable[..., Config],
+        digits: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        wrapper = {"type": "MMDistributedDataParallel", "find_unused_parameters": False}
+        given = {"launcher": "pytorch", "model_wrapper_cfg": wrapper}
+        monkeypatch.setattr(trainer, "runner_settings", lambda: given)
+        cfg = configured(CONFIG, **quick(tmp_path, digits, cfg_options={setting: True, "launcher": "none"}))
+        assert cfg.launcher == "pytorch"
+        assert cfg.model_wrapper_cfg == {"type": "MMDistributedDataParallel", "find_unused_parameters": True}
+
+    def test_settings_of_a_config(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
+        lines = [
+            f"_base_ = {str(ROOT / CONFIG)!r}",
+            "optim_wrapper = dict(accumulative_counts=4)",
+            "randomness = dict(seed=7, deterministic=True)",
+            "custom_hooks = [dict(type='Recorder')]",
+            f"work_dir = {str(tmp_path / 'own')!r}",
+        ]
+        (tmp_path / "mine.py").write_text("\n".join(lines))
+        options = {**quick(tmp_path, digits, ema=True), "seed": None, "work_dir": None}
+        cfg = configured(str(tmp_path / "mine.py"), **options)
+        assert cfg.optim_wrapper.accumulative_counts == 4
+        assert cfg.randomness == {"seed": 7, "deterministic": True}
+        assert [hook.type for hook in cfg.custom_hooks] == ["Recorder", "EMAHook", "ProgressHook"]
+        assert cfg.work_dir == str(tmp_path / "own")
+
+    def test_a_short_config_of_mmengine(self, digits: Path, tmp_path: Path) -> None:
+        """Parts that MMEngine does not require may be missing, and the evaluators may be a list."""
+        lines = [
+            f"_base_ = {str(ROOT / CONFIG)!r}",
+            "visualizer = None",
+            "param_scheduler = None",
+            "default_hooks = dict(_delete_=True, checkpoint=dict(type='ResumableCheckpointHook'))",
+            "val_evaluator = [dict(type='CocoMetric', metric='bbox')]",
+        ]
+        (tmp_path / "mine.py").write_text("\n".join(lines))
+        assert train(str(tmp_path / "mine.py"), **quick(tmp_path / "run", digits)).exists()
+
+    def test_data_of_a_resumed_run(self, digits: Path, tmp_path: Path) -> None:
+        data = Path(shutil.copytree(digits, tmp_path / "data"))
+        options = quick(tmp_path / "run", data, cfg_options=NO_VALIDATION, device=None)
+        train(CONFIG, **options)
+        options |= {"resume": True, "data_root": data.rename(tmp_path / "moved")}
+        train(CONFIG, **options)
+        annotations = tmp_path / "moved/annotations/instances_train2017.json"
+        content = json.loads(annotations.read_text())
+        content["annotations"][0]["bbox"][2] -= 1
+        annotations.write_text(json.dumps(content))
+        with pytest.raises(
+            InputError, match=r"^the run to resume has other settings \(train annotations: [0-9a-f]{12}, now "
+        ):
+            train(CONFIG, **options)
+
+    def test_weights_of_a_resumed_run(self, digits: Path, tmp_path: Path) -> None:
+        options = quick(tmp_path / "run", digits, cfg_options=NO_VALIDATION)
+        shipped = Path("configs/demo/retinanet_dpt_nano_digits.safetensors")
+        train("retinanet_dpt_nano_digits", **options, weights=shipped)
+        options["resume"] = True
+        train("retinanet_dpt_nano_digits", **options)
+        train("retinanet_dpt_nano_digits", **options, weights=shipped.absolute())
+        other = Path(shutil.copy(shipped, tmp_path / "other.safetensors"))
+        with pytest.raises(InputError, match=r"started from .*digits\.safetensors, not from .*other\.safetensors"):
+            train("retinanet_dpt_nano_digits", **options, weights=other)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -346,10 +526,14 @@ class TestOptions:
         ({"seed": 2**32}, "seed must be a whole number from 0 to 4294967295, not 4294967296"),
         ({"device": "gpu"}, "device 'gpu' cannot be used"),
         ({"cfg_options": ["a=1"]}, "cfg_options must be a dict of settings by path, not ['a=1']"),
+        ({"cfg_options": {1: 2}}, "cfg_options must be a dict of settings by path, not {1: 2}"),
         ({"cfg_options": {"model.backbone.size.x": 1}}, "cfg_options: "),
         ({"weights": "none.pth"}, "none.pth: there is no such file"),
         ({"work_dir": "/proc/run"}, "/proc/run cannot be made: "),
         ({"data_root": "none"}, "none: there is no such folder"),
+        ({"data_root": ""}, "data_root is empty: give a path, or leave it out"),
+        ({"work_dir": ""}, "work_dir is empty: give a path, or leave it out"),
+        ({"weights": ""}, "weights is empty: give a path, or leave it out"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], complaint: str, digits: Path, tmp_path: Path) -> None:
