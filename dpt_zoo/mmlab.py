@@ -30,10 +30,10 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
 from .errors import OperatorUnavailableError
-from .utils.opencv import explain_opencv_import
+from .utils.dependencies import explain_imports
 from .weights.safe_globals import allow_numpy_values
 
-with explain_opencv_import():
+with explain_imports():
     import mmcv
 
 # --- 1. Operators, with the signatures, in-place outputs and semantics of mmcv 2.1's csrc/pytorch/pybind.cpp.
