@@ -15,7 +15,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "hub": ("huggingface_hub",),
     "video": ("av",),
-    "app": ("gradio", "uvicorn"),
+    "app": ("gradio",),
     "demo": ("sklearn",),
 }
 """The extras of `setup.py`, and the packages that only they install."""
