@@ -22,16 +22,16 @@ def detect(session: Any, picture: Image.Image, min_score: float = 0.3) -> list[t
     resized = picture.convert("RGB").transform((width, height), Image.Transform.AFFINE, matrix, BILINEAR)
     padding = [(0, -side % info["pad_divisor"]) for side in (height, width)]
     pixels = np.pad(np.asarray(resized, np.float32).transpose(2, 0, 1), [(0, 0), *padding])
-    inputs = {"images": pixels[None], "image_sizes": np.float32([[height, width]])}
-    outputs = [output.name for output in session.get_outputs()]
-    found = dict(zip(outputs, session.run(None, inputs | {"score_threshold": np.float32(min_score)}), strict=True))
-    boxes = found["boxes"] / np.float32([width, height, width, height]) * np.float32([*picture.size, *picture.size])
-    masks = [
-        paste(mask, box, picture.size) >= info["mask_threshold"]
-        for mask, box in zip(found.get("masks", []), boxes, strict=bool(info["has_masks"]))
-    ]
+    inputs = {"images": pixels[None], "image_sizes": np.array([[height, width]], np.float32)}
+    inputs["score_threshold"] = np.array(min_score, np.float32)
+    found = dict(zip((output.name for output in session.get_outputs()), session.run(None, inputs), strict=True))
+    boxes = found["boxes"] * np.array([*picture.size] * 2) / np.array([width, height] * 2)
+    masks = [None] * len(boxes)
+    if info["has_masks"]:
+        pasted = (paste(mask, box, picture.size) for mask, box in zip(found["masks"], boxes, strict=True))
+        masks = [mask >= info["mask_threshold"] for mask in pasted]
     names = [info["classes"][label] for label in found["labels"]]
-    return list(zip(names, found["scores"].tolist(), boxes, masks or [None] * len(boxes), strict=True))
+    return list(zip(names, found["scores"].tolist(), boxes, masks, strict=True))
 
 
 def paste(mask: Any, box: Any, size: tuple[int, int]) -> Any:
