@@ -42,8 +42,8 @@ TORCH = [
     "supervision>=0.30",
     "defusedxml>=0.7",  # Pascal VOC annotations
 ]
-OPENVINO = ["openvino>=2025.4"]
-EXPORT = [*TORCH, *OPENVINO, "onnx>=1.19", "onnxscript>=0.5.6"]
+OPENVINO = ["openvino>=2025.2"]
+EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
 APP = ["gradio>=6.31,<7"]
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
@@ -77,7 +77,7 @@ setup(
         "pillow>=10.1",
         "opencv-python-headless>=4.10",
         "pycocotools>=2.0.8",
-        "onnxruntime>=1.20",
+        "onnxruntime>=1.22",
         "safetensors>=0.4.5",
         "jinja2>=3.1",  # model cards and reports
         "pyyaml>=6",  # YOLO data sets
