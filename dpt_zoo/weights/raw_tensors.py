@@ -49,7 +49,10 @@ class RawTensor:
         """Return a PyTorch tensor that uses the same memory."""
         import torch
 
-        return torch.from_numpy(self.data).view(getattr(torch, self.dtype)).view(self.shape)
+        dtype = getattr(torch, self.dtype)
+        if not self.data.size:  # PyTorch cannot change the type of an empty array of bytes
+            return torch.empty(self.shape, dtype=dtype)
+        return torch.from_numpy(self.data).view(dtype).view(self.shape)
 
     def is_finite(self) -> bool:
         """Return whether no value is NaN or infinite."""

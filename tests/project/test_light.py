@@ -67,8 +67,9 @@ def test_the_extras_are_those_of_setup() -> None:
     setup = (ROOT / "setup.py").read_text()
     (extras,) = re.findall(r"extras_require=\{(.*?)\n    \}", setup, re.DOTALL)
     assert set(EXTRAS) == set(re.findall(r'^        "(\w+)":', extras, re.MULTILINE)) - {"docs", "test"}
+    distributions = packages_distributions()
     for package in (package for names in EXTRAS.values() for package in names):
-        (distribution,) = set(packages_distributions()[package])
+        (distribution,) = set(distributions[package])
         assert re.search(rf'"{distribution}[\[>"]', setup)
 
 
