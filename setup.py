@@ -28,7 +28,25 @@ class BuildWithData(build_py):
                 shutil.copy2(ROOT / name, target / name)
 
 
-EXPORT = ["onnx>=1.18", "onnxscript>=0.5.4", "onnxruntime>=1.22", "openvino>=2025.2"]
+HUB = ["huggingface_hub>=1.27"]  # weights at hf://..., and `dpt-zoo publish`
+TORCH = [
+    *HUB,
+    "torch>=2.10",  # earlier versions can be made to run code by a weights_only=True load (CVE-2026-24747)
+    "torchvision>=0.25",
+    "timm>=1.0.20",
+    "mmdet>=3.3,<4",
+    "mmengine>=0.10.7,<1",
+    "mmcv-lite>=2.1,<2.2",  # MMDetection 3.3 accepts no later mmcv
+    "faster-coco-eval>=1.6.4",
+    "matplotlib>=3.8",
+    "supervision>=0.30",
+    "defusedxml>=0.7",  # Pascal VOC annotations
+]
+OPENVINO = ["openvino>=2025.2"]
+EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
+APP = ["gradio>=6.31,<7"]
+VIDEO = ["av>=17.1"]  # earlier versions crash on some files
+DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
 
 setup(
@@ -54,41 +72,37 @@ setup(
     package_data={"dpt_zoo": ["py.typed", "**/*.j2"], "dpt_zoo.app": ["examples/*.png", "stream.js"]},
     cmdclass={"build_py": BuildWithData},
     python_requires=">=3.10",
-    install_requires=[
-        "torch>=2.10",  # earlier versions can be made to run code by a weights_only=True load (CVE-2026-24747)
-        "torchvision>=0.25",
-        "timm>=1.0.20",
-        "mmdet>=3.3,<4",
-        "mmengine>=0.10.7,<1",
-        "mmcv-lite>=2.1,<2.2",  # MMDetection 3.3 accepts no later mmcv
+    install_requires=[  # what listing models, fetching weights, and detecting with an exported model need
         "numpy>=2",
         "pillow>=10.1",
+        "opencv-python-headless>=4.10",
         "pycocotools>=2.0.8",
-        "faster-coco-eval>=1.6.4",
-        "matplotlib>=3.8",
+        "onnxruntime>=1.22",
         "safetensors>=0.4.5",
-        "supervision>=0.30",
-        "av>=17.1",  # video files, with their sound; earlier versions crash on some files
-        "defusedxml>=0.7",  # Pascal VOC annotations
-        "jinja2>=3.1",  # reports and model cards
+        "jinja2>=3.1",  # model cards and reports
         "pyyaml>=6",  # YOLO data sets
         # Downloads of weights: docs/weights.md.
         "filelock>=3.12",
-        "huggingface_hub>=1.27",
         "requests>=2.32",
         "rich>=13",
         "urllib3>=2.6",  # earlier versions can be made to decompress a chunk without bound
     ],
     extras_require={
-        "app": ["gradio>=6.31,<7"],
-        "demo": ["scikit-learn>=1.3"],  # contains the handwritten digits of the digit scenes
-        "docs": DOCS,
+        "torch": TORCH,
         "export": EXPORT,
+        "openvino": OPENVINO,
+        "hub": HUB,
+        "app": APP,
+        "video": VIDEO,
+        "demo": DEMO,
+        "docs": DOCS,
         "test": [
-            *DOCS,
             *EXPORT,
+            *APP,
+            *VIDEO,
+            *DEMO,
+            *DOCS,
             "build",
-            "gradio>=6.31,<7",
             "hypothesis",
             "import-linter",
             "ipykernel",
@@ -100,7 +114,6 @@ setup(
             "pytest<9.2",  # pytest-xdist 3.8 ignores groups with later versions
             "pytest-xdist",
             "ruff",
-            "scikit-learn>=1.3",
             "setuptools>=77",
             "tensorboard",
             "torchmetrics",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors as errors
 from ._version import __version__
-from .utils.opencv import explain_opencv_import
+from .utils.dependencies import explain_imports
 
 if TYPE_CHECKING:
     from .evaluation.evaluator import evaluate
@@ -46,7 +46,7 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with explain_opencv_import():
+    with explain_imports():
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 

@@ -42,4 +42,4 @@ class OperatorUnavailableError(DPTZooError, NotImplementedError):
 
 
 class DependencyError(DPTZooError, ImportError):
-    """An installed library cannot be imported on this machine."""
+    """A library is not installed, or cannot be imported on this machine. The message has the command to run."""

@@ -32,10 +32,10 @@ from mmengine.registry import DefaultScope, init_default_scope
 from torch import Tensor, nn
 
 from .errors import OperatorUnavailableError
-from .utils.opencv import explain_opencv_import
+from .utils.dependencies import explain_imports
 from .weights.safe_globals import allow_numpy_values
 
-with explain_opencv_import():
+with explain_imports():
     import mmcv
 
 # --- 1. Operators, with the signatures, in-place outputs and semantics of mmcv 2.1's csrc/pytorch/pybind.cpp.

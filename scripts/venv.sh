@@ -17,17 +17,17 @@ use_venv() {
         echo "Installing into $venv (this takes some minutes the first time, because PyTorch is large) ..."
         [ -t 1 ] || quiet=--quiet # on a terminal, pip shows its progress
         pip install $quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
-        use_headless_opencv "$quiet"
+        keep_headless_opencv "$quiet"
         echo "$wanted" >"$venv/installed-$extra"
     fi
 }
 
-# MMEngine requires the desktop build of OpenCV, which a machine without graphics libraries (a container) cannot import.
-use_headless_opencv() {
-    local version
-    if ! python -c 'import cv2' 2>/dev/null; then
-        version="$(python -c 'import importlib.metadata as metadata; print(metadata.version("opencv-python"))')"
-        echo "OpenCV cannot be imported: installing its headless build instead ..."
+# MMEngine requires OpenCV's desktop build, which a machine without graphics libraries (a container) cannot import; this
+# project requires the headless build. Both write the folder cv2, so only the headless one may stay.
+keep_headless_opencv() {
+    local version='import importlib.metadata as metadata; print(metadata.version("opencv-python-headless"))'
+    if pip show --quiet opencv-python 2>/dev/null; then
+        version="$(python -c "$version")"
         pip uninstall --quiet --yes opencv-python
         pip install ${1:+"$1"} --disable-pip-version-check --force-reinstall --no-deps "opencv-python-headless==$version"
     fi

@@ -17,7 +17,7 @@ from reference_data import REFERENCE, ROOT, rule_model
 from running import Run
 from safetensors.torch import save_file
 
-import dpt_zoo.mmlab  # noqa: F401  # so that any test can import mmdet
+import dpt_zoo.mmlab  # so that any test can import mmdet
 from dpt_zoo.cli import main
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -68,6 +68,12 @@ def rule_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "mrcnn_dpt_t_1x.safetensors"
     save_file(rule_model("mrcnn_dpt_t_1x").state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def exported_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Mask R-CNN demo as an ONNX file."""
+    return dpt_zoo.export("mrcnn_dpt_nano_digits", tmp_path_factory.mktemp("exported") / "model.onnx")
 
 
 @pytest.fixture(scope="session")

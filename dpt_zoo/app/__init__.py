@@ -1,1 +1,1 @@
-"""A web page for trying models on images. It needs Gradio: `pip install "dpt-zoo[app]"`."""
+"""A web page for trying models on images. It needs PyTorch and Gradio: `pip install "dpt-zoo[torch,app]"`."""

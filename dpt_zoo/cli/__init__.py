@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from ..errors import DPTZooError
-from ..utils.opencv import explain_opencv_import
+from ..utils.dependencies import explain_imports
 from . import app, data, detect, experiments, export, models, weights
 from .printing import BAD_INPUT, complain
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     run = vars(args).pop("run")
     try:
-        with explain_opencv_import():
+        with explain_imports():
             status: int = run(args)
         sys.stdout.flush()
     except DPTZooError as error:

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import WeightsError
@@ -45,13 +44,6 @@ def load_weights(
     # In place if possible: an optimizer may already refer to the parameters.
     model.load_state_dict(taken, strict=False, assign=on_meta)
     return left_out
-
-
-def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    """Raise WeightsError if a tensor of `state` contains NaN or infinity. `path` is for the error."""
-    for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise WeightsError(f"{path}: {name} holds numbers that are not finite: fetch the file again")
 
 
 def _differs(expected: Tensor, given: Tensor | None) -> bool:

@@ -10,6 +10,7 @@ from ..errors import DPTZooError, InputError
 from ..manifest.records import PublishedWeights, get_model_info, list_models, read_manifest
 from ..utils.progress import Downloads
 from .cache import CacheEntry, default_cache_dir
+from .store import obtain
 
 
 @dataclass
@@ -68,8 +69,6 @@ def download(
     pending = iter(list(outcomes.values()))  # shared by the threads
 
     def work() -> None:
-        from .store import obtain  # imports torch
-
         for outcome in pending:
             record, progress = get_model_info(outcome.name), bars.callback_for(outcome.name)
             try:

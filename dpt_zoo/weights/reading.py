@@ -1,53 +1,87 @@
-"""Read weights files of all supported forms without executing anything in them."""
+"""Read weights files of all supported forms without executing anything in them.
+
+PyTorch is imported only to read a PyTorch checkpoint, or to return PyTorch's tensors.
+"""
 
 import contextlib
-import io
 import json
 import math
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from safetensors import safe_open
-from torch import Tensor
 
-from ..errors import WeightsError
-from .safe_globals import allow_only_plain_values, check_pickle
+from ..errors import DependencyError, WeightsError
+from .raw_tensors import RawTensor
 
-WRAPPERS = ("state_dict", "model", "state_dict_ema")  # keys of a checkpoint's state dict
+if TYPE_CHECKING:
+    from torch import Tensor
+
 META_KEY = "dpt_zoo.meta"  # in the metadata of a safetensors file; the value is JSON text
-MAX_META = 2**20  # characters of a meta as JSON text; a detector's has about 10,000
 MAX_HEADER = 16 * 2**20  # bytes of a safetensors header; a detector's has about 100,000
-DTYPES = (
-    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
-    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
-)
+DTYPES = {  # the supported types: their names in safetensors files and in PyTorch
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+Container = Literal["pth", "safetensors"]  # "pth" for a file of `torch.save`
+_Tensor = TypeVar("_Tensor")
 
 
 @dataclass(frozen=True)
 class Weights:
     """The content of a weights file."""
 
-    tensors: dict[str, Tensor]  # by name, on the CPU; memory-mapped from a safetensors file or a zip archive
+    tensors: dict[str, "Tensor"]  # by name, on the CPU; memory-mapped from a safetensors file or a zip archive
     meta: dict[str, Any]  # epoch, config, versions, classes, ... as plain JSON values
-    container: Literal["pth", "safetensors"]  # "pth" for a file of `torch.save`
+    container: Container
+
+
+@dataclass(frozen=True)
+class RawWeights:
+    """The content of a weights file, with tensors that need no PyTorch."""
+
+    tensors: dict[str, RawTensor]
+    meta: dict[str, Any]
+    container: Container
+
+    def to_torch(self) -> Weights:
+        """Return the same content with PyTorch's tensors, which use the same memory."""
+        return Weights({name: tensor.to_torch() for name, tensor in self.tensors.items()}, self.meta, self.container)
 
 
 def read_weights(path: Path) -> Weights:
-    """Read a safetensors file or a PyTorch checkpoint. Its first bytes decide which of them it is, not its name.
-
-    A checkpoint is a state dict, or has one under a key in `WRAPPERS`. The prefix `module.` is removed from names.
-    Only the weights of a zip archive are read. A file of PyTorch's legacy form is read completely.
+    """Read a safetensors file or a PyTorch checkpoint as PyTorch's tensors. See `read_raw_weights`.
 
     Raises:
         WeightsError: The file does not exist, is not a weights file, is damaged, or needs code to be executed.
+    """
+    return read_raw_weights(path).to_torch()
+
+
+def read_raw_weights(path: Path) -> RawWeights:
+    """Read a safetensors file or a PyTorch checkpoint. Its first bytes decide which of them it is, not its name.
+
+    A checkpoint is a state dict, or has one under a key in `checkpoints.WRAPPERS`. The prefix `module.` is removed from
+    names. Only the weights of a zip archive are read. A file of PyTorch's legacy form is read completely.
+
+    Raises:
+        WeightsError: The file does not exist, is not a weights file, is damaged, or needs code to be executed.
+        DependencyError: The file is a PyTorch checkpoint, and PyTorch is not installed.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file: give a .pth or .safetensors file")
@@ -55,13 +89,19 @@ def read_weights(path: Path) -> Weights:
         form = _detect_form(path)
         if form == "safetensors":
             return _read_safetensors(path)
-        if form == "zip":
-            _check_archive(path)
-        elif form == "legacy":
-            _check_legacy(path)
-        else:
+        if form not in ("zip", "legacy"):
             raise WeightsError(f"{path}: this is not a weights file, it is {form}: give a .pth or .safetensors file")
-        return _read_checkpoint(path, mmap=form == "zip")
+        if form == "zip":
+            with zipfile.ZipFile(path) as archive:
+                _check_entries(archive, path)
+    try:
+        from .checkpoints import read_checkpoint
+    except ModuleNotFoundError as error:
+        needed = f"{path}: this is a checkpoint of PyTorch, which is needed to read it"
+        raise DependencyError(f'{needed}: pip install "dpt-zoo[torch]"') from error
+    with _one_line_errors(path):
+        state, meta = read_checkpoint(path, is_zip=form == "zip")
+        return RawWeights({name: RawTensor.of(each) for name, each in _plain_names(state).items()}, meta, "pth")
 
 
 def verify_crc(path: Path) -> None:
@@ -113,38 +153,33 @@ def _detect_form(path: Path) -> str:
     return "a tar archive" if tarfile.is_tarfile(path) else "of an unknown form"
 
 
-def _read_safetensors(path: Path) -> Weights:
+def _read_safetensors(path: Path) -> RawWeights:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER:
             raise ValueError(f"the header claims to have {length:,} bytes")
         header = file.read(length)
-    with safe_open(path, framework="pt") as content:
-        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118  (not a dict)
-    metadata = json.loads(header, object_pairs_hook=_unique).get("__metadata__", {})
+    with safe_open(path, framework="np"):
+        pass  # the library checks that types, shapes and bytes agree, and that no byte belongs to two tensors or none
+    entries = json.loads(header.decode(), object_pairs_hook=_unique)
+    metadata = entries.pop("__metadata__", {})
     meta = json.loads(metadata[META_KEY], parse_constant=str) if META_KEY in metadata else metadata
-    return Weights(_checked(tensors, path), dict(meta), "safetensors")
+    content = np.asarray(np.memmap(path, np.uint8, "c"))  # copy-on-write: the file never changes
+    tensors = {}
+    for name, entry in entries.items():
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{name} has a type that weights never have")
+        if math.prod(max(size, 1) for size in entry["shape"]) > len(content):  # possible without elements
+            raise ValueError(f"{name} claims the shape {entry['shape']}")
+        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        tensors[name] = RawTensor(DTYPES[entry["dtype"]], tuple(entry["shape"]), content[start:end])
+    return RawWeights(_plain_names(tensors), dict(meta), "safetensors")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
         raise ValueError("a name occurs twice in the header")
     return dict(pairs)
-
-
-def _check_archive(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        _check_entries(archive, path)
-        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-        root = next(iter(sizes), "").partition("/")[0]
-        if f"{root}/constants.pkl" in sizes:
-            raise WeightsError(f"{path}: this is a TorchScript program: give the state dict of its model")
-        if f"{root}/data.pkl" not in sizes:
-            raise WeightsError(f"{path}: this is not a weights file, it is a zip archive: give the file in it")
-        storages = check_pickle(io.BytesIO(archive.read(f"{root}/data.pkl")))
-    for key, num_bytes in storages.items():
-        if num_bytes > sizes.get(f"{root}/data/{key}", 0):
-            raise ValueError(f"it claims {num_bytes:,} bytes for a tensor and has fewer")
 
 
 def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
@@ -158,73 +193,14 @@ def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
         raise ValueError("its entries claim more bytes than the file has")
 
 
-def _check_legacy(path: Path) -> None:
-    """Check the five pickles of a legacy file: magic number, version, system, content, keys of the storages."""
-    with path.open("rb") as file:
-        claimed = sum(sum(check_pickle(file).values()) for _ in range(5))
-    if claimed > path.stat().st_size:
-        raise ValueError(f"it claims {claimed:,} bytes for tensors and has fewer")
-
-
-def _read_checkpoint(path: Path, mmap: bool) -> Weights:
-    if path.suffix == ".safetensors":  # torch.load would read it by its name
-        raise WeightsError(f"{path}: this is a PyTorch checkpoint, not safetensors: rename it to .pth")
-    with allow_only_plain_values():
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    entries = _entries(content)
-    wrapper = next((key for key in WRAPPERS if isinstance(entries.get(key), dict)), None)
-    state = _entries(entries[wrapper]) if wrapper else entries
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: it has no state dict, neither directly nor under {' or '.join(WRAPPERS)}")
-    return Weights(_checked(state, path), _to_json(_find_meta(entries)) if wrapper else {}, "pth")
-
-
-def _entries(content: Any) -> dict[Any, Any]:
-    """Copy a dictionary without calling its methods: a pickle can give an OrderedDict other methods."""
-    return dict(dict.items(content)) if isinstance(content, dict) else {}
-
-
-def _find_meta(entries: dict[Any, Any]) -> dict[Any, Any]:
-    """Return the meta of MMCV and MMEngine, or else the plain values and the arguments beside the weights."""
-    if isinstance(entries.get("meta"), dict):
-        return _entries(entries["meta"])
-    return {key: each for key, each in entries.items() if key == "args" or isinstance(each, str | int | float | None)}
-
-
-def _to_json(value: Any) -> Any:
-    """Convert a value to JSON values of at most MAX_META characters. A pickle can repeat an object many times."""
-    parts, length = [], 0
-    for part in json.JSONEncoder(ensure_ascii=False, skipkeys=True, default=_describe).iterencode(value):
-        parts.append(part)
-        length += len(part)
-        if length > MAX_META:
-            raise ValueError(f"its meta has more than {MAX_META:,} characters")
-    return json.loads("".join(parts), parse_constant=str)
-
-
-def _describe(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value) if isinstance(value, bytes | complex) else type(value).__name__
-
-
-def _checked(tensors: dict[Any, Tensor], path: Path) -> dict[str, Tensor]:
-    """Check names and tensors, and remove the prefix `module.`."""
-    checked: dict[str, Tensor] = {}
-    claimed = 0
+def _plain_names(tensors: Mapping[Any, _Tensor]) -> dict[str, _Tensor]:
+    """Check the names, and remove the prefix `module.`."""
+    plain: dict[str, _Tensor] = {}
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not name.isprintable():
             raise ValueError(f"{name!r} is not a tensor name")
-        plain = name.removeprefix("module.")
-        if plain in checked:
-            raise ValueError(f"{plain} occurs with and without 'module.'")
-        if tensor.dtype not in DTYPES or tensor.is_neg():
-            raise ValueError(f"{name} has a type that weights never have")
-        if min(tensor.shape, default=0) < 0 or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
-            raise ValueError(f"{name} claims the shape {list(tensor.shape)} and has fewer bytes")
-        # Not `nbytes`, which can overflow. A tensor without elements may claim impossible sizes too.
-        claimed += math.prod(max(size, 1) for size in tensor.shape) * tensor.itemsize
-        checked[plain] = tensor.detach()
-    if claimed > path.stat().st_size:
-        raise ValueError(f"its tensors claim {claimed:,} bytes and the file has fewer")
-    return checked
+        short = name.removeprefix("module.")
+        if short in plain:
+            raise ValueError(f"{short} occurs with and without 'module.'")
+        plain[short] = tensor
+    return plain

@@ -1,4 +1,4 @@
-"""Find, fetch and check the weights of a model name, a path or a URL, and keep them in the cache."""
+"""Find, fetch and check the weights of a model name, a path or a URL, and keep them in the cache. Imports no torch."""
 
 import contextlib
 import dataclasses
@@ -8,24 +8,23 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from torch import Tensor
 
-from ..errors import FetchError, InputError, OutputError, WeightsError
+from ..errors import DependencyError, FetchError, InputError, OutputError, WeightsError
 from ..manifest.locations import BaiduNetdisk, GoogleDrive, HubFile, LocalFile, Location, parse_location
 from ..manifest.records import DemoDetector, PublishedWeights, WeightsRecord, read_manifest
+from ..utils.dependencies import explain_imports
 from ..utils.files import atomic_path
 from ..utils.progress import Downloads, ProgressCallback
 from . import gdrive, http
 from .cache import CacheEntry, Provenance, default_cache_dir, remove
-from .converting import write_safetensors
 from .digests import structure_sha256, tensors_sha256
 from .huggingface import fetch_from_hub
-from .loading import check_finite
-from .reading import Weights, read_weights, verify_crc
+from .raw_tensors import RawTensor, check_finite
+from .reading import Weights, read_raw_weights, read_weights, verify_crc
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +54,9 @@ def read_trusted_weights(location: str | Path | WeightsRecord) -> tuple[Path, We
     if not isinstance(location, WeightsRecord):
         parsed = parse_location(location)
         if isinstance(parsed, LocalFile):
-            weights = read_weights(parsed.path)
+            weights = read_raw_weights(parsed.path)
             check_finite(weights.tensors, parsed.path)
-            return parsed.path, weights
+            return parsed.path, weights.to_torch()
         # A record of weights that are not in the manifest: only the location is known.
         key = hashlib.sha256(parsed.url.encode()).hexdigest()[:16]
         stem = re.sub(r"[^\w-]+", "_", parsed.url.rpartition("/")[2].partition(".")[0], flags=re.ASCII)
@@ -93,7 +92,7 @@ def obtain(
     """
     if isinstance(record, DemoDetector):
         path = Path(record.locations[0].url)
-        _check_hashes(record, None, None, _check_tensors(record, read_weights(path).tensors, path), path)
+        _check_hashes(record, None, None, _check_tensors(record, read_raw_weights(path).tensors, path), path)
         return path
     entry = CacheEntry(cache_dir or default_cache_dir(), record.name)
     with contextlib.suppress(WeightsError):
@@ -147,7 +146,7 @@ def find(record: WeightsRecord, entry: CacheEntry, *, verify: bool = False) -> P
     if not entry.weights.is_file():
         raise WeightsError(f"{entry.weights}: this is not a file")
     stamp = entry.stamp()
-    digest = _check_tensors(record, read_weights(entry.weights).tensors, entry.weights)
+    digest = _check_tensors(record, read_raw_weights(entry.weights).tensors, entry.weights)
     known = provenance if provenance and provenance.tensors_sha256 == digest else None
     _check_hashes(record, provenance, known.sha256 if known else None, digest, entry.weights)
     known = known or Provenance(str(entry.weights), _today(), None, None, digest, stamp)
@@ -164,7 +163,7 @@ def _fetch_from_any(
         try:
             original, measured = _fetch(record, location, entry, progress)
             _accept(record, entry, location, original, measured)
-        except (FetchError, WeightsError) as error:
+        except (DependencyError, FetchError, WeightsError) as error:
             failures.append(f"{location.url}: {error}" if isinstance(error, FetchError) else str(error))
         else:
             if keep_original and entry.part.parent in original.parents:
@@ -201,7 +200,8 @@ def _fetch(
     if variables := offline_variables():
         raise FetchError(f"not asked, {' and '.join(variables)} is set")
     if isinstance(location, HubFile):
-        path = fetch_from_hub(location, entry.staging / "hub", progress)
+        with explain_imports():
+            path = fetch_from_hub(location, entry.staging / "hub", progress)
         return path, http.measure(path)
     opener = gdrive.opener_of(location.id) if isinstance(location, GoogleDrive) else http.opener_of(location.url)
     converted = 4 * record.num_params if isinstance(record, PublishedWeights) else 0  # bytes as float32
@@ -214,7 +214,7 @@ def _accept(
     """Check a file that was fetched from `location`, and convert it into the cache."""
     provenance = entry.read_provenance()
     try:
-        weights = read_weights(original)
+        weights = read_raw_weights(original)
         verify_crc(original)
         digest = _check_tensors(record, weights.tensors, original)
         sha256 = measured.sha256 if weights.container == "pth" else None
@@ -229,12 +229,17 @@ def _accept(
     entry.write_provenance(provenance)
     entry.staging.mkdir(exist_ok=True)
     converted = entry.staging / "converted.safetensors"
-    write_safetensors(weights, converted)
+    if weights.container == "safetensors":
+        shutil.copyfile(original, converted)
+    else:
+        from .converting import write_safetensors  # imports torch
+
+        write_safetensors(weights.to_torch(), converted)
     converted.replace(entry.weights)
     entry.write_provenance(dataclasses.replace(provenance, stamp=entry.stamp()))
 
 
-def _check_tensors(record: WeightsRecord, tensors: dict[str, Tensor], path: Path) -> str:
+def _check_tensors(record: WeightsRecord, tensors: Mapping[str, RawTensor], path: Path) -> str:
     """Refuse tensors of another model, and numbers that are not finite; return the tensors' digest."""
     structure = structure_sha256(tensors)
     if record.structure_sha256 not in (structure, None):

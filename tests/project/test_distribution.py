@@ -3,8 +3,6 @@
 import json
 import re
 import subprocess
-import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from small_data import make_coco
 import dpt_zoo
 from dpt_zoo.manifest.records import read_manifest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 
 def run_python(python: Path, code: str, cwd: Path) -> str:
@@ -100,26 +98,6 @@ print(*missing)
             assert entry_point.__doc__.startswith(record.summary)
 
 
-def demo_files() -> set[str]:
-    """What the shipped detectors consist of."""
-    demos = read_manifest().demos.values()
-    return {path for demo in demos for path in (demo.config, demo.log, f"configs/demo/{demo.name}.safetensors")}
-
-
-@pytest.fixture(scope="module")
-def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built through a source distribution, so that this is whole too."""
-    folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(checkout)]
-    subprocess.run(build, check=True, capture_output=True)
-    (sdist,) = folder.glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        packed = {name.partition("/")[2] for name in archive.getnames()}
-    assert packed > {"weights_manifest.json", *demo_files()}
-    (path,) = folder.glob("*.whl")
-    return path
-
-
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, as an installer unpacks a pure one."""
@@ -169,7 +147,9 @@ for name in {list(read_manifest().demos)!r}:
         assert re.search(f"^Version: {re.escape(dpt_zoo.__version__)}$", metadata, re.M)
         assert "dpt-zoo = dpt_zoo.cli:main" in entry_points
         assert len([name for name in names if re.fullmatch(r"dpt_zoo/_data/configs/\w[\w-]+\.py", name)]) == 12
-        assert set(names) > {f"dpt_zoo/_data/{path}" for path in demo_files()}
+        demos = read_manifest().demos.values()
+        files = {path for demo in demos for path in (demo.config, demo.log, f"configs/demo/{demo.name}.safetensors")}
+        assert set(names) > {f"dpt_zoo/_data/{path}" for path in files}
         assert any(name.endswith("LICENSE") for name in names)
         assert {name.split("/")[0] for name in names} == {"dpt_zoo", f"dpt_zoo-{dpt_zoo.__version__}.dist-info"}
 
