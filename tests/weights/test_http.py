@@ -287,12 +287,12 @@ REFUSED: dict[str, tuple[Faults, str, int]] = {
     ),
     "a redirect to plain HTTP elsewhere, hidden by a backslash": (
         [redirect("http://example.org\\@127.0.0.1/file")],
-        r"it leads to http://example.org\\@127.0.0.1/file, which .*",
+        r"it leads to http://\.\.\.@127.0.0.1/file, which .*",
         1,
     ),
     "a redirect to plain HTTP elsewhere, hidden as a user's name": (
         [redirect("http://127.0.0.1@example.org/file")],
-        "it leads to http://127.0.0.1@example.org/file, which .*",
+        r"it leads to http://\.\.\.@example.org/file, which .*",
         1,
     ),
     "a redirect to a file": ([redirect("file:///etc/passwd")], "it leads to file:///etc/passwd, which .*", 1),
