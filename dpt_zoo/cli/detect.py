@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..utils.files import make_folder
 from ..utils.progress import progress_bar
 from ..utils.text import plural, printable
-from .printing import BAD_INPUT
+from .printing import BAD_INPUT, complain, show
 
 if TYPE_CHECKING:
     from ..batch.runner import DetectionRun, VideoInput
@@ -95,19 +95,19 @@ def run_detect(args: argparse.Namespace) -> int:
             _detect(run, images, videos)
         except KeyboardInterrupt:
             done = f"{plural(run.num_images, 'image')} done"
-            print(f"dpt-zoo: interrupted, {done}: to continue, add --work-dir {folder} --resume", file=sys.stderr)
+            complain(f"interrupted, {done}: to continue, add --work-dir {folder} --resume")
             raise
         seconds = time.perf_counter() - start
         for name in args.format:
             if write := WRITERS[name]:
                 write(journal, folder)
     rate = f" ({run.num_images / seconds:.1f} images/s)" if run.num_images else ""
-    print(f"{plural(run.num_images, 'image')}, {plural(run.num_objects, 'object')} in {seconds:.1f} s{rate}")
-    print(f"{folder}: {', '.join(name for name in _OUTPUTS if (folder / name).exists())}")
+    show(f"{plural(run.num_images, 'image')}, {plural(run.num_objects, 'object')} in {seconds:.1f} s{rate}")
+    show(f"{folder}: {', '.join(name for name in _OUTPUTS if (folder / name).exists())}")
     if not run.failures:
         return 0
-    print(f"dpt-zoo: {plural(len(run.failures), 'input')} failed:", file=sys.stderr)
-    print(*(f"  {printable(str(failure))}" for failure in run.failures), sep="\n", file=sys.stderr)
+    failures = [f"{plural(len(run.failures), 'input')} failed:", *(printable(str(each)) for each in run.failures)]
+    complain("\n  ".join(failures))
     return BAD_INPUT
 
 
@@ -166,4 +166,4 @@ def _detect(run: "DetectionRun", images: Sequence["ImageInput"], videos: Sequenc
 def _print_result(detections: "Detections") -> None:
     counts = Counter(detections.names).most_common()
     objects = ", ".join(f"{count} {name}" for name, count in counts) or "nothing"
-    print(printable(f"{detections.path}: {objects}"), flush=True)
+    show(printable(f"{detections.path}: {objects}"))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from .safe_globals import allow_only_plain_values, check_pickle
+from .zip_layout import check_layout
 
 WRAPPERS = ("state_dict", "model", "state_dict_ema")  # keys of a checkpoint's state dict
 META_KEY = "dpt_zoo.meta"  # in the metadata of a safetensors file; the value is JSON text
@@ -149,6 +150,7 @@ def _check_archive(path: Path) -> None:
 
 def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
     """Refuse an archive that `torch.save` cannot have written, or that claims more bytes than it has."""
+    check_layout(archive, path)
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("its entries are compressed, which torch.save never does")
