@@ -55,7 +55,7 @@ def write_coco(journal: Journal, folder: Path) -> None:
 def write_csv(journal: Journal, folder: Path) -> None:
     """Write `detections.csv`: one row for each object. Boxes and the areas of masks are in pixels."""
     with open_atomic(folder / "detections.csv") as file:
-        rows = csv.writer(codecs.getwriter("utf-8")(file, "backslashreplace"), lineterminator="\n")
+        rows = csv.writer(codecs.getwriter("utf-8")(file, "backslashreplace"), lineterminator="\r\n")
         rows.writerow(("image", "frame", "time", "name", "label", "score", "x1", "y1", "x2", "y2", "area"))
         for result in journal:
             each = result.detections

@@ -1,7 +1,6 @@
 """`dpt-zoo detect`: detect objects in images and videos."""
 
 import argparse
-import functools
 import itertools
 import re
 import sys
@@ -63,8 +62,9 @@ def run_detect(args: argparse.Namespace) -> int:
     from ..batch.exporters import WRITERS
     from ..batch.image_writer import ImageWriter
     from ..batch.journal import Journal, RunSettings
-    from ..batch.runner import DetectionRun
+    from ..batch.runner import DetectionRun, VideoInput
     from ..inference.detector import Detector
+    from ..inference.inputs import ImageInput
     from ..weights.digests import tensors_sha256
 
     images, videos = _find_inputs(args.inputs)
@@ -88,8 +88,8 @@ def run_detect(args: argparse.Namespace) -> int:
     image_writer = ImageWriter(folder, not args.no_pictures, crops=args.save_crops, masks=args.save_masks)
     with Journal(folder, settings, resume=args.resume) as journal:
         run = DetectionRun(detector, journal, image_writer)
-        images = [image for image in images if not journal.has(image.name, image.origin)]
-        videos = [video for video in videos if not journal.has(video.name, video.origin)]
+        left = journal.select([*images, *videos])
+        images, videos = ([each for each in left if isinstance(each, kind)] for kind in (ImageInput, VideoInput))
         start = time.perf_counter()
         try:
             _detect(run, images, videos)
@@ -115,8 +115,7 @@ def _find_inputs(names: Sequence[str]) -> tuple[list["ImageInput"], list["VideoI
     """Return the images, and the videos with the cameras."""
     from ..batch.runner import VideoInput
     from ..batch.video import VIDEO_SUFFIXES
-    from ..inference.inputs import ImageInput, find_inputs, is_url
-    from ..utils.images import decode_image
+    from ..inference.inputs import find_inputs, is_url, stream_input
 
     cameras = {name: int(name.partition(":")[2]) for name in names if re.fullmatch(r"camera:\d+", name)}
     images, videos = [], []
@@ -127,8 +126,7 @@ def _find_inputs(names: Sequence[str]) -> tuple[list["ImageInput"], list["VideoI
         else:
             images.append(image)
     if "-" in names:
-        origin = "standard input"
-        images.append(ImageInput("stdin", origin, functools.partial(decode_image, sys.stdin.buffer.read(), origin)))
+        images.append(stream_input(sys.stdin.buffer, "stdin", "standard input"))
     videos += [VideoInput(name.replace(":", "-"), name, number) for name, number in cameras.items()]
     return images, videos
 
