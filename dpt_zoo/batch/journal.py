@@ -89,7 +89,7 @@ class Journal:
     def __init__(self, folder: Path, settings: RunSettings, *, resume: bool = False) -> None:
         self.settings = settings
         self._path = folder / "detections.jsonl"
-        self._done = Counter[str]()
+        self._done: set[str] = set()
         self._names: set[str] = set()
         self._stems: set[str] = set()
         self._numbers = Counter[str]()
@@ -104,7 +104,7 @@ class Journal:
                     if result.frame is None or result.is_last:
                         self._names.add(result.name if result.frame is None else result.name.rpartition("/")[0])
                         path = result.detections.path or result.name
-                        self._done[result.key or input_key(path)] += 1  # earlier versions wrote no key
+                        self._done.add(result.key or input_key(path))  # earlier versions wrote no key
                         size = end
             else:
                 with open_atomic(folder / SETTINGS) as file:
@@ -125,15 +125,12 @@ class Journal:
         return (result for result, _ in self._read())
 
     def select(self, inputs: Iterable[Input]) -> list[Input]:
-        """Return the inputs that were not done before the run was resumed, with names that no other image has."""
-        done = self._done.copy()
-        left = []
+        """Return the inputs that were not done before the run was resumed, each once, with names that no other has."""
+        left: dict[str, Input] = {}
         for input in inputs:
-            if done[input.key]:
-                done[input.key] -= 1
-            else:
-                left.append(input)
-        return list(make_unique(left, self._names))
+            if input.key not in self._done:
+                left.setdefault(input.key, input)
+        return list(make_unique(left.values(), self._names))
 
     def new_stem(self, name: str) -> str:
         """Return an unused stem: "photo" for "photo.jpg"; if it is taken, "photo.jpg", then "photo.jpg-2", ..."""
