@@ -174,7 +174,7 @@ def _label_studio_task(result: ImageResult, model: str) -> dict[str, Any]:
     score = float(detections.scores.mean()) if len(detections) else 0.0
     prediction = {"model_version": model, "score": score, "result": regions}
     url = detections.path or result.name
-    if result.frame is None and Path(url).is_file():
+    if result.frame is None and os.path.isfile(url):  # noqa: PTH113  (a URL is an impossible path)
         url = f"/data/local-files/?d={quote(os.fsencode(Path(url).resolve().as_posix().lstrip('/')))}"
     return {"data": {"image": url}, "predictions": [prediction]}
 

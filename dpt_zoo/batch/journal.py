@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -176,7 +177,7 @@ class Journal:
 
 def has_run(folder: Path) -> bool:
     """Return whether a run was started in a folder."""
-    return (folder / SETTINGS).exists()
+    return os.path.lexists(folder / SETTINGS)  # unlike Path.exists, it accepts impossible names
 
 
 def _check_settings(folder: Path, settings: RunSettings) -> None:

@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DPTZooError as error:
         complain(error)
         return BAD_INPUT
+    except OSError as error:  # an impossible name, a damaged disk, ...
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import re
 import sys
 import time
@@ -144,7 +145,7 @@ def _choose_folder(work_dir: Path | None, resume: bool) -> Path:
     if has_run(work_dir):
         if not resume:
             raise InputError(f"{work_dir} holds an earlier run: add --resume to continue it, or use another --work-dir")
-    elif taken := [name for name in _OUTPUTS if (work_dir / name).exists()]:
+    elif taken := [name for name in _OUTPUTS if os.path.lexists(work_dir / name)]:
         raise InputError(f"{work_dir / taken[0]} exists, but is not from a run: use another --work-dir")
     return work_dir
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,8 @@ def run_convert(args: argparse.Namespace) -> int:
     """Convert a weights file, or a model's weights, to another format."""
     from ..weights.converting import convert
 
-    path = Path(args.input)
-    weights = convert(path if path.is_file() else _fetch(args.input), args.output, to=args.to, half=args.half)
+    path = Path(args.input) if os.path.isfile(args.input) else _fetch(args.input)  # noqa: PTH113
+    weights = convert(path, args.output, to=args.to, half=args.half)
     show(f"{args.output}: {len(weights.tensors)} tensors, {format_size(args.output)}")
     return 0
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import re
 import tarfile
 import zipfile
@@ -50,7 +51,7 @@ def read_weights(path: Path) -> Weights:
     Raises:
         WeightsError: The file does not exist, is not a weights file, is damaged, or needs code to be executed.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises an error for a name that is too long)
         raise WeightsError(f"{path}: there is no such file: give a .pth or .safetensors file")
     with _one_line_errors(path):
         form = _detect_form(path)

@@ -105,6 +105,13 @@ def test_csv_reads_back(tmp_path: Path, name: str) -> None:
     assert {len(row) for row in rows} == {11}
 
 
+def test_label_studio_of_a_long_url(tmp_path: Path) -> None:
+    url = f"https://example.org/{'x' * 3000}.png"
+    export(write(tmp_path, [ImageResult("x.png", "x", detections_in(url))]), tmp_path, "labelstudio")
+    (task,) = json.loads((tmp_path / "labelstudio.json").read_text())
+    assert task["data"]["image"] == url
+
+
 def test_csv_of_a_model_without_masks_and_of_odd_names(tmp_path: Path) -> None:
     journal = write(tmp_path, [ImageResult('say "a",\nb\udce9.jpg', "a", replace(detections_in("x")[0], rles=None))])
     export(journal, tmp_path, "csv")

@@ -58,6 +58,25 @@ class TestText:
         assert error.startswith("dpt-zoo: ") and error.count("\n") == 1
         assert not set(error) & set("\x1b\x07\r\x9b\u202e\ud800\udce9")
 
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["convert", "x" * 5000, "out.safetensors"],
+            ["import", "mrcnn_dpt_t_1x", "x" * 5000],
+            ["detect", "x.png", "--model", "mrcnn_dpt_nano_digits", "--work-dir", "x" * 5000],
+            ["detect", "x.png", "--model", "mrcnn_dpt_nano_digits", "--weights", "x" * 5000],
+            ["cache", "list", "--cache-dir", "x" * 5000],
+        ],
+        ids=lambda command: " ".join(word for word in command if len(word) < 99),
+    )
+    def test_names_that_are_too_long(
+        self, capsys: pytest.CaptureFixture[str], command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("dpt-zoo: ") and error.count("\n") == 1
+
     def test_nothing_else_prints(self) -> None:
         for path in (ROOT / "dpt_zoo" / "cli").glob("*.py"):
             if path.name != "printing.py":
