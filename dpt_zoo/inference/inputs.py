@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
@@ -62,8 +62,8 @@ class ImageInput(NamedInput):
         url: the URL as it was given, if the image is at one. It may contain a password.
     """
 
-    read: Callable[[], NDArray[np.uint8]]
-    url: str | None = None
+    read: Callable[[], NDArray[np.uint8]] = field(repr=False)
+    url: str | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:

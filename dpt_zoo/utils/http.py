@@ -95,7 +95,7 @@ class Session(requests.Session):
             try:
                 url = urljoin(url, self.get_redirect_target(response) or "")
             except ValueError as error:
-                raise FetchError(f"it redirects to an invalid URL: {redact_all(str(error))}") from error
+                raise FetchError(f"it redirects to an invalid URL: {redact_all(str(error))}") from None
         raise FetchError(f"more than {REDIRECTS} redirects, the last to {redact(url)}")
 
     def chunks(self, response: requests.Response) -> Iterator[bytes]:
@@ -135,7 +135,10 @@ class Session(requests.Session):
 
     @contextlib.contextmanager
     def _network_errors(self) -> Iterator[None]:
-        """Raise network errors as TransientError if another attempt may help, or else as FetchError."""
+        """Raise network errors as TransientError if another attempt may help, or else as FetchError.
+
+        The original error is not chained: its text may contain the whole URL.
+        """
         try:
             yield
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # the errors of requests are OSErrors
@@ -143,13 +146,13 @@ class Session(requests.Session):
             while inner := cause.__cause__ or cause.__context__:  # requests and urllib3 wrap the original
                 cause = inner
             if isinstance(cause, TimeoutError):
-                raise TransientError(f"it sent nothing for {self._stall_seconds:.0f} s") from error
+                raise TransientError(f"it sent nothing for {self._stall_seconds:.0f} s") from None
             if isinstance(cause, socket.gaierror):  # most likely this machine has no network
-                raise FetchError("its name cannot be resolved: is this machine online?") from error
+                raise FetchError("its name cannot be resolved: is this machine online?") from None
             reason = redact_all((str(cause).splitlines() or [type(cause).__name__])[0])
             if isinstance(cause, ssl.SSLCertVerificationError) or isinstance(error, requests.exceptions.InvalidURL):
-                raise FetchError(reason) from error
-            raise TransientError(f"the connection failed ({reason})") from error
+                raise FetchError(reason) from None
+            raise TransientError(f"the connection failed ({reason})") from None
 
 
 def check_status(response: requests.Response) -> None:

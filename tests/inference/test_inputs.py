@@ -129,6 +129,7 @@ class TestLimits:
             server.faults["/b?TOKEN"] = [redirect("http://u:PASS@[")]
             for path in ("a", "b", "none"):
                 url = f"{server.url}/{path}?TOKEN".replace("://", "://u:PASS@")
+                assert "TOKEN" not in repr(find_input(url)) and "PASS" not in repr(find_input(url))
                 with pytest.raises(ImageError) as raised:
                     find_input(url).read()
                 shown = server.url.replace("://", "://...@")
