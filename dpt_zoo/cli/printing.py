@@ -21,7 +21,7 @@ def is_main_process() -> bool:
 
 
 def show(text: object = "", *, to: TextIO | None = None) -> None:
-    """Print a text, by default to standard output. All that the command prints goes through this function.
+    """Print a `text` to the stream `to`, by default standard output. All that the command prints passes through here.
 
     What a terminal would obey, such as escape sequences in file names, and what the stream cannot encode is escaped.
     If nobody reads the stream any longer (`dpt-zoo list | head -1`), the rest is dropped, and the work goes on.

@@ -81,7 +81,10 @@ def input_key(origin: str) -> str:
 
 
 def stream_input(stream: BinaryIO, name: str, origin: str) -> ImageInput:
-    """Return the input of an image file in a stream, such as standard input. It may have MAX_DOWNLOAD bytes."""
+    """Return the input `name` for an image file in a `stream`, such as standard input; see `NamedInput` for `origin`.
+
+    The file may have MAX_DOWNLOAD bytes.
+    """
     return ImageInput(name, origin, partial(_read_stream, stream, origin))
 
 
@@ -205,7 +208,7 @@ def _read_stream(stream: BinaryIO, name: str) -> NDArray[np.uint8]:
 
 
 def make_unique(inputs: Iterable[Input], taken: Collection[str] = ()) -> Iterator[Input]:
-    """Yield the inputs, with "-2", "-3", ... appended to names that are repeated or `taken`."""
+    """Yield the `inputs`, with "-2", "-3", ... appended to names that are repeated or `taken`."""
     used, numbers = set(taken), dict[str, int]()
     for input in inputs:
         path, name = PurePosixPath(input.name), input.name

@@ -34,25 +34,31 @@ class TransientError(Exception):
 
 
 def read_url(url: str, limit: int) -> bytes:
-    """Return the content of a URL, after up to two more attempts. A failure raises FetchError.
+    """Return the content of a `url`, after up to two more attempts. A failure raises FetchError.
 
-    It may have `limit` bytes. Plain HTTP is accepted.
+    The content may have `limit` bytes. Plain HTTP is accepted.
     """
     with Session(is_secure_only=False) as session:
         for attempt in range(ATTEMPTS):
             try:
                 with contextlib.closing(session.open_url(url)) as response:
-                    if response.status_code not in (200, *WORTH_RETRYING):
-                        raise FetchError(f"the server answers {response.status_code}")
-                    check_status(response)
-                    content = session.read_start(response, limit + 1)
-                if len(content) > limit:
-                    raise FetchError(f"refused, it is larger than {limit >> 20} MB")
-                return content
+                    status = response.status_code
+                    if status == 200 or status in WORTH_RETRYING:
+                        check_status(response)
+                    content = session.read_start(response, limit + 1) if status == 200 else b""
             except TransientError as error:
-                failure = error
+                reason = str(error)
                 time.sleep(0.5 * attempt)
-    raise FetchError(f"it cannot be downloaded: {failure}") from failure
+                continue
+            except FetchError as error:
+                reason = str(error)
+                break
+            if status != 200:
+                raise FetchError(f"the server answers {status}")
+            if len(content) > limit:
+                raise FetchError(f"refused, it is larger than {limit >> 20} MB")
+            return content
+    raise FetchError(f"it cannot be downloaded: {reason}")
 
 
 class Session(requests.Session):
@@ -77,7 +83,7 @@ class Session(requests.Session):
         self.headers.update({"User-Agent": f"dpt-zoo/{__version__}", **identity})
 
     def open_url(self, url: str, headers: Mapping[str, str] = {}) -> requests.Response:
-        """Return the response to a request, after redirects, with its body unread.
+        """Send a request with `url` and `headers`, follow redirects, and return the response with its body unread.
 
         Without a response, FetchError or TransientError is raised.
         """
