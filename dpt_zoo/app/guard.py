@@ -1,8 +1,11 @@
 """Middleware that refuses all requests but the page's own. Some of Gradio's routes read any file or fetch any URL."""
 
+import asyncio
+import contextlib
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..utils.urls import is_loopback
+
 MAX_UPLOAD = 50 << 20  # bytes; photos are smaller
 MAX_MESSAGE = 1 << 20  # bytes of the body of any other request
+MAX_FOLDER = 1 << 30  # bytes of all uploads and results, and of the uploads that are received at one time
+MIN_FILE = 1 << 16  # bytes that a smaller file counts as, which limits the number of files
+STALL_SECONDS = 30.0  # longest time without a part of a body
 
 READABLE = re.compile(
     r"/(|config|theme\.css|favicon\.ico|manifest\.json|(assets|static)/.+"
@@ -22,9 +30,6 @@ READABLE = re.compile(
 FILE = re.compile(r"/gradio_api/file=(?P<path>.+)", re.DOTALL)
 UPLOAD = "/gradio_api/upload"
 MESSAGES = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
-
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-"""Names of this machine in a URL. Any other name that resolves to it may belong to another site."""
 
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
@@ -40,33 +45,41 @@ class Guard:
         app: the application to protect.
         folder: the folder of uploads and results. Requests cannot read or name files outside it.
         is_local: whether only this machine may use the server.
+        functions: the numbers of the page's functions.
     """
 
-    def __init__(self, app: ASGIApp, *, folder: Path, is_local: bool) -> None:
+    def __init__(self, app: ASGIApp, *, folder: Path, is_local: bool, functions: Collection[int]) -> None:
         self._app = app
         self._folder = folder.resolve()
         self._is_local = is_local
+        self._functions = functions
+        self._own_files = {path for *_, path in _files_below(self._folder)}  # such as the examples: they stay
+        self._num_incoming = 0  # bytes of the uploads that are being received
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # start and end of the server
             await self._app(scope, receive, send)
             return
-        request = Request(scope, receive)
+        request, num_bytes = Request(scope, receive), 0
         try:
             self._check_origin(request.headers)
             if request.method == "POST":
-                receive = await self._checked_body(request)
+                num_bytes = self._reserve(request)
+                receive = await self._checked_body(Request(scope, _limited(receive, num_bytes)))
             else:
                 self._check_read(request)
         except HTTPException as refusal:
             await PlainTextResponse(refusal.detail, refusal.status_code)(scope, receive, send)
-            return
-        await self._app(scope, receive, _with_policy(send))
+        else:
+            await self._app(scope, receive, _with_policy(send))
+        finally:
+            self._num_incoming -= num_bytes
 
     def _check_origin(self, headers: Headers) -> None:
         """Refuse requests of other sites' pages, and host names of other sites that resolve to this server."""
         host = headers.get("host", "")
-        if self._is_local and re.sub(r":\d+$", "", host) not in LOOPBACK:
+        # Any other name that resolves to this machine may belong to another site.
+        if self._is_local and not is_loopback(re.sub(r":\d+$", "", host).strip("[]")):
             raise HTTPException(403, f"this server does not answer for the host {host}")
         if headers.get("origin", f"http://{host}") not in (f"http://{host}", f"https://{host}"):
             raise HTTPException(403, "other sites may not use this server")
@@ -78,32 +91,56 @@ class Guard:
         if request.method not in ("GET", "HEAD") or not is_needed:
             raise HTTPException(404, "not found")
 
-    async def _checked_body(self, request: Request) -> Receive:
-        """Check the body of a POST request, and return a function that receives it."""
+    def _reserve(self, request: Request) -> int:
+        """Count the length of the body of a POST request as incoming and return it, or refuse the request."""
         path = request.scope["path"]
         if path != UPLOAD and path not in MESSAGES:
             raise HTTPException(404, "not found")
         length = request.headers.get("content-length", "")
-        if not re.fullmatch(r"[0-9]{1,18}", length):
+        if "transfer-encoding" in request.headers or not re.fullmatch(r"[0-9]{1,18}", length):
             raise HTTPException(411, "the length of the body is missing")
         limit = MAX_UPLOAD if path == UPLOAD else MAX_MESSAGE
         if int(length) > limit:
             raise HTTPException(413, f"at most {limit:,} bytes are accepted")
-        if path == UPLOAD:
+        if self._num_incoming + int(length) > MAX_FOLDER:
+            raise HTTPException(503, "too many uploads at a time: try again")
+        self._num_incoming += int(length)
+        return int(length)
+
+    async def _checked_body(self, request: Request) -> Receive:
+        """Check the body of a POST request, and return a function that receives it."""
+        await asyncio.to_thread(self._make_room)
+        if request.scope["path"] == UPLOAD:
             return request.receive
         body = await request.body()
         try:
-            names_ours = self._names_only_ours(json.loads(body))
+            content = json.loads(body)
+            names_ours = self._names_only_ours(content)
         except (ValueError, RecursionError):
             raise HTTPException(400, "the body is not JSON") from None
         if not names_ours:
             raise HTTPException(403, "only uploaded files may be named")
+        function = content.get("fn_index") if isinstance(content, dict) else None
+        if function is not None and not (isinstance(function, int) and function in self._functions):
+            raise HTTPException(400, "there is no such function")
         replay: Iterator[Message] = iter([{"type": "http.request", "body": body, "more_body": False}])
 
         async def receive() -> Message:
             return next(replay, None) or await request.receive()
 
         return receive
+
+    def _make_room(self) -> None:
+        """Remove the oldest uploads and results, so that the folder can take what is incoming."""
+        files = sorted(file for file in _files_below(self._folder) if file[-1] not in self._own_files)
+        excess = sum(size for _, size, _ in files) + self._num_incoming - MAX_FOLDER
+        for _, size, path in files:
+            if excess <= 0:
+                return
+            with contextlib.suppress(OSError):
+                path.unlink()
+                excess -= size
+                path.parent.rmdir()  # if it is empty
 
     def _names_only_ours(self, value: Any) -> bool:
         """Return whether all paths in a message, at any depth, are in the folder. Gradio would read or fetch others."""
@@ -119,6 +156,38 @@ class Guard:
             return Path(path).resolve().is_relative_to(self._folder)
         except (TypeError, ValueError, OSError):  # not a string, a null character, too long
             return False
+
+
+def _files_below(folder: Path) -> list[tuple[float, int, Path]]:
+    """Return the time, size and path of each file in a folder and below."""
+    files = []
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            with contextlib.suppress(OSError):  # Gradio removes files, too
+                stat = path.lstat()
+                files.append((stat.st_mtime, max(stat.st_size, MIN_FILE), path))
+    return files
+
+
+def _limited(receive: Receive, num_bytes: int) -> Receive:
+    """Return a function that receives at most `num_bytes` of a body, each part of it in time."""
+    left, is_complete = num_bytes, False
+
+    async def receive_limited() -> Message:
+        nonlocal left, is_complete
+        if is_complete:  # then it waits for the end of the connection
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), STALL_SECONDS)
+        except asyncio.TimeoutError:
+            raise HTTPException(408, "the body arrives too slowly") from None
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(413, "the body is longer than its length")
+        is_complete = not message.get("more_body", False)
+        return message
+
+    return receive_limited
 
 
 def _with_policy(send: Send) -> Send:

@@ -109,7 +109,10 @@ class Models:
 
 
 def make_app(model: str, device: str) -> FastAPI:
-    """Make the web application, and load the model that is selected first, or raise `DPTZooError`."""
+    """Make the web application, and load the model that is selected first, or raise `DPTZooError`.
+
+    `state.functions` of the application has the numbers of the page's functions.
+    """
     models = Models(model, device)
     models.load(models.first_name)
 
@@ -135,6 +138,7 @@ def make_app(model: str, device: str) -> FastAPI:
     page.state_session_capacity = MAX_SESSIONS
     page.has_launched = True  # without it, Gradio lets a message name any file of this machine
     app = FastAPI(openapi_url=None)
+    app.state.functions = frozenset(page.fns)
     disabled = ("run_history", "ssr_mode", "mcp_server", "pwa", "enable_monitoring", "show_error")
     style: dict[str, Any] = {"theme": THEME, "css": CSS, "head": f"<script>{STREAM}</script>", "footer_links": []}
     return gr.mount_gradio_app(app, page, path="", **style, **dict.fromkeys(disabled, False))
@@ -242,11 +246,7 @@ def _read(upload: Path) -> NDArray[np.uint8]:
         content = upload.read_bytes()
     except OSError as error:
         raise ImageError("the image is no longer on the server: choose it again") from error
-    pixels = decode_image(content, "the image")
-    height, width = pixels.shape[:2]
-    if height * width > MAX_PIXELS:
-        raise ImageError(f"the image has {width:,} x {height:,} pixels: at most {MAX_PIXELS:,} are accepted")
-    return pixels
+    return decode_image(content, "the image", MAX_PIXELS)
 
 
 def _to_drawable(detections: Detections) -> Detections:

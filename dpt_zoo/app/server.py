@@ -44,7 +44,8 @@ def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str
 
         address, port = listener.getsockname()[:2]
         is_local = ipaddress.ip_address(address).is_loopback
-        app = Guard(make_app(model, device), folder=Path(folder), is_local=is_local)
+        page = make_app(model, device)
+        app = Guard(page, folder=Path(folder), is_local=is_local, functions=page.state.functions)
         ready(f"http://{f'[{address}]' if ':' in address else address}:{port}")
         config = uvicorn.Config(app, ws="none", lifespan="on", log_level="critical", timeout_graceful_shutdown=1)
         uvicorn.Server(config).run([listener])

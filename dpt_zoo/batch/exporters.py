@@ -55,7 +55,7 @@ def write_coco(journal: Journal, folder: Path) -> None:
 def write_csv(journal: Journal, folder: Path) -> None:
     """Write `detections.csv`: one row for each object. Boxes and the areas of masks are in pixels."""
     with open_atomic(folder / "detections.csv") as file:
-        rows = csv.writer(codecs.getwriter("utf-8")(file, "backslashreplace"), lineterminator="\n")
+        rows = csv.writer(codecs.getwriter("utf-8")(file, "backslashreplace"), lineterminator="\r\n")
         rows.writerow(("image", "frame", "time", "name", "label", "score", "x1", "y1", "x2", "y2", "area"))
         for result in journal:
             each = result.detections
@@ -174,7 +174,7 @@ def _label_studio_task(result: ImageResult, model: str) -> dict[str, Any]:
     score = float(detections.scores.mean()) if len(detections) else 0.0
     prediction = {"model_version": model, "score": score, "result": regions}
     url = detections.path or result.name
-    if result.frame is None and Path(url).is_file():
+    if result.frame is None and os.path.isfile(url):  # noqa: PTH113  (a URL is an impossible path)
         url = f"/data/local-files/?d={quote(os.fsencode(Path(url).resolve().as_posix().lstrip('/')))}"
     return {"data": {"image": url}, "predictions": [prediction]}
 

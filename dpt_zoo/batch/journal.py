@@ -1,15 +1,19 @@
 """The journal of a detection run: one line of JSON for each image, written as soon as the image is done."""
 
+import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, OutputError
 from ..inference.detections import Detections
-from ..utils.files import open_atomic
+from ..inference.inputs import Input, input_key, make_unique
+from ..utils.files import lock_folder, open_atomic
 from ..utils.json_files import JsonLinesWriter, read_json_lines
 
 SETTINGS = "run.json"
@@ -49,6 +53,7 @@ class ImageResult:
         frame: the number of a video's frame, from 0; None for an image.
         time: seconds from the first frame to this one; None for an image.
         is_last: whether this frame is the video's last one.
+        key: identifies the image or the whole video, see `NamedInput.key`; empty in results of earlier versions.
     """
 
     name: str
@@ -57,17 +62,20 @@ class ImageResult:
     frame: int | None = None
     time: float | None = None
     is_last: bool = False
+    key: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the image's line in the journal."""
         video = {} if self.frame is None else {"frame": self.frame, "time": self.time, "last": self.is_last}
-        return {"name": self.name, "stem": self.stem, **video, **self.detections.to_json()}
+        key = {"key": self.key} if self.key else {}
+        return {"name": self.name, "stem": self.stem, **key, **video, **self.detections.to_json()}
 
 
 class Journal:
     """The results of a run, `detections.jsonl`, and its settings, `run.json`. Iteration reads all results from disk.
 
-    When a run is resumed, incomplete lines and the frames of incomplete videos are removed.
+    When a run is resumed, incomplete lines and the frames of incomplete videos are removed. While the journal is open,
+    no other process can open one in the same folder.
 
     Args:
         folder: the run's folder; it must exist.
@@ -75,57 +83,82 @@ class Journal:
         resume: continue the run in the folder, if there is one.
 
     Raises:
-        InputError: The folder holds a run with other settings or of another version.
+        InputError: The folder holds a run with other settings or of another version, or another process uses it.
         OutputError: The files cannot be written.
     """
 
     def __init__(self, folder: Path, settings: RunSettings, *, resume: bool = False) -> None:
         self.settings = settings
         self._path = folder / "detections.jsonl"
-        self._done: set[tuple[str, str | None]] = set()
+        self._done: set[str] = set()
+        self._names: set[str] = set()
         self._stems: set[str] = set()
+        self._numbers = Counter[str]()
         size = 0  # bytes of the file to keep
-        if resume and has_run(folder):
-            _check_settings(folder, settings)
-            for result, end in self._read():
-                if result.frame is None:
-                    self._stems.add(result.stem.casefold())
-                if result.frame is None or result.is_last:
-                    name = result.name if result.frame is None else result.name.rpartition("/")[0]
-                    self._done.add((name, result.detections.path))
-                    size = end
-        else:
-            with open_atomic(folder / SETTINGS) as file:
-                file.write(json.dumps(asdict(settings), indent=2).encode() + b"\n")
-        self._writer = JsonLinesWriter(self._path, size)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lock_folder(folder))
+            if resume and has_run(folder):
+                _check_settings(folder, settings)
+                for result, end in self._read():
+                    if result.frame is None:
+                        self._stems.add(result.stem.casefold())
+                    if result.frame is None or result.is_last:
+                        self._names.add(result.name if result.frame is None else result.name.rpartition("/")[0])
+                        path = result.detections.path or result.name
+                        self._done.add(result.key or input_key(path))  # earlier versions wrote no key
+                        size = end
+            else:
+                with open_atomic(folder / SETTINGS) as file:
+                    file.write(json.dumps(asdict(settings), indent=2).encode() + b"\n")
+            self._writer = JsonLinesWriter(self._path, size)
+            stack.callback(self._writer.close)
+            self._inode = self._path.stat().st_ino
+            self._closing = stack.pop_all()
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._writer.close()
+        self._closing.close()
 
     def __iter__(self) -> Iterator[ImageResult]:
+        self._check_place()
         return (result for result, _ in self._read())
 
-    def has(self, name: str, origin: str) -> bool:
-        """Return whether the image or the whole video `name` at `origin` was done before the run was resumed."""
-        return (name, origin) in self._done
+    def select(self, inputs: Iterable[Input]) -> list[Input]:
+        """Return the inputs that were not done before the run was resumed, each once, with names that no other has."""
+        left: dict[str, Input] = {}
+        for input in inputs:
+            if input.key not in self._done:
+                left.setdefault(input.key, input)
+        return list(make_unique(left.values(), self._names))
 
     def new_stem(self, name: str) -> str:
         """Return an unused stem: "photo" for "photo.jpg"; if it is taken, "photo.jpg", then "photo.jpg-2", ..."""
         # File systems allow names of 255 bytes: 160 leave room for what is added.
         parts = (part.encode("utf-8", "ignore")[:160].decode("utf-8", "ignore") for part in name.split("/"))
         path = PurePosixPath(*(part for part in parts if part not in ("", ".", "..")))
-        numbered = (f"{path}-{number}" for number in itertools.count(2))
-        candidates = itertools.chain([path.with_suffix("").as_posix(), path.as_posix()], numbered)
-        stem = next(stem for stem in candidates if stem.casefold() not in self._stems)  # some disks ignore case
+        start = self._numbers[path.as_posix()] or 2
+        numbered = ((f"{path}-{number}", number) for number in itertools.count(start))
+        candidates = itertools.chain([(path.with_suffix("").as_posix(), 0), (path.as_posix(), 0)], numbered)
+        stem, number = next(each for each in candidates if each[0].casefold() not in self._stems)  # some ignore case
+        self._numbers[path.as_posix()] = number
         self._stems.add(stem.casefold())
         return stem
 
     def append(self, result: ImageResult) -> None:
         """Write an image's line. If this fails, `OutputError` is raised, and the lines before it are unchanged."""
         self._writer.append(result.to_json())
+        self._check_place()
+
+    def _check_place(self) -> None:
+        """Raise `OutputError` if the file was removed or replaced: what is written to it would be lost."""
+        try:
+            is_same = self._path.stat().st_ino == self._inode
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise OutputError(f"{self._path} was removed during the run, and its results are lost: detect again")
 
     def _read(self) -> Iterator[tuple[ImageResult, int]]:
         """Yield each result, and the byte offset of its line's end."""
@@ -134,17 +167,17 @@ class Journal:
             for content, end in read_json_lines(self._path):
                 detections = Detections.from_json(content, self.settings.classes)
                 video = (content.get("frame"), content.get("time"), content.get("last", False))
-                yield ImageResult(content["name"], content["stem"], detections, *video), end
+                yield ImageResult(content["name"], content["stem"], detections, *video, content.get("key", "")), end
                 number += 1
         except FileNotFoundError:  # the run was stopped before its first image
             return
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{self._path}, line {number}: this is no image's result: use another folder") from error
 
 
 def has_run(folder: Path) -> bool:
     """Return whether a run was started in a folder."""
-    return (folder / SETTINGS).exists()
+    return os.path.lexists(folder / SETTINGS)  # unlike Path.exists, it accepts impossible names
 
 
 def _check_settings(folder: Path, settings: RunSettings) -> None:
@@ -153,7 +186,7 @@ def _check_settings(folder: Path, settings: RunSettings) -> None:
     try:
         earlier = json.loads(path.read_bytes())
         changed = [name for name, value in ours.items() if earlier[name] != value]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged, or of another version of DPT Zoo: use another folder") from error
     if changed:
         long = {"weights": "other weights", "classes": "other classes"}

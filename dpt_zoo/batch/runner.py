@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import DPTZooError, ImageError, InputError
 from ..inference.detections import Detections
 from ..inference.detector import Detector
-from ..inference.inputs import ImageInput
+from ..inference.inputs import ImageInput, NamedInput
 from ..utils.files import make_folder
 from ..utils.progress import ProgressCallback
 from .image_writer import ImageWriter
@@ -33,17 +33,13 @@ VIDEO_SUFFIXES = frozenset(
 
 
 @dataclass(frozen=True)
-class VideoInput:
-    """A video file or a camera.
+class VideoInput(NamedInput):
+    """A video file or a camera; the `origin` of a camera is "camera:0".
 
     Attributes:
-        name: a relative POSIX path for the files written for it.
-        origin: the path or "camera:0", which is the `path` of its detections.
         input: the video file's path, or the camera's number.
     """
 
-    name: str
-    origin: str
     input: Path | int
 
 
@@ -85,7 +81,8 @@ class DetectionRun:
                     self.failures.append(detections)
                 else:
                     kept = detections.filter(classes=self._journal.settings.kept_classes)
-                    submit(ImageResult(image.name, self._journal.new_stem(image.name), kept), self._image_writer.write)
+                    stem = self._journal.new_stem(image.name)
+                    submit(ImageResult(image.name, stem, kept, key=image.key), self._image_writer.write)
                 progress(number, len(images))
 
     def detect_video(self, video: VideoInput, progress: ProgressCallback) -> None:
@@ -134,7 +131,8 @@ class DetectionRun:
                 if isinstance(detections, ImageError):
                     raise detections
                 kept = detections.filter(classes=self._journal.settings.kept_classes)
-                submit(ImageResult(image.name, image.name, kept, frame.index, frame.time), partial(write, frame=frame))
+                result = ImageResult(image.name, image.name, kept, frame.index, frame.time, key=video.key)
+                submit(result, partial(write, frame=frame))
                 progress(number, reader.num_frames)
         if last:
             self._record(replace(last, is_last=True))

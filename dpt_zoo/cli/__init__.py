@@ -1,36 +1,33 @@
 """The `dpt-zoo` command. Each module adds some of its subcommands."""
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 
 from .._version import __version__
 from ..errors import DPTZooError
 from ..utils.dependencies import explain_imports
 from . import app, data, detect, experiments, export, models, weights
-from .printing import BAD_INPUT, complain
+from .printing import BAD_INPUT, complain, prepared_streams
 
 INTERRUPTED = 130  # the exit status after Ctrl-C, as in shells
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    args = _parser().parse_args(arguments)
-    run = vars(args).pop("run")
     try:
-        with explain_imports():
+        with prepared_streams(), explain_imports():
+            args = _parser().parse_args(arguments)
+            run = vars(args).pop("run")
             status: int = run(args)
-        sys.stdout.flush()
+            return status
     except DPTZooError as error:
         complain(error)
         return BAD_INPUT
+    except OSError as error:  # an impossible name, a damaged disk, ...
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # `dpt-zoo list | head` is not an error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return status
 
 
 def _parser() -> argparse.ArgumentParser:

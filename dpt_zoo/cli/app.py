@@ -4,6 +4,8 @@ import argparse
 import logging
 from typing import Any
 
+from .printing import show
+
 
 def add_commands(commands: Any) -> None:
     """Add the subcommand to argparse's `commands`."""
@@ -21,8 +23,6 @@ def run_app(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     from ..app.server import serve
 
-    log = logging.getLogger("dpt_zoo.app")
-    log.addHandler(logging.StreamHandler())
-    log.setLevel(logging.INFO)
-    serve(**vars(args), ready=lambda url: print(f"{url} (stop with Ctrl-C)", flush=True))
+    logging.getLogger("dpt_zoo.app").setLevel(logging.INFO)
+    serve(**vars(args), ready=lambda url: show(f"{url} (stop with Ctrl-C)"))
     return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..utils.progress import progress_bar
 from ..utils.text import plural, printable
-from .printing import BAD_INPUT
+from .printing import BAD_INPUT, show
 
 if TYPE_CHECKING:
     from ..data.checks import CheckedSplit
@@ -49,7 +49,7 @@ def run_check_data(args: argparse.Namespace) -> int:
         checked = check_splits(splits, jobs=args.jobs, progress=progress)
     results = {files.name: split for files, split in zip(splits, checked, strict=True)}
     if args.json:
-        print(json.dumps([_as_json(name, split) for name, split in results.items()], indent=2))
+        show(json.dumps([_as_json(name, split) for name, split in results.items()], indent=2))
     else:
         for name, split in results.items():
             _print(name, split)
@@ -62,26 +62,26 @@ def run_make_digits(args: argparse.Namespace) -> int:
 
     with progress_bar("drawing scenes") as progress:
         make_digit_scenes(**vars(args), progress=progress)
-    print(f"{args.folder}: {args.num_train:,} scenes for training, {args.num_test:,} for testing")
+    show(f"{args.folder}: {args.num_train:,} scenes for training, {args.num_test:,} for testing")
     return 0
 
 
 def _print(name: str, split: "CheckedSplit") -> None:
     from ..data.issues import describe
 
-    print(
+    show(
         f"{name}: {plural(split.num_images, 'image')}, {split.num_empty_images:,} without objects; "
         f"{plural(split.num_objects, 'object')}, {split.num_masks:,} with masks; {len(split.classes):,} classes"
     )
     counts = ", ".join(f"{printable(class_name)} {count:,}" for class_name, count in split.classes.items())
     if counts:
-        print(textwrap.fill(counts, 100, initial_indent="  ", subsequent_indent="  ", break_long_words=False))
+        show(textwrap.fill(counts, 100, initial_indent="  ", subsequent_indent="  ", break_long_words=False))
     for noun, is_error in (("error", True), ("warning", False)):
         issues = [issue for issue in split.issues if issue.type.is_error == is_error]
         if issues:
-            print(f"{name}: {plural(len(issues), noun)}\n{describe(issues)}")
+            show(f"{name}: {plural(len(issues), noun)}\n{describe(issues)}")
     if not split.issues:
-        print(f"{name}: no issues")
+        show(f"{name}: no issues")
 
 
 def _as_json(name: str, split: "CheckedSplit") -> dict[str, Any]:

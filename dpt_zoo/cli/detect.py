@@ -1,8 +1,8 @@
 """`dpt-zoo detect`: detect objects in images and videos."""
 
 import argparse
-import functools
 import itertools
+import os
 import re
 import sys
 import time
@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..utils.files import make_folder
 from ..utils.progress import progress_bar
 from ..utils.text import plural, printable
-from .printing import BAD_INPUT
+from .printing import BAD_INPUT, complain, show
 
 if TYPE_CHECKING:
     from ..batch.runner import DetectionRun, VideoInput
@@ -72,8 +72,9 @@ def run_detect(args: argparse.Namespace) -> int:
     from ..batch.exporters import WRITERS
     from ..batch.image_writer import ImageWriter
     from ..batch.journal import Journal, RunSettings
-    from ..batch.runner import DetectionRun
+    from ..batch.runner import DetectionRun, VideoInput
     from ..inference.detector import Detector
+    from ..inference.inputs import ImageInput
 
     images, videos = _find_inputs(args.inputs)
     folder = _choose_folder(args.work_dir, args.resume)
@@ -96,34 +97,33 @@ def run_detect(args: argparse.Namespace) -> int:
     image_writer = ImageWriter(folder, not args.no_pictures, crops=args.save_crops, masks=args.save_masks)
     with Journal(folder, settings, resume=args.resume) as journal:
         run = DetectionRun(detector, journal, image_writer)
-        images = [image for image in images if not journal.has(image.name, image.origin)]
-        videos = [video for video in videos if not journal.has(video.name, video.origin)]
+        left = journal.select([*images, *videos])
+        images, videos = ([each for each in left if isinstance(each, kind)] for kind in (ImageInput, VideoInput))
         start = time.perf_counter()
         try:
             _detect(run, images, videos)
         except KeyboardInterrupt:
             done = f"{plural(run.num_images, 'image')} done"
-            print(f"dpt-zoo: interrupted, {done}: to continue, add --work-dir {folder} --resume", file=sys.stderr)
+            complain(f"interrupted, {done}: to continue, add --work-dir {folder} --resume")
             raise
         seconds = time.perf_counter() - start
         for name in args.format:
             if write := WRITERS[name]:
                 write(journal, folder)
     rate = f" ({run.num_images / seconds:.1f} images/s)" if run.num_images else ""
-    print(f"{plural(run.num_images, 'image')}, {plural(run.num_objects, 'object')} in {seconds:.1f} s{rate}")
-    print(f"{folder}: {', '.join(name for name in _OUTPUTS if (folder / name).exists())}")
+    show(f"{plural(run.num_images, 'image')}, {plural(run.num_objects, 'object')} in {seconds:.1f} s{rate}")
+    show(f"{folder}: {', '.join(name for name in _OUTPUTS if (folder / name).exists())}")
     if not run.failures:
         return 0
-    print(f"dpt-zoo: {plural(len(run.failures), 'input')} failed:", file=sys.stderr)
-    print(*(f"  {printable(str(failure))}" for failure in run.failures), sep="\n", file=sys.stderr)
+    failures = [f"{plural(len(run.failures), 'input')} failed:", *(printable(str(each)) for each in run.failures)]
+    complain("\n  ".join(failures))
     return BAD_INPUT
 
 
 def _find_inputs(names: Sequence[str]) -> tuple[list["ImageInput"], list["VideoInput"]]:
     """Return the images, and the videos with the cameras."""
     from ..batch.runner import VIDEO_SUFFIXES, VideoInput
-    from ..inference.inputs import ImageInput, find_inputs, is_url
-    from ..utils.images import decode_image
+    from ..inference.inputs import find_inputs, is_url, stream_input
 
     cameras = {name: int(name.partition(":")[2]) for name in names if re.fullmatch(r"camera:\d+", name)}
     images, videos = [], []
@@ -134,8 +134,7 @@ def _find_inputs(names: Sequence[str]) -> tuple[list["ImageInput"], list["VideoI
         else:
             images.append(image)
     if "-" in names:
-        origin = "standard input"
-        images.append(ImageInput("stdin", origin, functools.partial(decode_image, sys.stdin.buffer.read(), origin)))
+        images.append(stream_input(sys.stdin.buffer, "stdin", "standard input"))
     videos += [VideoInput(name.replace(":", "-"), name, number) for name, number in cameras.items()]
     return images, videos
 
@@ -153,7 +152,7 @@ def _choose_folder(work_dir: Path | None, resume: bool) -> Path:
     if has_run(work_dir):
         if not resume:
             raise InputError(f"{work_dir} holds an earlier run: add --resume to continue it, or use another --work-dir")
-    elif taken := [name for name in _OUTPUTS if (work_dir / name).exists()]:
+    elif taken := [name for name in _OUTPUTS if os.path.lexists(work_dir / name)]:
         raise InputError(f"{work_dir / taken[0]} exists, but is not from a run: use another --work-dir")
     return work_dir
 
@@ -173,4 +172,4 @@ def _detect(run: "DetectionRun", images: Sequence["ImageInput"], videos: Sequenc
 def _print_result(detections: "Detections") -> None:
     counts = Counter(detections.names).most_common()
     objects = ", ".join(f"{count} {name}" for name, count in counts) or "nothing"
-    print(printable(f"{detections.path}: {objects}"), flush=True)
+    show(printable(f"{detections.path}: {objects}"))

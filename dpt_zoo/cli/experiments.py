@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.text import format_percent
-from .printing import is_main_process, print_table
+from .printing import is_main_process, print_table, show
 
 DIFFERENT = 1
 """The exit status of `reproduce` if a detector failed, or if a metric differs from the published one."""
@@ -87,7 +87,7 @@ def run_train(args: argparse.Namespace) -> int:
 
     weights = train(**{**vars(args), "cfg_options": parse_cfg_options(args.cfg_options)})
     if is_main_process():
-        print(weights)
+        show(weights)
     return 0
 
 
@@ -100,12 +100,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if not is_main_process():
         return 0
     if evaluation.skipped:
-        print(f"skipped, of {evaluation.num_images + len(evaluation.skipped):,} images:", file=sys.stderr)
-        print(*(f"  {image}" for image in evaluation.skipped), sep="\n", file=sys.stderr)
+        title = f"skipped, of {evaluation.num_images + len(evaluation.skipped):,} images:"
+        show("\n  ".join([title, *map(str, evaluation.skipped)]), to=sys.stderr)
     if evaluation.metrics:
         _print_metrics("", evaluation.metrics)
     for task, classes in evaluation.per_class.items() if per_class else ():
-        print()
+        show()
         _print_metrics(f"{task}, by class", classes)
     return 0
 
@@ -117,8 +117,8 @@ def run_reproduce(args: argparse.Namespace) -> int:
     names = select_names(vars(args).pop("names"))
     if args.work_dir is None:
         args.work_dir = Path("runs", "results" if args.format == "pytorch" else f"results-{args.format}")
-    results = reproduce(names, ReproductionOptions(**vars(args)), functools.partial(print, file=sys.stderr, flush=True))
-    print(f"{results.summary}\n{args.work_dir / 'results.md'}")
+    results = reproduce(names, ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
+    show(f"{results.summary}\n{args.work_dir / 'results.md'}")
     return DIFFERENT if results.num_failed or results.num_different else 0
 
 

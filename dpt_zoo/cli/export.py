@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .printing import format_size
+from .printing import format_size, show
 
 
 def add_commands(commands: Any) -> None:
@@ -36,5 +36,5 @@ def run_export(args: argparse.Namespace) -> int:
         raise InputError("--height and --width must be given together")
     path = export(**vars(args), image_size=None if height is None else (height, width))
     paths = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-    print(", ".join(f"{each} ({format_size(each)})" for each in paths))
+    show(", ".join(f"{each} ({format_size(each)})" for each in paths))
     return 0

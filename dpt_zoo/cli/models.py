@@ -19,7 +19,7 @@ from ..manifest.records import (
 )
 from ..utils.text import format_percent
 from ..weights.cache import CacheEntry, Provenance, default_cache_dir
-from .printing import cache_state, print_table
+from .printing import cache_state, print_table, show
 
 
 def add_commands(commands: Any) -> None:
@@ -45,9 +45,9 @@ def run_list(args: argparse.Namespace) -> int:
         header = ("name", "params", "schedule", "box AP", "mask AP", "cached")
         print_table(header, [_model_row(record) for record in models])
     if models and demos:
-        print()
+        show()
     if demos:
-        print("Demos, trained by this project on digit scenes and shipped with it:")
+        show("Demos, trained by this project on digit scenes and shipped with it:")
         rows = [(record.name, _millions(record), *_average_precisions(record), record.data) for record in demos]
         print_table(("name", "params", "box AP", "mask AP", "measured on"), rows)
     return 0
@@ -62,11 +62,11 @@ def run_info(args: argparse.Namespace) -> int:
 
         Console().print(Markdown(card(record), hyperlinks=False))
     else:
-        print(card(record), end="")
-    print("\nOn this machine:")
+        show(card(record).rstrip("\n"))
+    show("\nOn this machine:")
     for key, value in _local_state(record).items():
         first, *others = value.splitlines()
-        print("\n".join([f"  {key:17}{first}", *(f"{'':19}{line}" for line in others)]))
+        show("\n".join([f"  {key:17}{first}", *(f"{'':19}{line}" for line in others)]))
     return 0
 
 

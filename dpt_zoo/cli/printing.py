@@ -1,11 +1,15 @@
 """Printing that several subcommands share."""
 
+import contextlib
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
-from ..errors import DPTZooError
+from ..errors import DPTZooError, OutputError
+from ..utils.text import printable
 from ..weights.cache import CacheEntry
 
 BAD_INPUT = 2  # exit status for input that cannot be used
@@ -16,16 +20,52 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def complain(error: DPTZooError) -> None:
+def show(text: object = "", *, to: TextIO | None = None) -> None:
+    """Print a `text` to the stream `to`, by default standard output. All that the command prints passes through here.
+
+    What a terminal would obey, such as escape sequences in file names, and what the stream cannot encode is escaped.
+    If nobody reads the stream any longer (`dpt-zoo list | head -1`), the rest is dropped, and the work goes on.
+
+    Raises:
+        OutputError: Standard output cannot be written, for example on a full disk.
+    """
+    stream = to or sys.stdout
+    escaped = "\n".join(map(printable, str(text).split("\n")))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    with _stream_errors(stream):
+        print(escaped.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def complain(error: DPTZooError | str) -> None:
     """Print an error to standard error."""
-    print(f"dpt-zoo: {error}", file=sys.stderr)
+    show(f"dpt-zoo: {error}", to=sys.stderr)
+
+
+@contextlib.contextmanager
+def prepared_streams() -> Iterator[None]:
+    """Prepare the standard streams for the block: print the package's log, and flush standard output at the end.
+
+    A stream that the user closed is replaced by the null device. Otherwise, a file that is opened gets its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
+    handler, logger = _LogPrinter(), logging.getLogger("dpt_zoo")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        with _stream_errors(sys.stdout):  # of what argparse printed, for example
+            sys.stdout.flush()
 
 
 def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print `header` and `rows` in aligned columns."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    lines = [tuple(map(printable, row)) for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        show("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def format_size(path: Path) -> str:
@@ -40,3 +80,22 @@ def cache_state(entry: CacheEntry) -> str:
     if entry.weights.exists():
         return "unchecked"
     return "partly" if entry.part.exists() else "no"
+
+
+class _LogPrinter(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        show(record.getMessage(), to=sys.stderr)
+
+
+@contextlib.contextmanager
+def _stream_errors(stream: TextIO) -> Iterator[None]:
+    """After an error of a stream, drop what is written to it. Raise OutputError, unless nobody reads the stream."""
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):  # Python flushes the stream when it ends
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, stream.fileno())
+            os.close(devnull)
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise OutputError(f"standard output cannot be written: {error.strerror or error}") from error

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ..errors import InputError, WeightsError
 from ..manifest.records import PublishedDetector, WeightsRecord, get_detector_info, get_model_info, read_manifest
 from ..weights.cache import CacheEntry, default_cache_dir, list_entries
-from .printing import BAD_INPUT, cache_state, complain, format_size, print_table
+from .printing import BAD_INPUT, cache_state, complain, format_size, print_table, show
 
 
 def add_commands(commands: Any) -> None:
@@ -82,7 +83,7 @@ def run_import(args: argparse.Namespace) -> int:
     from ..weights.store import adopt
 
     path = adopt(get_model_info(args.name), args.file, cache_dir=args.cache_dir)
-    print(f"{args.name}: checked and converted, {path}")
+    show(f"{args.name}: checked and converted, {path}")
     return 0
 
 
@@ -98,7 +99,7 @@ def run_cache(args: argparse.Namespace) -> int:
 
 def list_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -> int:
     """Print a table of the cached weights."""
-    print(args.cache_dir or default_cache_dir())
+    show(args.cache_dir or default_cache_dir())
     rows = []
     for entry in entries:
         provenance = entry.read_provenance()
@@ -118,7 +119,7 @@ def verify_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -> int
         record = read_manifest().records.get(entry.name) or WeightsRecord(name=entry.name, locations=())
         try:
             path = find(record, entry, verify=True)
-            print(f"{entry.name}: {'unchanged' if path else 'not cached'}", flush=True)
+            show(f"{entry.name}: {'unchanged' if path else 'not cached'}")
         except WeightsError as error:
             complain(error)
             status = BAD_INPUT
@@ -132,8 +133,11 @@ def remove_from_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -
     if not args.names and not args.all:
         raise InputError("no model is named: give names, or --all")
     for entry in entries:
+        if args.all and not entry.is_ours():
+            show(f"{entry.name}: not removed, the cache has no record of it")
+            continue
         discard(entry, forget=args.forget)
-        print(f"{entry.name}: removed{', first download forgotten' if args.forget else ''}")
+        show(f"{entry.name}: removed{', first download forgotten' if args.forget else ''}")
     return 0
 
 
@@ -141,9 +145,9 @@ def run_convert(args: argparse.Namespace) -> int:
     """Convert a weights file, or a model's weights, to another format."""
     from ..weights.converting import convert
 
-    path = Path(args.input)
-    weights = convert(path if path.is_file() else _fetch(args.input), args.output, to=args.to, half=args.half)
-    print(f"{args.output}: {len(weights.tensors)} tensors, {format_size(args.output)}")
+    path = Path(args.input) if os.path.isfile(args.input) else _fetch(args.input)  # noqa: PTH113
+    weights = convert(path, args.output, to=args.to, half=args.half)
+    show(f"{args.output}: {len(weights.tensors)} tensors, {format_size(args.output)}")
     return 0
 
 
@@ -157,7 +161,7 @@ def run_publish(args: argparse.Namespace) -> int:
     path = _fetch(args.name)
     if provenance := CacheEntry(path.parent, args.name).read_provenance():  # the card has the measured hash and size
         record = dataclasses.replace(record, sha256=provenance.sha256, num_bytes=provenance.num_bytes)
-    print(publish(record, args.repo, path, private=args.private))
+    show(publish(record, args.repo, path, private=args.private))
     return 0
 
 

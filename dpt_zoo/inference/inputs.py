@@ -1,47 +1,91 @@
 """Find the images in everything that a detector accepts. They are read when they are needed."""
 
+import contextlib
 import glob
+import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-import requests
 from numpy.typing import NDArray
 from PIL import Image
-from requests.adapters import HTTPAdapter
-from urllib3 import Retry
 
-from .._version import __version__
-from ..errors import ImageError, InputError
+from ..errors import FetchError, ImageError, InputError
+from ..utils.files import expand_user
+from ..utils.http import read_url
 from ..utils.images import FORMATS, decode_image, load_image, to_pixels
+from ..utils.urls import redact
 
 MAX_DOWNLOAD = 256 << 20
 """Maximum size of an image at a URL, in bytes."""
-TIMEOUT = 30.0
-"""Maximum time without data from a server, in seconds."""
+RUN_FILES = ("run.json", "detections.jsonl")
+"""The files by which the folder of a detection run is recognised."""
+RUN_PICTURES = ("pictures", "crops", "masks")
+"""The folders of images in the folder of a detection run."""
 
 
 @dataclass(frozen=True)
-class ImageInput:
-    """One image that has not been read yet.
+class NamedInput:
+    """One input of a run.
 
     Attributes:
         name: a relative POSIX path for output files, unique in a run: "photo.jpg", "holiday/1.png" for an image in a
             folder, "image-3" for an image in memory.
-        origin: the path, the URL or the name, for messages.
-        read: returns the pixels, `(H, W, 3)` RGB in 0..255, or raises `ImageError`.
+        origin: the path, the redacted URL or the name, for messages and files.
     """
 
     name: str
     origin: str
-    read: Callable[[], NDArray[np.uint8]]
+
+    @property
+    def key(self) -> str:
+        """A hash that identifies the input: the same for each spelling of its path, and in any order of inputs."""
+        return input_key(self.origin)
+
+
+Input = TypeVar("Input", bound=NamedInput)
+
+
+@dataclass(frozen=True)
+class ImageInput(NamedInput):
+    """One image that has not been read yet.
+
+    Attributes:
+        read: returns the pixels, `(H, W, 3)` RGB in 0..255, or raises `ImageError`.
+        url: the URL as it was given, if the image is at one. It may contain a password.
+    """
+
+    read: Callable[[], NDArray[np.uint8]] = field(repr=False)
+    url: str | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> str:
+        """As for `NamedInput`, but of the whole URL."""
+        return input_key(self.url or self.origin)
+
+
+def input_key(origin: str) -> str:
+    """Return the key of an input at a path, at a URL, or of another name."""
+    if not is_url(origin):
+        path = Path(origin)
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # no path, or a loop of links
+            origin = str(path.parent.resolve() / path.name)  # a link and its target are two inputs
+    return hashlib.sha256(origin.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def stream_input(stream: BinaryIO, name: str, origin: str) -> ImageInput:
+    """Return the input `name` for an image file in a `stream`, such as standard input; see `NamedInput` for `origin`.
+
+    The file may have MAX_DOWNLOAD bytes.
+    """
+    return ImageInput(name, origin, partial(_read_stream, stream, origin))
 
 
 def find_input(image: Any) -> ImageInput:
@@ -71,8 +115,8 @@ def find_inputs(images: Any) -> Iterator[ImageInput]:
     """
     numbers = itertools.count(1)
     if isinstance(images, str | Path) or _is_single(images):
-        return _make_unique(_expand(images, numbers))
-    return _make_unique(itertools.chain.from_iterable(_expand(image, numbers) for image in images))
+        return make_unique(_expand(images, numbers))
+    return make_unique(itertools.chain.from_iterable(_expand(image, numbers) for image in images))
 
 
 def is_url(image: str | Path) -> bool:
@@ -96,18 +140,20 @@ def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
             return [ImageInput(name, name, partial(decode_image, bytes(image), name))]
         return [ImageInput(name, name, partial(to_pixels, image, name))]
     if is_url(image):
-        return [ImageInput(_url_name(str(image)), str(image), partial(_fetch, str(image)))]
+        url = str(image)
+        return [ImageInput(_url_name(url), redact(url), partial(_fetch, url), url)]
     if image == "":
         raise InputError("the path of an image is empty")
-    path = Path(image)
+    path = Path(image) if os.path.lexists(image) else expand_user(image)
     if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises an error for a name that is too long)
-        folder, paths = path, _images_below(path)
+        folder, paths = path, [each for each in _images_below(path) if not _is_output(each, path)]
         if not paths:
             raise InputError(f"{path}: there are no images in this folder")
     elif _is_pattern(image):
         folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         paths = sorted(folder.glob("/".join(path.parts[len(folder.parts) :])))
         paths = [each for each in paths if each.is_file() and not each.name.startswith(".")]
+        paths = [each for each in paths if not _is_output(each, folder)]
         if not paths:
             raise InputError(f"{image}: nothing matches this pattern")
     else:
@@ -125,6 +171,14 @@ def _images_below(folder: Path) -> list[Path]:
     return sorted(path for path in paths if path.suffix.lower() in suffixes)
 
 
+def _is_output(path: Path, folder: Path) -> bool:
+    """Return whether a file below a folder is a picture that an earlier run wrote, which is no input."""
+    return any(
+        each.name in RUN_PICTURES and all((each.parent / name).is_file() for name in RUN_FILES)
+        for each in itertools.takewhile(folder.__ne__, path.parents)
+    )
+
+
 def _is_pattern(image: str | Path) -> bool:
     """Return whether a path has a wildcard and is not the name of a file."""
     return glob.has_magic(str(image)) and not os.path.lexists(image)
@@ -137,40 +191,29 @@ def _url_name(url: str) -> str:
 
 
 def _fetch(url: str) -> NDArray[np.uint8]:
-    """Download an image, with up to two more attempts."""
-    retries = Retry(2, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), respect_retry_after_header=False)
-    content, headers = bytearray(), {"User-Agent": f"dpt-zoo/{__version__}"}
     try:
-        with requests.Session() as session:
-            session.mount("https://", HTTPAdapter(max_retries=retries))
-            session.mount("http://", HTTPAdapter(max_retries=retries))
-            with session.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
-                response.raise_for_status()
-                for chunk in response.iter_content(1 << 20):
-                    content += chunk
-                    if len(content) > MAX_DOWNLOAD:
-                        raise ImageError(f"{url}: refused, it is larger than {MAX_DOWNLOAD >> 20} MB")
-    except requests.HTTPError as error:
-        raise ImageError(f"{url}: the server answers {error.response.status_code}") from error
-    except (requests.RequestException, ValueError) as error:
-        raise ImageError(f"{url}: it cannot be downloaded: {_root_cause(error)}") from error
-    return decode_image(bytes(content), url)
+        return decode_image(read_url(url, MAX_DOWNLOAD), redact(url))
+    except FetchError as error:
+        raise ImageError(f"{redact(url)}: {error}") from error
 
 
-def _root_cause(error: BaseException) -> str:
-    """Return the text of the first cause of an error from requests, in one line."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return " ".join(str(error).split()) or type(error).__name__
+def _read_stream(stream: BinaryIO, name: str) -> NDArray[np.uint8]:
+    try:
+        content = stream.read(MAX_DOWNLOAD + 1)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name}: it cannot be read: {error}") from error
+    if len(content) > MAX_DOWNLOAD:
+        raise ImageError(f"{name}: refused, it is larger than {MAX_DOWNLOAD >> 20} MB")
+    return decode_image(content, name)
 
 
-def _make_unique(inputs: Iterable[ImageInput]) -> Iterator[ImageInput]:
-    """Yield the inputs, with "-2", "-3", ... appended to repeated names."""
-    taken: set[str] = set()
+def make_unique(inputs: Iterable[Input], taken: Collection[str] = ()) -> Iterator[Input]:
+    """Yield the `inputs`, with "-2", "-3", ... appended to names that are repeated or `taken`."""
+    used, numbers = set(taken), dict[str, int]()
     for input in inputs:
-        path, name, number = PurePosixPath(input.name), input.name, 1
-        while name in taken:
-            number += 1
+        path, name = PurePosixPath(input.name), input.name
+        while name in used:
+            numbers[input.name] = number = numbers.get(input.name, 1) + 1
             name = path.with_name(f"{path.stem}-{number}{path.suffix}").as_posix()
-        taken.add(name)
+        used.add(name)
         yield replace(input, name=name)

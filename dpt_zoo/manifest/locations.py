@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, get_args
-from urllib.parse import urlsplit
 
 from ..errors import InputError
+from ..utils.files import expand_user
+from ..utils.urls import is_secure, redact
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class WebFile:
 
     def __post_init__(self) -> None:
         if not isinstance(self.url, str) or not is_secure(self.url):
-            raise ValueError(f"{self.url!r} is not an https:// URL (plain HTTP is accepted for this machine only)")
+            shown = redact(self.url) if isinstance(self.url, str) else self.url
+            raise ValueError(f"{shown!r} is not an https:// URL (plain HTTP is accepted for this machine only)")
 
 
 @dataclass(frozen=True)
@@ -109,27 +111,16 @@ def parse_location(location: str | Path) -> Location:
     text = str(location)
     scheme = re.match(r"([a-z]+)://", text, re.IGNORECASE)
     if isinstance(location, Path) or not scheme:
-        return LocalFile(Path(location).expanduser())
+        return LocalFile(expand_user(location))
     try:
         if scheme[1].lower() != "hf":
             return WebFile(text)
         parts = re.fullmatch(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?/(?P<file>.+)", text)
         if not parts:
-            raise ValueError(f"{text!r} does not have the form hf://org/repo/file")
+            raise ValueError(f"{redact(text)!r} does not have the form hf://org/repo/file")
         return HubFile(**{key: value for key, value in parts.groupdict().items() if value})
     except ValueError as error:
         raise InputError(f"{error}: give a path, https://... or hf://org/repo/file") from error
-
-
-def is_secure(url: str) -> bool:
-    """Return whether the content of a URL cannot be changed on its way to this machine: HTTPS, or loopback."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    if parts.scheme == "http":  # urllib3 ends the host name at a backslash
-        return parts.hostname in ("localhost", "127.0.0.1", "::1") and "\\" not in url
-    return parts.scheme == "https" and parts.hostname is not None
 
 
 def check_relative(path: str, folder: str = "the manifest's folder") -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 
 _CLUTTER = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"}
 
@@ -29,20 +29,25 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`. When the block succeeds, the file is synced to disk and renamed to `path`.
 
+    If `path` is a link, the file that it points to is replaced.
+
     Raises:
         OutputError: The file cannot be written: no such folder, no permission, no space, ...
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
+        if target.is_symlink() or (target.exists() and not target.is_file()):
+            raise OSError("it is not a regular file")
         partial.touch()
         mode = partial.stat().st_mode
         yield partial
         partial.chmod(mode)  # a library may have replaced it by a file that only the user can read
         _sync(partial, os.O_RDWR)
-        partial.replace(path)
+        partial.replace(target)
         if os.name == "posix":  # elsewhere, a folder cannot be opened
             with contextlib.suppress(OSError):  # the file is complete; some network disks cannot sync folders
-                _sync(path.parent, os.O_RDONLY)
+                _sync(target.parent, os.O_RDONLY)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}: choose another folder") from error
     finally:
@@ -65,6 +70,41 @@ def make_folder(folder: Path, role: str = "folder") -> None:
 def expand_user(path: str | Path) -> Path:
     """Replace a leading `~` or `~user` by the home folder. If there is no such home, the path stays as it is."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises RuntimeError)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with its content. A missing one is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of an existing folder. The system releases it when the process ends.
+
+    On Windows, and on disks without locks, other processes are not noticed.
+
+    Raises:
+        InputError: Another process, or another block of this one, holds the lock.
+    """
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder} is in use by another run: wait for its end, or use another folder") from error
+        except OSError:  # the disk has no locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_space(folder: Path, needed: int) -> None:

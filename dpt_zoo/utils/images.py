@@ -3,13 +3,14 @@
 import contextlib
 import io
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError, InputError
 from .files import open_atomic
@@ -17,8 +18,24 @@ from .files import open_atomic
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX")
 """Pillow's names of the supported formats. EPS is not supported, because Pillow runs another program to read it."""
 
+ORIENTATION, TILE_WIDTH, TILE_HEIGHT = 0x0112, 322, 323  # tags of EXIF and TIFF
+BAND = 1 << 20  # pixels that are converted at once
+
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, struct.error)
 """The exceptions that Pillow's decoders raise for damaged files."""
+
+
+MAX_PIXELS = 178_956_970
+"""The default limit of pixels in an image, at which Pillow refuses an image, too, unless its settings were changed."""
+
+DECODER_BYTES = {"WEBP": 16, "JPEG2000": 20, "AVIF": 10}
+"""Bytes of memory for a pixel while an image of a format is decoded. It is at most 8 for other formats, but 10 for
+progressive JPEG files. Images that need more in all than one with MAX_PIXELS are refused."""
+
+LARGE = 16_000_000
+"""Pixels of an image from which on only one thread decodes at a time."""
+
+_large_images = threading.Lock()
 
 
 def load_image(path: Path) -> NDArray[np.uint8]:
@@ -28,7 +45,7 @@ def load_image(path: Path) -> NDArray[np.uint8]:
     byte. Of an animation, the first frame is read.
 
     Raises:
-        ImageError: The file is missing, damaged, not an image, or has no 8-bit or 16-bit pixels.
+        ImageError: The file is missing, damaged, not an image, too large, or has no 8-bit or 16-bit pixels.
     """
     try:
         if path.is_dir():
@@ -36,18 +53,21 @@ def load_image(path: Path) -> NDArray[np.uint8]:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
         with path.open("rb") as file:
-            return _decode(file, str(path))
+            return _decode(file, str(path), MAX_PIXELS)
     except FileNotFoundError as error:
         raise ImageError(f"{path}: there is no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise ImageError(f"{path}: the file cannot be read: {error}") from error
 
 
-def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode an image file's `content` as `load_image` does. Error texts start with `name`."""
+def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode an image file's `content` as `load_image` does. Error texts start with `name`.
+
+    An image with more than `max_pixels` is refused before it is decoded.
+    """
     if not content:
         raise ImageError(f"{name}: there is nothing in it")
-    return _decode(io.BytesIO(content), name)
+    return _decode(io.BytesIO(content), name, max_pixels)
 
 
 def to_pixels(image: Any, name: str) -> NDArray[np.uint8]:
@@ -89,11 +109,28 @@ def write_picture(path: Path, picture: Image.Image) -> None:
         picture.save(file, format, quality=95)  # PNG ignores the quality
 
 
-def _decode(file: BinaryIO, name: str) -> NDArray[np.uint8]:
+def _decode(file: BinaryIO, name: str, max_pixels: int) -> NDArray[np.uint8]:
     Image.init()
     formats = [format for format in FORMATS if format in Image.OPEN]  # those that this build of Pillow reads
     with _image_errors(name), Image.open(file, formats=formats) as image:
-        return _to_rgb(image, name)
+        num_pixels = _check_size(image, name, max_pixels)
+        with _large_images if num_pixels > LARGE else contextlib.nullcontext():
+            image.load()
+            _check_size(image, name, max_pixels)  # an icon can contain a larger image than its header says
+            return _to_rgb(image, name)
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> int:
+    """Return the number of pixels that decoding needs, or raise `ImageError`. The tiles of a TIFF can be larger."""
+    width, height = image.size
+    tags = getattr(image, "tag_v2", {})
+    tile = int(tags.get(TILE_WIDTH, 0)) * int(tags.get(TILE_HEIGHT, 0))
+    num_bytes = 10 if image.info.get("progressive") else DECODER_BYTES.get(image.format or "", 8)
+    limit = min(max_pixels, MAX_PIXELS * 8 // num_bytes)
+    if max(width * height, tile) > limit:
+        reason = f"it would unpack to an enormous image: {width:,} x {height:,} pixels, at most {limit:,} are accepted"
+        raise ImageError(f"{name}: refused, {reason}")
+    return max(width * height, tile)
 
 
 @contextlib.contextmanager
@@ -103,24 +140,63 @@ def _image_errors(name: str) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: this is not an image of a known format") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: refused, it would unpack to an enormous image: {error}") from error
     except DECODER_ERRORS as error:
         raise ImageError(f"{name}: the image is damaged or unreadable: {error}") from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ImageError(f"{name}: 32-bit pixels have no fixed range: save the image with 8 or 16 bits")
-        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise ImageError(f"{name}: floating-point pixels have no fixed range: save the image with 8 or 16 bits")
-    if image.mode == "P":
-        image = image.convert("RGBA")  # a palette can have transparency, which is dropped below
-    return np.asarray(image.convert("RGB"))
+    """Convert an image to RGB pixels, a band at a time: Pillow's own conversion needs several copies in memory."""
+    image.load()
+    if image.mode == "F" or (image.mode == "I" and not _is_16_bit(image)):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise ImageError(f"{name}: {kind} pixels have no fixed range: save the image with 8 or 16 bits")
+    orientation = image.getexif().get(ORIENTATION, 1)
+    width, height = image.size
+    pixels = np.empty((width, height, 3) if orientation in (5, 6, 7, 8) else (height, width, 3), np.uint8)
+    as_stored = _as_stored(pixels, orientation)
+    num_rows = max(1, BAND // max(1, width))
+    for top in range(0, height, num_rows):
+        as_stored[top : top + num_rows] = _band_to_rgb(image.crop((0, top, width, min(top + num_rows, height))))
+    return pixels
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    """Return whether an image in a mode of 32 bits has 16-bit values, and not small ones of an unknown range."""
+    minimum: Any
+    maximum: Any
+    minimum, maximum = image.getextrema()
+    is_known = image.format in ("PNG", "PPM") or (image.format is None and maximum > 0xFF)
+    return minimum >= 0 and maximum <= 0xFFFF and is_known
+
+
+def _as_stored(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Return a view of an upright image in which the rows are those of its file, by its EXIF orientation."""
+    match orientation:
+        case 2:
+            return upright[:, ::-1]
+        case 3:
+            return upright[::-1, ::-1]
+        case 4:
+            return upright[::-1]
+        case 5:
+            return upright.swapaxes(0, 1)
+        case 6:
+            return np.rot90(upright)
+        case 7:
+            return upright[::-1, ::-1].swapaxes(0, 1)
+        case 8:
+            return np.rot90(upright, -1)
+    return upright
+
+
+def _band_to_rgb(band: Image.Image) -> NDArray[Any]:
+    if band.mode.startswith("I"):
+        return (np.asarray(band) >> 8).astype(np.uint8)[..., None]
+    if band.mode == "P":
+        band = band.convert("RGBA")  # a palette can have transparency, which is dropped below
+    return np.asarray(band.convert("RGB"))
 
 
 def _from_array(array: NDArray[Any], name: str, expected: str) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ ProgressCallback = Callable[[int, int | None], None]
 @contextlib.contextmanager
 def progress_bar(description: str) -> Iterator[ProgressCallback]:
     """Show a progress bar with a `description`, the rate and the remaining time until the block ends."""
-    if not sys.stderr.isatty():
+    if not on_terminal():
         yield lambda done, total: None
         return
     from rich import progress
@@ -29,6 +29,14 @@ def progress_bar(description: str) -> Iterator[ProgressCallback]:
     with _bars(progress.MofNCompleteColumn(), Rate(), transient=True) as bars:
         task = bars.add_task(description, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def on_terminal() -> bool:
+    """Return whether standard error is a terminal. It may also be closed, or missing."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):
+        return False
 
 
 class Downloads:
@@ -50,7 +58,7 @@ class Downloads:
 
     def callback_for(self, name: str) -> ProgressCallback:
         """Return the callback of one file, which any thread may call."""
-        if not sys.stderr.isatty():
+        if not on_terminal():
             return lambda done, total: None
 
         def report(done: int, total: int | None) -> None:

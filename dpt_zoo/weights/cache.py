@@ -3,11 +3,12 @@
 import json
 import logging
 import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from ..utils.files import open_atomic
+from ..manifest.records import read_manifest
+from ..utils.files import expand_user, open_atomic, remove
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +19,10 @@ def default_cache_dir() -> Path:
     """Return the folder of cached weights: `$DPT_ZOO_CACHE`, or else `dpt_zoo` in the user's cache folder."""
     chosen = os.environ.get("DPT_ZOO_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dpt_zoo"
+        return expand_user(chosen)
+    folder = expand_user(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dpt_zoo"
+    # A user without a home, as in some containers, has no cache: a download fails, and names DPT_ZOO_CACHE.
+    return folder if folder.parts[0] != "~" else Path("/nonexistent", *folder.parts[1:])
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class Provenance:
     num_bytes: int | None  # of the same file
     tensors_sha256: str
     stamp: tuple[int, ...]  # `CacheEntry.stamp` at the last check
+
+    def __post_init__(self) -> None:
+        texts = (self.location, self.recorded, self.tensors_sha256, self.sha256 or "")
+        if not all(isinstance(each, str) for each in texts):
+            raise TypeError("a location, a date or a hash is not text")
+        if not all(isinstance(each, int) for each in (self.num_bytes or 0, *self.stamp)):
+            raise TypeError("a size or a time is not a number")
 
 
 class CacheEntry:
@@ -55,12 +65,28 @@ class CacheEntry:
     def read_provenance(self) -> Provenance | None:
         """Return the provenance, or None if this version cannot read it."""
         try:
-            content = json.loads(self.provenance_file.read_text(encoding="utf-8"))
+            content = self._read_record()
             if content.pop("format") != FORMAT:
                 return None
             return Provenance(**{**content, "stamp": tuple(content["stamp"])})
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (LookupError, TypeError):
             return None
+
+    def has_record(self) -> bool:
+        """Return whether there is a provenance file, of this or another version."""
+        return {"recorded", "tensors_sha256", "stamp"} <= self._read_record().keys()
+
+    def is_ours(self) -> bool:
+        """Return whether the cache wrote files of this name: it left a record or a lock."""
+        return self.has_record() or self.lock.is_file()
+
+    def _read_record(self) -> dict[str, Any]:
+        """Return the content of the provenance file, which may be of another version or another program."""
+        try:
+            content = json.loads(self.provenance_file.read_bytes()) if self.provenance_file.is_file() else {}
+        except (OSError, ValueError, RecursionError):
+            content = {}
+        return content if isinstance(content, dict) else {}
 
     def write_provenance(self, provenance: Provenance) -> None:
         """Write the provenance file. Log a warning if it replaces a file that this version cannot read."""
@@ -83,16 +109,12 @@ class CacheEntry:
 
 
 def list_entries(folder: Path) -> list[CacheEntry]:
-    """Return the entries of all models with files in a cache folder, sorted by name."""
+    """Return the entries of all models with files in a cache folder, sorted by name.
+
+    Files of others are left out: an entry has a record or a lock, or is weights of a model of the manifest.
+    """
     names = {path.stem for suffix in ("safetensors", "json") for path in folder.glob(f"[!.]*.{suffix}")}
     names |= {path.name for path in folder.glob("quarantine/*")}
     names |= {path.stem for path in folder.glob(".incoming/*.json")}
-    return [CacheEntry(folder, name) for name in sorted(names)]
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with its content. A missing one is no error."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    entries = [CacheEntry(folder, name) for name in sorted(names)]
+    return [entry for entry in entries if entry.is_ours() or entry.name in read_manifest().records]

@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 import requests
 
 from ..errors import FetchError
-from .http import WORTH_RETRYING, Opener, get, read_start
+from ..utils.http import WORTH_RETRYING, Session
+from .http import Opener
 
 QUOTA = ("quota exceeded", "too many users have viewed or downloaded")
 DENIED = ("you need access", "access denied", "request access", "you need permission")
@@ -25,13 +26,13 @@ def opener_of(file_id: str) -> Opener:
     endpoint = os.environ.get("DPT_ZOO_GDRIVE_ENDPOINT") or "https://drive.google.com"
     url = f"{endpoint}/uc?{urlencode({'export': 'download', 'id': file_id})}"
 
-    def open_file(session: requests.Session, headers: Mapping[str, str]) -> requests.Response:
-        response = get(session, url, headers)
+    def open_file(session: Session, headers: Mapping[str, str]) -> requests.Response:
+        response = session.open_url(url, headers)
         for _ in range(2):
-            if not response.headers.get("Content-Type", "").startswith("text/html"):
+            if not response.headers.get("Content-Type", "").lower().startswith("text/html"):
                 return response
             with response:
-                page = _Page(read_start(response, 1 << 20).decode("utf-8", "replace"))
+                page = _Page(session.read_start(response, 1 << 20).decode("utf-8", "replace"))
             try:
                 confirmed = page.confirmation(response.url, session.cookies.get_dict())
             except ValueError:  # not a URL
@@ -39,7 +40,7 @@ def opener_of(file_id: str) -> Opener:
             if not confirmed:
                 _refuse(response, page)
                 return response
-            response = get(session, confirmed, headers)
+            response = session.open_url(confirmed, headers)
         raise FetchError("Google Drive asks for a confirmation again and again")
 
     return open_file

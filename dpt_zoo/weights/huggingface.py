@@ -12,6 +12,7 @@ from ..errors import DPTZooError, FetchError, OutputError
 from ..manifest.locations import HubFile
 from ..utils.files import check_space
 from ..utils.progress import ProgressCallback
+from ..utils.urls import redact_all
 from .http import measure
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ def reason(error: Exception) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, which forbids access to the Hub"
     if not isinstance(error, HfHubHTTPError):
-        return " ".join(str(error).split()) or type(error).__name__
-    message = " ".join((error.server_message or "").split())
+        return redact_all(" ".join(str(error).split())) or type(error).__name__
+    message = redact_all(" ".join((error.server_message or "").split()))
     return f"the Hub answered {error.response.status_code} {error.response.reason_phrase}{message and f': {message}'}"
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import sys
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -12,6 +11,7 @@ from ..errors import DPTZooError, InputError, OutputError
 from ..manifest.locations import HubFile
 from ..manifest.model_card import card
 from ..manifest.records import PublishedDetector
+from ..utils.progress import on_terminal
 from .digests import tensors_sha256
 from .huggingface import client, reason, status_of
 from .store import offline_variables
@@ -46,7 +46,7 @@ def publish(record: PublishedDetector, repo: str, weights: Path, *, private: boo
         CommitOperationAdd(CARD_FILE, model_card(record, repo, tensors_sha256(load_file(weights))).encode()),
     ]
     with client(lambda error: _publish_error(error, repo)), contextlib.ExitStack() as afterwards:
-        if not sys.stderr.isatty() and not are_progress_bars_disabled():
+        if not on_terminal() and not are_progress_bars_disabled():
             disable_progress_bars()
             afterwards.callback(enable_progress_bars)
         if not get_token():

@@ -6,6 +6,7 @@ PyTorch is imported only to read a PyTorch checkpoint, or to return PyTorch's te
 import contextlib
 import json
 import math
+import os
 import re
 import tarfile
 import zipfile
@@ -20,6 +21,7 @@ from safetensors import safe_open
 
 from ..errors import DependencyError, WeightsError
 from .raw_tensors import RawTensor
+from .zip_layout import check_layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +85,7 @@ def read_raw_weights(path: Path) -> RawWeights:
         WeightsError: The file does not exist, is not a weights file, is damaged, or needs code to be executed.
         DependencyError: The file is a PyTorch checkpoint, and PyTorch is not installed.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises an error for a name that is too long)
         raise WeightsError(f"{path}: there is no such file: give a .pth or .safetensors file")
     with _one_line_errors(path):
         form = _detect_form(path)
@@ -184,6 +186,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
     """Refuse an archive that `torch.save` cannot have written, or that claims more bytes than it has."""
+    check_layout(archive, path)
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("its entries are compressed, which torch.save never does")

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
@@ -17,10 +18,11 @@ from ..errors import DependencyError, FetchError, InputError, OutputError, Weigh
 from ..manifest.locations import BaiduNetdisk, GoogleDrive, HubFile, LocalFile, Location, parse_location
 from ..manifest.records import DemoDetector, PublishedWeights, WeightsRecord, read_manifest
 from ..utils.dependencies import explain_imports
-from ..utils.files import atomic_path
+from ..utils.files import atomic_path, remove
 from ..utils.progress import Downloads, ProgressCallback
+from ..utils.urls import redact
 from . import gdrive, http
-from .cache import CacheEntry, Provenance, default_cache_dir, remove
+from .cache import CacheEntry, Provenance, default_cache_dir
 from .digests import structure_sha256, tensors_sha256
 from .huggingface import fetch_from_hub
 from .raw_tensors import RawTensor, check_finite
@@ -59,7 +61,8 @@ def read_trusted_weights(location: str | Path | WeightsRecord) -> tuple[Path, We
             return parsed.path, weights.to_torch()
         # A record of weights that are not in the manifest: only the location is known.
         key = hashlib.sha256(parsed.url.encode()).hexdigest()[:16]
-        stem = re.sub(r"[^\w-]+", "_", parsed.url.rpartition("/")[2].partition(".")[0], flags=re.ASCII)
+        file_name = urlsplit(parsed.url).path.rpartition("/")[2]  # without the query, which may be secret
+        stem = re.sub(r"[^\w-]+", "_", file_name.partition(".")[0], flags=re.ASCII)
         location = WeightsRecord(name=f"at-{key}-{stem[:64]}", locations=(parsed,))
     with Downloads() as bars:
         path = obtain(location, progress=bars.callback_for(location.name))
@@ -122,10 +125,24 @@ def adopt(record: WeightsRecord, path: Path, *, cache_dir: Path | None = None) -
 
 
 def discard(entry: CacheEntry, *, forget: bool = False) -> None:
-    """Remove the files of an `entry`, or raise OutputError. With `forget`, also remove its hashes and origin."""
+    """Remove the files of an `entry`. With `forget`, also remove its hashes and origin.
+
+    Raises:
+        InputError: The cache did not write the files: it has no record of them.
+        OutputError: The files cannot be removed.
+    """
+    if not entry.is_ours():
+        reason = f"{entry.folder} has no record of it: if you do not need the files, remove them yourself"
+        raise InputError(f"{entry.name} was not removed: {reason}")
     with _locked(entry):
-        for path in (entry.weights, entry.original, entry.quarantine, *([entry.provenance_file] if forget else [])):
-            remove(path)
+        provenance = entry.read_provenance()
+        if entry.original.is_file() and provenance and http.measure(entry.original).sha256 == provenance.sha256:
+            remove(entry.original)  # another file of this name is the user's own
+        if entry.has_record():
+            remove(entry.weights)
+        if forget:
+            remove(entry.provenance_file)
+        remove(entry.quarantine)
         _clear(entry)
 
 
@@ -164,7 +181,7 @@ def _fetch_from_any(
             original, measured = _fetch(record, location, entry, progress)
             _accept(record, entry, location, original, measured)
         except (DependencyError, FetchError, WeightsError) as error:
-            failures.append(f"{location.url}: {error}" if isinstance(error, FetchError) else str(error))
+            failures.append(f"{redact(location.url)}: {error}" if isinstance(error, FetchError) else str(error))
         else:
             if keep_original and entry.part.parent in original.parents:
                 original.replace(entry.original)
@@ -181,13 +198,21 @@ def _fetch_from_any(
 
 def _locations(record: WeightsRecord) -> Iterator[Location]:
     """Yield the locations to try, the user's mirror first."""
-    mirror = os.environ.get("DPT_ZOO_MIRROR", "").rstrip("/")
+    mirror = os.environ.get("DPT_ZOO_MIRROR", "")
     if mirror and isinstance(record, PublishedWeights):
         try:
-            yield from [parse_location(f"{mirror}/{record.name}{suffix}") for suffix in (".safetensors", ".pth")]
+            yield from [_in_mirror(mirror, f"{record.name}{suffix}") for suffix in (".safetensors", ".pth")]
         except InputError as error:
             raise InputError(f"DPT_ZOO_MIRROR: {error}") from error
     yield from (location for location in record.locations if not isinstance(location, BaiduNetdisk))
+
+
+def _in_mirror(mirror: str, name: str) -> Location:
+    """Return the location of a file in a mirror: a folder, or a URL, whose query (a token) is kept."""
+    if "://" not in mirror:
+        return parse_location(Path(mirror, name))
+    address, _, query = mirror.partition("#")[0].partition("?")
+    return parse_location(f"{address.rstrip('/')}/{name}{query and '?'}{query}")
 
 
 def _fetch(
@@ -222,10 +247,11 @@ def _accept(
     except WeightsError as error:
         if isinstance(location, LocalFile):
             raise
-        raise WeightsError(f"{location.url}: {error}; the file is now {entry.put_aside(original)}") from error
+        place = redact(location.url)
+        raise WeightsError(f"{place}: {error}; the file is now {entry.put_aside(original)}") from error
     if provenance is None or provenance.tensors_sha256 != digest or sha256 not in (None, provenance.sha256):
         num_bytes = measured.num_bytes if sha256 else None
-        provenance = Provenance(location.url, _today(), sha256, num_bytes, digest, ())
+        provenance = Provenance(redact(location.url), _today(), sha256, num_bytes, digest, ())
     entry.write_provenance(provenance)
     entry.staging.mkdir(exist_ok=True)
     converted = entry.staging / "converted.safetensors"

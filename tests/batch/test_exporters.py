@@ -1,5 +1,6 @@
 """The results of a detection run in the formats of other tools, read by these tools."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,24 @@ def test_csv(journal: Journal, tmp_path: Path) -> None:
     assert rows["frame"].isna().tolist() == [True, True, False, False]
     assert rows["name"].tolist()[:2] == ["a/../dog", "cat"]
     assert rows[["label", "score", "x1", "y1", "x2", "y2", "area"]].iloc[0].tolist() == [1, 0.75, 20, 15, 50, 35, 600]
+
+
+@pytest.mark.parametrize(
+    "name", ["a\rb.jpg", "a\r\nb.jpg", "a\nb.jpg", 'a"b.jpg', "a,b.jpg", " a\r", "=1+1.jpg", "-a\tb.jpg"]
+)
+def test_csv_reads_back(tmp_path: Path, name: str) -> None:
+    export(write(tmp_path, [result_of(name, "a")]), tmp_path, "csv")
+    with (tmp_path / "detections.csv").open(newline="") as file:
+        rows = list(csv.reader(file, strict=True))
+    assert [row[0] for row in rows] == ["image", name, name]
+    assert {len(row) for row in rows} == {11}
+
+
+def test_label_studio_of_a_long_url(tmp_path: Path) -> None:
+    url = f"https://example.org/{'x' * 3000}.png"
+    export(write(tmp_path, [ImageResult("x.png", "x", detections_in(url))]), tmp_path, "labelstudio")
+    (task,) = json.loads((tmp_path / "labelstudio.json").read_text())
+    assert task["data"]["image"] == url
 
 
 def test_csv_of_a_model_without_masks_and_of_odd_names(tmp_path: Path) -> None:

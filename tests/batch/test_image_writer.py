@@ -1,8 +1,11 @@
 """The journal of a detection run, and the pictures that it writes of each image."""
 
+import itertools
 import json
 import os
 import re
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from PIL import Image
 from dpt_zoo.batch.image_writer import ImageWriter
 from dpt_zoo.batch.journal import ImageResult, Journal
 from dpt_zoo.errors import InputError, OutputError
+from dpt_zoo.inference.inputs import NamedInput, make_unique
 
 
 class TestJournal:
@@ -31,8 +35,12 @@ class TestJournal:
     def test_resuming_knows_what_is_done(self, tmp_path: Path) -> None:
         write(tmp_path, [result_of("a.jpg"), *frames_of("clip.mp4", 2)])
         journal = write(tmp_path, [result_of("b.jpg")], resume=True)
-        assert journal.has("a.jpg", "/data/a.jpg") and journal.has("clip.mp4", "/data/clip.mp4")
-        assert not journal.has("a.jpg", "/other/a.jpg") and not journal.has("b.jpg", "/data/b.jpg")
+        done, left = ["/data/a.jpg", "/data/../data/clip.mp4"], ["/other/a.jpg", "/data/b.jpg"]
+        inputs = [NamedInput(Path(path).name, path) for path in [*left, *done]]
+        assert [(each.name, each.origin) for each in journal.select(inputs)] == [
+            ("a-2.jpg", left[0]),
+            ("b.jpg", left[1]),
+        ]
         assert [result.name for result in journal] == ["a.jpg", "clip.mp4/000000", "clip.mp4/000001", "b.jpg"]
 
     @pytest.mark.parametrize("rest", [b'{"name": "b', b"{"], ids=["begun", "hardly begun"])
@@ -46,7 +54,7 @@ class TestJournal:
     def test_a_video_counts_when_it_is_whole(self, tmp_path: Path) -> None:
         write(tmp_path, [result_of("a.jpg"), *frames_of("clip.mp4", 3)[:2]])
         journal = write(tmp_path, frames_of("clip.mp4", 3), resume=True)
-        assert not journal.has("clip.mp4", "/data/clip.mp4")
+        assert [each.name for each in journal.select([NamedInput("clip.mp4", "/data/clip.mp4")])] == ["clip.mp4"]
         assert [result.frame for result in journal] == [None, 0, 1, 2]
 
     def test_resuming_nothing_begins(self, tmp_path: Path) -> None:
@@ -89,6 +97,65 @@ class TestJournal:
         with pytest.raises(InputError, match=rf"{name}.*: use another folder") as raised:
             Journal(tmp_path, SETTINGS, resume=True)
         assert "\n" not in str(raised.value) and path.read_bytes() == before
+
+    def test_an_image_that_is_given_twice_is_done_once(self, tmp_path: Path) -> None:
+        given = [NamedInput(*each) for each in (("a.jpg", "/data/a.jpg"), ("b.jpg", "b"), ("a-2.jpg", "/data/./a.jpg"))]
+        with Journal(tmp_path, SETTINGS) as journal:
+            assert [each.name for each in journal.select(given)] == ["a.jpg", "b.jpg"]
+
+    @pytest.mark.parametrize("order", list(itertools.permutations("abc")), ids="".join)
+    @pytest.mark.parametrize("num_done", range(4))
+    def test_any_order_of_inputs(self, tmp_path: Path, order: Sequence[str], num_done: int) -> None:
+        def inputs(folders: Iterable[str]) -> list[NamedInput]:
+            return list(make_unique(NamedInput("x.png", f"/{folder}/x.png") for folder in folders))
+
+        def result(input: NamedInput) -> ImageResult:
+            return ImageResult(input.name, input.name, detections_in(input.origin), key=input.key)
+
+        write(tmp_path, [result(each) for each in inputs("abc")[:num_done]])
+        with Journal(tmp_path, SETTINGS, resume=True) as journal:
+            for each in journal.select(inputs(order)):
+                journal.append(result(each))
+            results = list(journal)
+        assert {each.detections.path for each in results} == {"/a/x.png", "/b/x.png", "/c/x.png"}
+        assert len({each.name for each in results}) == len(results) == 3
+
+    def test_one_process_at_a_time(self, tmp_path: Path) -> None:
+        with Journal(tmp_path, SETTINGS) as journal:
+            journal.append(result_of("a.jpg"))
+            for resume in (True, False):
+                with pytest.raises(
+                    InputError, match=f"^{re.escape(str(tmp_path))} is in use by another run: .*"
+                ) as raised:
+                    Journal(tmp_path, SETTINGS, resume=resume)
+                assert "\n" not in str(raised.value)
+            assert len(list(journal)) == 1
+        with pytest.raises(InputError, match="other weights"):
+            Journal(tmp_path, replace(SETTINGS, weights="1"), resume=True)
+        assert len(list(write(tmp_path, [result_of("b.jpg")], resume=True))) == 2
+        assert {path.name for path in tmp_path.iterdir()} == {"run.json", "detections.jsonl"}
+
+    @pytest.mark.parametrize("is_replaced", [False, True])
+    def test_a_folder_that_was_removed(self, tmp_path: Path, is_replaced: bool) -> None:
+        folder = tmp_path / "run"
+        folder.mkdir()
+        with Journal(folder, SETTINGS) as journal:
+            journal.append(result_of("a.jpg"))
+            folder.rename(tmp_path / "moved")
+            if is_replaced:
+                write_again = tmp_path / "run"
+                write_again.mkdir()
+                write(write_again, [])
+            with pytest.raises(OutputError, match="was removed during the run, and its results are lost"):
+                journal.append(result_of("b.jpg"))
+            with pytest.raises(OutputError, match="was removed"):
+                list(journal)
+
+    def test_many_stems_of_one_beginning(self, tmp_path: Path) -> None:
+        with Journal(tmp_path, SETTINGS) as journal:
+            start = time.process_time()
+            stems = {journal.new_stem(f"{'x' * 160}{number}.png") for number in range(20_000)}
+        assert len(stems) == 20_000 and time.process_time() - start < 10  # minutes, if it is quadratic
 
     def test_stems_are_unambiguous(self, tmp_path: Path) -> None:
         names = ["a.jpg", "a.webp", "A.JPG", "b/a.jpg", "a.jpg", "../../c.png", ".hidden", f"{'é' * 300}.png"]

@@ -30,11 +30,12 @@ from web_server import WebServer
 import dpt_zoo
 from dpt_zoo import Detector
 from dpt_zoo.batch.image_writer import ImageWriter
-from dpt_zoo.batch.journal import Journal, RunSettings
+from dpt_zoo.batch.journal import ImageResult, Journal, RunSettings
 from dpt_zoo.batch.runner import DetectionRun, VideoInput
+from dpt_zoo.cli import main
 from dpt_zoo.cli.detect import FORMATS
 from dpt_zoo.data.digits import make_digit_scenes
-from dpt_zoo.inference.inputs import find_inputs
+from dpt_zoo.inference.inputs import find_inputs, input_key
 
 MASK_RCNN = ("--model", "mrcnn_dpt_nano_digits")
 RETINANET = ("--model", "retinanet_dpt_nano_digits")
@@ -100,7 +101,8 @@ class TestOneImage:
         assert summary.startswith(f"1 image, {len(detections)} objects in ")
         assert where == f"{tmp_path / 'out'}: run.json, detections.jsonl, detections.json, pictures"
         (line,) = lines_of(tmp_path / "out")
-        assert line == {"name": scenes[0].name, "stem": scenes[0].stem, **detections.to_json()}
+        key = input_key(str(scenes[0]))
+        assert line == {"name": scenes[0].name, "stem": scenes[0].stem, "key": key, **detections.to_json()}
         with Image.open(tmp_path / "out" / "pictures" / scenes[0].name) as picture:
             assert np.array_equal(np.asarray(picture), np.asarray(detections.plot()))
 
@@ -278,6 +280,36 @@ class TestFolders:
         run("detect", scenes[3], *MASK_RCNN, "--no-pictures", "--resume")
         assert [len(lines_of(tmp_path / name)) for name in ("detections", "detections-2", "detections-3")] == [1, 1, 2]
 
+    @pytest.mark.parametrize(
+        "work_dir", [[], ["--work-dir", "."], ["--work-dir", "deep/out"]], ids=["default", ".", "deep"]
+    )
+    def test_what_a_run_wrote_is_no_input(
+        self, run: Run, scenes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work_dir: list[str]
+    ) -> None:
+        for scene in scenes[:2]:
+            shutil.copy(scene, tmp_path)
+        monkeypatch.chdir(tmp_path)
+        command = ("detect", ".", *RETINANET, *work_dir, "--save-crops")
+        assert run(*command)[0] == 0
+        status, output, err = run(*command, "--resume")
+        assert (status, err) == (0, "") and output.startswith("0 images")
+        assert run("detect", ".", *RETINANET, "--work-dir", "new", "--no-pictures")[0] == 0
+        assert [line["name"] for line in lines_of(Path("new"))] == [scene.name for scene in scenes[:2]]
+
+    @pytest.mark.parametrize("options", [["--no-pictures", "--format", "jsonl"], ["--format", "coco"]])
+    def test_a_folder_that_is_removed_during_the_run(
+        self, run: Run, scenes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+    ) -> None:
+        append = Journal.append
+
+        def append_and_remove(journal: Journal, result: ImageResult) -> None:
+            append(journal, result)
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+        monkeypatch.setattr(Journal, "append", append_and_remove)
+        status, _, err = run("detect", *scenes[:2], *RETINANET, "--work-dir", tmp_path / "out", *options)
+        assert status == 2 and err.startswith("dpt-zoo: ") and err.count("\n") == 1
+
     @pytest.mark.parametrize("name", ["labels/1.txt", "masks/1.png", "data.yaml"])
     def test_other_files_are_left_alone(self, run: Run, scenes: list[Path], tmp_path: Path, name: str) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -302,6 +334,36 @@ class TestResuming:
         status, output, err = run(*command, "--resume", "--format", *FORMATS)
         assert (status, err) == (0, "") and output.startswith("0 images, 0 objects in ")
         assert {len(names) for names in read_names(tmp_path / "out").values()} == {6}
+
+    def test_any_order_and_spelling_of_the_inputs(
+        self, run: Run, scenes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for folder, scene in zip("ab", scenes, strict=False):
+            (tmp_path / folder).mkdir()
+            shutil.copy(scene, tmp_path / folder / "x.png")
+        monkeypatch.chdir(tmp_path)
+        options = (*RETINANET, "--work-dir", "out", "--no-pictures", "--format", "coco")
+        run("detect", "a", "b", *options)
+        for inputs in (["b", "a"], ["./a", tmp_path / "b"], ["a/x.png", "*/x.png"], [tmp_path / "b" / "x.png"]):
+            assert run("detect", *inputs, *options, "--resume")[::2] == (0, "")
+        images = json.loads(Path("out/coco.json").read_text())["images"]
+        assert [image["file_name"] for image in images] == ["x.png", "x-2.png"]
+
+    def test_nobody_reads_the_output(
+        self, run: Run, scenes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As with `| head -1`: all images are done."""
+
+        class Closed(io.StringIO):
+            def write(self, text: str) -> int:
+                raise BrokenPipeError
+
+        monkeypatch.setattr(sys, "stdout", Closed())
+        options = ("--work-dir", tmp_path / "out", "--no-pictures", "--format", "coco")
+        assert main(["detect", *map(str, scenes), *RETINANET, *map(str, options)]) == 0
+        assert (
+            len(lines_of(tmp_path / "out")) == len(json.loads((tmp_path / "out/coco.json").read_text())["images"]) == 6
+        )
 
     def test_another_threshold_is_another_run(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:
         command = ("detect", scenes[0], *MASK_RCNN, "--work-dir", tmp_path / "out")

@@ -452,7 +452,7 @@ class TestURLs:
             ([hang_up, ...], "cannot be downloaded"),
             ([cut(100), ...], "cannot be downloaded"),
             ([page("<html>log in</html>")], "not an image of a known format"),
-            ([redirect("/1.png"), ...], "cannot be downloaded: Exceeded 30 redirects"),
+            ([redirect("/1.png"), ...], "cannot be downloaded: more than 10 redirects"),
             ([endless], "refused, it is larger than 1 MB"),
         ],
     )

@@ -3,13 +3,23 @@
 import hashlib
 import os
 import shutil
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from dpt_zoo.errors import OutputError
-from dpt_zoo.utils.files import atomic_path, check_space, hash_file, make_folder, open_atomic
+from dpt_zoo.errors import InputError, OutputError
+from dpt_zoo.utils.files import (
+    atomic_path,
+    check_space,
+    expand_user,
+    hash_file,
+    lock_folder,
+    make_folder,
+    open_atomic,
+    remove,
+)
 
 
 def test_open_atomic(tmp_path: Path) -> None:
@@ -49,6 +59,77 @@ def test_errors_name_the_file(tmp_path: Path, name: str) -> None:
     ):
         file.write(b"new")
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+@pytest.mark.parametrize("target", ["file", "deep/file", "missing"])
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path, target: str) -> None:
+    (tmp_path / "deep").mkdir()
+    if target != "missing":
+        (tmp_path / target).write_text("old")
+    (tmp_path / "link").symlink_to(target)
+    (tmp_path / "second").symlink_to(tmp_path / "link")
+    with open_atomic(tmp_path / "second") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "second").is_symlink()
+    assert (tmp_path / target).read_text() == "new"
+    assert {path.name for path in tmp_path.rglob("*")} == {"deep", "link", "second", Path(target).name}
+
+
+def make_special(path: Path, kind: str) -> None:
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as bound:
+                bound.bind(os.path.relpath(path))
+        case "folder":
+            path.mkdir()
+        case "loop":
+            path.symlink_to(path.name)
+        case "device":
+            path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "loop", "device"])
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_only_regular_files_are_replaced(
+    tmp_path: Path, kind: str, is_linked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    make_special(tmp_path / kind, kind)
+    special = Path("/dev/null") if kind == "device" else tmp_path / kind
+    before = special.lstat()
+    (tmp_path / "link").symlink_to(kind)
+    path = tmp_path / ("link" if is_linked else kind)
+    with pytest.raises(OutputError, match="cannot be written: it is not a regular file"), open_atomic(path):
+        raise AssertionError
+    assert (special.lstat().st_ino, special.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_lock_folder(tmp_path: Path) -> None:
+    for _ in range(2):
+        with lock_folder(tmp_path), pytest.raises(InputError, match="is in use by another run"), lock_folder(tmp_path):
+            raise AssertionError
+    with pytest.raises(KeyboardInterrupt), lock_folder(tmp_path):
+        raise KeyboardInterrupt
+    with lock_folder(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_expand_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = ["~/a", "~", "a/~", "~no-such-user/a", "./~", ""]
+    assert [str(expand_user(path)) for path in paths] == ["/home/me/a", "/home/me", "a/~", "~no-such-user/a", "~", "."]
+
+
+def test_remove(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to("kept")
+    for name in ("folder", "link", "missing"):
+        remove(tmp_path / name)
+    assert list(tmp_path.iterdir()) == [tmp_path / "kept"]
 
 
 def test_make_folder(tmp_path: Path) -> None:

@@ -30,6 +30,16 @@ def test_nothing_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("is_missing", [True, False], ids=["missing", "closed"])
+def test_nothing_without_an_error_stream(monkeypatch: pytest.MonkeyPatch, is_missing: bool) -> None:
+    monkeypatch.setattr(sys, "stderr", None if is_missing else io.TextIOWrapper(io.BytesIO()))
+    if not is_missing:
+        sys.stderr.close()
+    with progress_bar("images") as progress, Downloads(2) as bars:
+        progress(1, 2)
+        bars.callback_for("model")(1, 2)
+
+
 def test_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = use_terminal(monkeypatch)
     with progress_bar("images") as progress:

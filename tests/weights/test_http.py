@@ -45,6 +45,7 @@ from web_server import (
 )
 
 from dpt_zoo.errors import FetchError, OutputError
+from dpt_zoo.utils.files import hash_file
 from dpt_zoo.weights import http
 from dpt_zoo.weights.http import Download, download, opener_of, version_file
 
@@ -151,6 +152,10 @@ MENDED: dict[str, tuple[Faults, list[str | None]]] = {
     ),
     "206, cut short": ([cut(9), cut(9)], [None, "bytes=9-", "bytes=18-"]),
     "a weak ETag and no date": ([both(headers({"ETag": 'W/"1"', "Last-Modified": None}), cut(9))], [None, None]),
+    "an ETag that no request can have": ([both(headers({"ETag": '\x0b"1"'}), cut(9))], [None, None]),
+    "an ETag with an escape sequence": ([both(headers({"ETag": '"\x1b[2J"'}), cut(9))], [None, None]),
+    "an ETag in no known letters": ([both(headers({"ETag": '"\xff"'}), cut(9))], [None, None]),
+    "an empty ETag": ([both(headers({"ETag": ""}), cut(9))], [None, "bytes=9-"]),
     "no validators": ([both(headers({"ETag": None, "Last-Modified": None}), cut(9))], [None, None]),
     "a date in place of an ETag": ([both(headers({"ETag": None}), cut(9))], [None, "bytes=9-"]),
     "a date within this very second": ([both(headers({"ETag": None, **WITHIN_A_SECOND}), cut(9))], [None, None]),
@@ -172,6 +177,8 @@ MENDED: dict[str, tuple[Faults, list[str | None]]] = {
     "the file shrinks below what came": ([cut(90_000), becomes(OTHER[:70_000])], [None, "bytes=90000-"]),
     "gzip": ([encoded("gzip")], [None]),
     "deflate": ([encoded("deflate")], [None]),
+    "GZIP": ([both(encoded("gzip"), headers({"Content-Encoding": "GZIP"}))], [None]),
+    "identity in capitals": ([headers({"Content-Encoding": "IDENTITY"})], [None]),
     "gzip, in chunks": ([both(encoded("gzip"), chunked)], [None]),
     "gzip, cut": ([both(encoded("gzip"), cut(150_000))], [None, None]),
     "gzip that is none": ([headers({"Content-Encoding": "gzip"})], [None, None]),
@@ -287,12 +294,12 @@ REFUSED: dict[str, tuple[Faults, str, int]] = {
     ),
     "a redirect to plain HTTP elsewhere, hidden by a backslash": (
         [redirect("http://example.org\\@127.0.0.1/file")],
-        r"it leads to http://example.org\\@127.0.0.1/file, which .*",
+        r"it leads to http://\.\.\.@127.0.0.1/file, which .*",
         1,
     ),
     "a redirect to plain HTTP elsewhere, hidden as a user's name": (
         [redirect("http://127.0.0.1@example.org/file")],
-        "it leads to http://127.0.0.1@example.org/file, which .*",
+        r"it leads to http://\.\.\.@example.org/file, which .*",
         1,
     ),
     "a redirect to a file": ([redirect("file:///etc/passwd")], "it leads to file:///etc/passwd, which .*", 1),
@@ -490,6 +497,10 @@ NOTES: dict[str, Callable[[str], str | None]] = {
     "half": lambda note: note[: len(note) // 2],
     "of something else": lambda note: "[1, 2]",
     "of another form": lambda note: json.dumps({**json.loads(note), "more": 1}),
+    "an ETag with a line break": lambda note: json.dumps({**json.loads(note), "etag": "a\r\nb"}),
+    "an ETag in other letters": lambda note: json.dumps({**json.loads(note), "etag": "\u1234\ud800"}),
+    "an ETag that is a number": lambda note: json.dumps({**json.loads(note), "etag": 7}),
+    "deep": lambda note: "[" * 100_000,
     "a size that is none": lambda note: json.dumps({**json.loads(note), "total": "many"}),
     "a size below what is there": lambda note: json.dumps({**json.loads(note), "total": 100_000}),
 }
@@ -504,6 +515,31 @@ def test_a_damaged_note_means_to_start_anew(server: WebServer, part: Path, damag
         version_file(part).write_text(damaged)
     assert_is_file(part, fetch(server, part))
     assert ranges(server) == [None]
+
+
+@pytest.mark.parametrize("name", ["part", "part.json"])
+def test_a_folder_in_place_of_a_file_is_removed(server: WebServer, part: Path, name: str) -> None:
+    (part.with_name(name) / "something").mkdir(parents=True)
+    assert_is_file(part, fetch(server, part))
+
+
+def test_what_was_received_is_hashed_once(server: WebServer, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "PROGRESS", 1)
+    lengths = []
+    monkeypatch.setattr(http, "hash_file", lambda path: lengths.append(path.stat().st_size) or hash_file(path))
+    server.faults["/file"] = [cut(10_000)] * 20
+    assert_is_file(part, fetch(server, part))
+    assert lengths == [0]
+    assert len(server.log) == 21
+
+
+def test_the_note_has_no_secrets(server: WebServer, part: Path) -> None:
+    server.files["/file?TOKEN"] = File(FILE)
+    server.faults["/file?TOKEN"] = [cut(9), *[status(403)] * 9]
+    url = f"{server.url}/file?TOKEN".replace("://", "://user:PASS@")
+    with pytest.raises(FetchError) as raised:
+        download(url, opener_of(url), part)
+    assert not {"TOKEN", "PASS"} & set(re.findall(r"\w+", f"{version_file(part).read_text()} {raised.value}"))
 
 
 @pytest.mark.parametrize("content", [FILE, b""], ids=["a file", "an empty one"])

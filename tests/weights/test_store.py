@@ -20,6 +20,7 @@ import torch
 from drive_server import DriveServer
 from filelock import FileLock
 from hub_server import HubServer
+from running import Run as CommandRun
 from safetensors.torch import load_file, save
 from store_process import Run, dying_at_step, without_privileges
 from torch import Tensor
@@ -188,6 +189,26 @@ class TestFetching:
         server.files[address] = server.files["/weights.pth"]
         assert_weights(read_trusted_weights(server.url + address)[0])
 
+    @pytest.mark.parametrize(
+        "form", ["user:PASS@{host}/w.pth", "{host}/w.pth?TOKEN", "TOKEN@{host}/w.pth?a=b/TOKEN.pth", "u:P.PASS@{host}"]
+    )
+    def test_no_secret_of_an_address_is_stored_or_shown(
+        self, server: WebServer, entry: CacheEntry, run: CommandRun, form: str
+    ) -> None:
+        url = "http://" + form.format(host=server.url.removeprefix("http://"))
+        query = f"?{url.partition('?')[2]}" if "?" in url else ""
+        server.files[f"/w.pth{query}"] = server.files["/"] = server.files["/weights.pth"]
+        read_trusted_weights(url)
+        server.faults[f"/w.pth{query}"] = server.faults["/"] = [with_content(OTHER_FILE)]
+        for path in entry.folder.glob("*.safetensors"):
+            path.unlink()
+        with pytest.raises(FetchError) as refused:
+            read_trusted_weights(url)
+        shown = [str(refused.value), run("cache", "list")[1]]
+        for path in entry.folder.rglob("*"):
+            shown += [path.name, path.read_text() if path.suffix == ".json" else ""]
+        assert not any(secret in text for secret in ("TOKEN", "PASS") for text in shown)
+
     @pytest.mark.parametrize("path", ["two words/größer/モデル", "made/on/the/way", "a'b\"c$(d)"])
     def test_any_folder(self, record: PublishedDetector, tmp_path: Path, path: str) -> None:
         assert_weights(obtain(record, cache_dir=tmp_path / path))
@@ -355,6 +376,44 @@ class TestLocations:
         monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
         assert_weights(obtain(record))
         assert not server.log
+
+    @pytest.mark.parametrize(
+        ("mirror", "asked"),
+        [
+            ("{server}", "/{name}"),
+            ("{server}/", "/{name}"),
+            ("{server}/zoo?token=a/b", "/zoo/{name}?token=a/b"),
+            ("{server}/zoo/?token=a", "/zoo/{name}?token=a"),
+            ("{server}/zoo#part", "/zoo/{name}"),
+            ("{server}?a#b", "/{name}?a"),
+        ],
+    )
+    def test_any_form_of_a_mirrors_url(
+        self, server: WebServer, record: PublishedDetector, monkeypatch: pytest.MonkeyPatch, mirror: str, asked: str
+    ) -> None:
+        server.files[asked.format(name=f"{NAME}.pth")] = server.files["/weights.pth"]
+        monkeypatch.setenv("DPT_ZOO_MIRROR", mirror.format(server=server.url))
+        assert_weights(obtain(record))
+        assert [each.path for each in server.log] == [
+            asked.format(name=f"{NAME}{end}") for end in (".safetensors", ".pth")
+        ]
+
+    @pytest.mark.parametrize("folder", ["what?", "a#b", "a?b#c", "~no-such-user"])
+    def test_any_folder_as_a_mirror(
+        self, record: PublishedDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+    ) -> None:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{NAME}.pth").write_bytes(FILE)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
+        monkeypatch.setenv("DPT_ZOO_MIRROR", folder)
+        assert_weights(obtain(record))
+
+    def test_the_root_as_a_mirror(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
+        monkeypatch.setenv("DPT_ZOO_MIRROR", "/")
+        with pytest.raises(FetchError, match=f" /{NAME}.safetensors: there is no such file"):
+            obtain(record_of())
 
     @pytest.mark.parametrize("mirror", ["{server}/zoo", "{tmp_path}"])
     def test_a_mirror_that_lacks_the_file(
@@ -540,8 +599,9 @@ class TestAdopt:
         assert (tmp_path / "by hand.pth").read_bytes() == content
         assert not entry.weights.exists()
 
-    @pytest.mark.parametrize("path", ["none.pth", "."])
+    @pytest.mark.parametrize("path", ["none.pth", ".", "pipe"])
     def test_what_cannot_be_read(self, tmp_path: Path, path: str) -> None:
+        os.mkfifo(tmp_path / "pipe")
         with pytest.raises(WeightsError, match="it cannot be read"):
             adopt(record_of(), tmp_path / path)
 
