@@ -22,10 +22,11 @@ import dpt_zoo
 from dpt_zoo.exporting import onnx_file, openvino_file
 from dpt_zoo.exporting.graph import build_graph, onnx_nms
 from dpt_zoo.exporting.preprocessing import add_preprocessing, prepare
+from dpt_zoo.weights.digests import tensors_sha256
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("exported")]  # tracing a demo takes a minute
 
-SHAPES = [(1, 192, 224), (2, 64, 96), (8, 128, 192), (1, 32, 32), (2, 320, 256)]
+SHAPES = [(1, 320, 256), (8, 64, 96), (1, 32, 32)]
 """Number, height and width of images."""
 
 
@@ -86,9 +87,9 @@ class TestObjects:
     def test_any_number_of_objects(
         self, demo: str, exported: Callable[[str], Path], converted: Callable[[str], Path]
     ) -> None:
-        best = run_graph(demo, make_inputs((1, 192, 224)))[2][0]
+        best = run_graph(demo, make_inputs((1, 160, 192)))[2][0]
         for threshold, number in ((best, 1), (1.0, 0)):
-            inputs = make_inputs((1, 192, 224), threshold)
+            inputs = make_inputs((1, 160, 192), threshold)
             expected = run_graph(demo, inputs)
             assert len(expected[0]) == number
             inputs[2] -= np.float32(5e-5)  # a runtime may give the best object a slightly lower score
@@ -113,7 +114,6 @@ class TestOptions:
         options = ("--batch", 2, "--height", 64, "--width", 96, "--half")
         status, out, err = run("export", "retinanet_dpt_nano_digits", path, *options)
         assert (status, out) == (0, f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n"), err
-        assert [each.name for each in tmp_path.iterdir()] == ["cache", path.name] or path.exists()
         content = read_content(path)
         assert (content["batch"], content["image_size"], content["precision"]) == (2, [64, 96], "float16")
         graph = onnx.load(path).graph
@@ -164,7 +164,7 @@ class TestMetadata:
         assert content["classes"] == [str(digit) for digit in range(10)]
         assert content["has_masks"] == demo.startswith("mrcnn")
         assert (content["name"], content["scale"], content["license"]) == (demo, [192, 192], "Apache-2.0")
-        assert content["weights_sha256"] == dpt_zoo.get_model_info(demo).tensors_sha256
+        assert content["weights_sha256"] == tensors_sha256(dpt_zoo.create_model(demo).state_dict())
         assert {"dpt-zoo", "torch", "onnxscript"} <= content["versions"].keys()
 
     def test_digests(self, demo: str, exported: Callable[[str], Path], converted: Callable[[str], Path]) -> None:
