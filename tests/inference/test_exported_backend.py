@@ -244,3 +244,20 @@ print({heavy | {"huggingface_hub"}!r} & sys.modules.keys())
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
     assert done.stderr == "" and done.stdout.startswith("2\n") and done.stdout.endswith("\n0\nset()\n")
     assert sorted(path.name for path in (tmp_path / "out").iterdir())[:2] == ["crops", "detections.json"]
+
+
+def test_ctrl_c_after_several_models(file: Path) -> None:
+    """With a core for each model, OpenVINO 2026.4 leaves a stack for signal handlers that is not there any more."""
+    code = """
+import gc, signal, sys
+from dpt_zoo import Detector
+first, second = Detector(sys.argv[1]), Detector(sys.argv[1])
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n")
