@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -61,9 +62,12 @@ def open_openvino(path: Path, device: str, num_threads: int | None) -> tuple[Gra
     except (RuntimeError, MemoryError) as error:
         raise WeightsError(f"{path}: OpenVINO cannot load it: {first_line(error)}") from error
 
+    lock = threading.Lock()  # the model has memory for one call at a time
+
     def run(values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         try:
-            results = compiled(values)
+            with lock:
+                results = compiled(values)
         except (RuntimeError, MemoryError) as error:
             raise WeightsError(f"{path}: OpenVINO cannot run it: {first_line(error)}") from error
         return {output.name: results[output.name] for output in outputs}
