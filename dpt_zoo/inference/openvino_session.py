@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+import threading
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
@@ -39,10 +41,9 @@ def open_openvino(path: Path, device: str, num_threads: int | None) -> tuple[Gra
     """
     graph, weights, metadata = read_openvino(path)
     try:
-        import openvino
+        core = shared_core()
     except ImportError as error:
         raise DependencyError(f'{path} needs OpenVINO ({error}): pip install "dpt-zoo[openvino]"') from error
-    core = openvino.Core()
     name = "CPU" if device == "auto" else device.removeprefix("openvino:").upper()
     if not any(name in (each, each.partition(".")[0]) for each in core.available_devices):
         available = ", ".join(core.available_devices)
@@ -61,14 +62,29 @@ def open_openvino(path: Path, device: str, num_threads: int | None) -> tuple[Gra
     except (RuntimeError, MemoryError) as error:
         raise WeightsError(f"{path}: OpenVINO cannot load it: {first_line(error)}") from error
 
+    lock = threading.Lock()  # the model has memory for one call at a time
+
     def run(values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         try:
-            results = compiled(values)
+            with lock:
+                results = compiled(values)
         except (RuntimeError, MemoryError) as error:
             raise WeightsError(f"{path}: OpenVINO cannot run it: {first_line(error)}") from error
         return {output.name: results[output.name] for output in outputs}
 
     return metadata, run
+
+
+@cache
+def shared_core() -> Any:
+    """Return the only `openvino.Core` of this process, which must not be destroyed.
+
+    OpenVINO 2026.4 replaces the stack of signal handlers for each core that compiles a model. If the first of two cores
+    is destroyed first, a stack is freed that stays in use, and the next Ctrl-C is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def read_openvino(path: Path) -> tuple[bytes, bytes, GraphMetadata]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ class TestDetections:
         found = list(Detector(file, batch_size=4).stream(images))
         assert [len(each) for each in found] == [2, 2, 1, 2]
         assert [round(float(each.scores[-1]) * 255) for each in found] == [200, 90, 250, 150]
+
+    def test_from_several_threads(self, file: Path) -> None:
+        detector = Detector(file, num_threads=1)
+        sizes = [(64 + number, 80) for number in range(12)]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(detector, [make_image(*size) for size in sizes]))
+        for each, size in zip(found, sizes, strict=True):
+            assert_detected(each, *size, count=2)
 
     def test_a_fixed_batch_and_size(self, kind: str, tmp_path: Path) -> None:
         """Incomplete batches are filled up, and images fit into the fixed size, whatever the scale is."""
@@ -244,3 +253,20 @@ print({heavy | {"huggingface_hub"}!r} & sys.modules.keys())
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
     assert done.stderr == "" and done.stdout.startswith("2\n") and done.stdout.endswith("\n0\nset()\n")
     assert sorted(path.name for path in (tmp_path / "out").iterdir())[:2] == ["crops", "detections.json"]
+
+
+def test_ctrl_c_after_several_models(file: Path) -> None:
+    """With a core for each model, OpenVINO 2026.4 leaves a stack for signal handlers that is not there any more."""
+    code = """
+import gc, signal, sys
+from dpt_zoo import Detector
+first, second = Detector(sys.argv[1]), Detector(sys.argv[1])
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n")
