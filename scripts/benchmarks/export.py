@@ -10,11 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from .detect import PHOTOGRAPH, build_with_scores
 from .measuring import MIB, ROOT, Comparison, Settings
 
 SUFFIXES = {"PyTorch": ".safetensors", "ours, ONNX Runtime": ".onnx", "ours, OpenVINO": ".xml"}
@@ -35,11 +37,12 @@ def compare(settings: Settings) -> Iterator[Comparison]:
         for architecture in settings.architectures:
             name = f"{architecture}_dpt_nano_digits"
             weights = ROOT / "configs/demo" / f"{name}.safetensors"
-            yield from _compare_files(name, weights, exported, DEMO_SIDE, DEMO_SIDE, settings)
+            small = replace(settings, height=DEMO_SIDE, width=DEMO_SIDE)
+            yield from _compare_files(name, weights, exported, small, repetitions=10)
         for architecture in () if settings.demos_only else settings.architectures:
             name = f"{architecture}_dpt_{settings.size[0]}_1x"
             weights = _make_weights(exported / f"{name}.safetensors", architecture, settings)
-            yield from _compare_files(name, weights, exported, settings.height, settings.width, settings)
+            yield from _compare_files(name, weights, exported, settings, repetitions=2)
 
 
 def _make_weights(file: Path, architecture: str, settings: Settings) -> Path:
@@ -47,18 +50,20 @@ def _make_weights(file: Path, architecture: str, settings: Settings) -> Path:
     if not file.exists():
         from safetensors.torch import save_file
 
-        from .detect import build_with_scores
-
         model = build_with_scores("ours", "cpu", architecture, "sparse", settings.size, settings.height, settings.width)
         save_file(model.state_dict(), file)
     return file
 
 
 def _compare_files(
-    name: str, weights: Path, folder: Path, height: int, width: int, settings: Settings
+    name: str, weights: Path, folder: Path, settings: Settings, repetitions: int
 ) -> Iterator[Comparison]:
-    """Export a detector to `folder`, unless the files are there, and compare the ways."""
-    setting = f"{name}, {height}x{width}, batch 1, {settings.threads} threads"
+    """Export a detector to `folder`, unless the files are there, and compare the ways.
+
+    `repetitions` is the number of timed detections in each process.
+    """
+    height, width = settings.height, settings.width
+    setting = f"{name}, {settings.describe('cpu')}"
     files = {way: weights if way == "PyTorch" else folder / f"{name}{suffix}" for way, suffix in SUFFIXES.items()}
     for file in files.values():
         if not file.exists():
@@ -66,7 +71,7 @@ def _compare_files(
 
             export(name, file, weights=weights)
     image = folder / f"{height}x{width}.png"
-    with Image.open(ROOT / "tests/reference/img_coffee_320x240.png") as photograph:
+    with Image.open(PHOTOGRAPH) as photograph:
         photograph.convert("RGB").resize((width, height)).save(image)
     common: dict[str, Any] = {"scale": (width, height), "score_threshold": 0.05}
     detectors: dict[str, dict[str, Any]] = {
@@ -78,7 +83,7 @@ def _compare_files(
     runs: dict[str, list[list[Any]]] = {way: [] for way in detectors}
     for _ in range(settings.runs):
         for way, detector in detectors.items():
-            runs[way].append(_run_process(detector, image, settings))
+            runs[way].append(_run_process(detector, image, repetitions, settings.threads))
     for place, (quantity, unit) in enumerate(QUANTITIES):
         values = {way: [value for run in each for value in run[place]] for way, each in runs.items()}
         yield Comparison("export", setting, quantity, unit, values)
@@ -86,11 +91,11 @@ def _compare_files(
     yield Comparison("export", setting, "size of the files", "MiB", sizes)
 
 
-def _run_process(detector: dict[str, Any], image: Path, settings: Settings) -> list[list[float]]:
+def _run_process(detector: dict[str, Any], image: Path, repetitions: int, threads: int) -> list[list[float]]:
     """Return the values of `QUANTITIES` from a new process."""
-    content = {"detector": detector, "image": str(image), "runs": settings.runs, "started": time.time()}
+    content = {"detector": detector, "image": str(image), "runs": repetitions, "started": time.time()}
     paths = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(settings.threads)}
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "benchmarks.first_detection", json.dumps(content)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     values: list[list[float]] = json.loads(done.stdout)

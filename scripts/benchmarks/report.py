@@ -52,7 +52,7 @@ def describe_machine() -> dict[str, Any]:
         **gpu,
         "system": platform.system(),
         **versions(),
-        "pycocotools": version("pycocotools"),
+        **{name: version(name) for name in ("pycocotools", "onnxruntime", "openvino")},
     }
 
 
