@@ -23,7 +23,7 @@ def tensors_sha256(tensors: Mapping[str, "Tensor | RawTensor"]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(_describe(name, tensors[name]))
-        digest.update(RawTensor.of(tensors[name]).data)
+        digest.update(RawTensor.of(tensors[name]).content.data)
     return digest.hexdigest()
 
 

@@ -28,12 +28,12 @@ class RawTensor:
     Attributes:
         dtype: the type as PyTorch names it, e.g. "float32" or "bfloat16".
         shape: the size of each dimension.
-        data: the values row by row, little-endian, `(num_bytes,)` uint8. It may be mapped from a file.
+        content: the values row by row, little-endian, `(num_bytes,)` uint8. It may be mapped from a file.
     """
 
     dtype: str
     shape: tuple[int, ...]
-    data: NDArray[np.uint8]
+    content: NDArray[np.uint8]
 
     @classmethod
     def of(cls, tensor: "Tensor | RawTensor") -> "RawTensor":
@@ -42,24 +42,24 @@ class RawTensor:
             return tensor
         import torch
 
-        data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
-        return cls(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), data)
+        content = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
+        return cls(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), content)
 
     def to_torch(self) -> "Tensor":
         """Return a PyTorch tensor that uses the same memory."""
         import torch
 
         dtype = getattr(torch, self.dtype)
-        if not self.data.size:  # PyTorch cannot change the type of an empty array of bytes
+        if not self.content.size:  # PyTorch cannot change the type of an empty array of bytes
             return torch.empty(self.shape, dtype=dtype)
-        return torch.from_numpy(self.data).view(dtype).view(self.shape)
+        return torch.from_numpy(self.content).view(dtype).view(self.shape)
 
     def is_finite(self) -> bool:
         """Return whether no value is NaN or infinite."""
         if self.dtype not in _EXPONENTS:
             return True
         integer, exponent = _EXPONENTS[self.dtype]
-        return not (self.data.view(integer) & integer(exponent) == exponent).any()
+        return not (self.content.view(integer) & integer(exponent) == exponent).any()
 
 
 def check_finite(tensors: Mapping[str, RawTensor], path: Path) -> None:

@@ -44,7 +44,7 @@ def shell(environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("PYTHONPATH", raising=False)
 
     def run(program: str, *arguments: object) -> tuple[int, str, str]:
-        command = [environment / "bin" / program, *map(str, arguments)]
+        command = [str(environment / "bin" / program), *map(str, arguments)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         return done.returncode, done.stdout, done.stderr
 
