@@ -105,9 +105,11 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
                 f"train_cfg.type is {type(train_loop).__name__}, which needs another checkpoint hook: "
                 "default_hooks.checkpoint.type=CheckpointHook"
             )
-        if self.save_best and val_loop is None:
+        if self.save_best is None:
+            return
+        if val_loop is None:
             report(train_loop.runner, "save_best has no effect without validation: the last weights are the result")
-        elif self.save_best not in (None, "auto") and (names := _find_metrics(val_loop.evaluator)):
+        elif self.save_best != "auto" and (names := _find_metrics(val_loop.evaluator)):
             self._check_save_best(names)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

@@ -236,11 +236,8 @@ class TestPickles:
 
     def check(self, value: Any, pickler: Any = pickle.Pickler) -> None:
         pickler(buffer := io.BytesIO(), 2).dump(value)
-        names = [
-            argument.split()
-            for operation, argument, _ in pickletools.genops(buffer.getvalue())
-            if operation.name == "GLOBAL"
-        ]
+        operations = pickletools.genops(buffer.getvalue())
+        names = [str(argument).split() for operation, argument, _ in operations if operation.name == "GLOBAL"]
         modules = [module for module, _ in names if module.startswith(("dpt_zoo.", "mmdet."))]
         assert modules[0].startswith("dpt_zoo.")
 
