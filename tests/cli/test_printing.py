@@ -33,7 +33,7 @@ class TestText:
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         monkeypatch.setattr(sys, "stdout", stream)
         show("größer 日")
-        assert stream.buffer.getvalue().decode(encoding) == f"{shown}\n"  # type: ignore[attr-defined]
+        assert stream.buffer.getvalue().decode(encoding) == f"{shown}\n"
 
     def test_the_log(self, capsys: pytest.CaptureFixture[str]) -> None:
         logger = logging.getLogger("dpt_zoo.weights.store")
