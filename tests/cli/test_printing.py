@@ -58,6 +58,12 @@ class TestText:
         assert error.startswith("dpt-zoo: ") and error.count("\n") == 1
         assert not set(error) & set("\x1b\x07\r\x9b\u202e\ud800\udce9")
 
+    @pytest.mark.parametrize("command", [["list", "a", HOSTILE], ["detect", HOSTILE], [HOSTILE]])
+    def test_arguments_that_argparse_refuses(self, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(command)
+        assert not set(capsys.readouterr().err) & set("\x1b\x07\r\x9b\u202e\ud800\udce9")
+
     @pytest.mark.parametrize(
         "command",
         [
