@@ -35,12 +35,13 @@ class TestText:
         show("größer 日")
         assert stream.buffer.getvalue().decode(encoding) == f"{shown}\n"
 
-    def test_the_log(self, capsys: pytest.CaptureFixture[str]) -> None:
-        logger = logging.getLogger("dpt_zoo.weights.store")
+    def test_the_log(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
+        logger, before = logging.getLogger("dpt_zoo.weights.store"), logging.lastResort
         with prepared_streams():
             logger.warning("%s: refused", HOSTILE)
-        logger.warning("afterwards")
         assert capsys.readouterr().err == f"{ESCAPED}: refused\n"
+        assert logging.lastResort is before
 
     @pytest.mark.parametrize(
         "command",
