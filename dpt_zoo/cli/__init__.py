@@ -2,10 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .._version import __version__
 from ..errors import DPTZooError
 from ..utils.dependencies import explain_imports
+from ..utils.text import printable
 from . import app, data, detect, experiments, export, models, weights
 from .printing import BAD_INPUT, complain, prepared_streams
 
@@ -30,8 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Escape arguments in an error."""
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dpt-zoo", description="The twelve COCO detectors of DPT (arXiv 2107.14467).")
+    parser = _Parser(prog="dpt-zoo", description="The twelve COCO detectors of DPT (arXiv 2107.14467).")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (models, weights, data, experiments, detect, export, app):

@@ -98,7 +98,8 @@ def run_detect(args: argparse.Namespace) -> int:
     with Journal(folder, settings, resume=args.resume) as journal:
         run = DetectionRun(detector, journal, image_writer)
         left = journal.select([*images, *videos])
-        images, videos = ([each for each in left if isinstance(each, kind)] for kind in (ImageInput, VideoInput))
+        images = [each for each in left if isinstance(each, ImageInput)]
+        videos = [each for each in left if isinstance(each, VideoInput)]
         start = time.perf_counter()
         try:
             _detect(run, images, videos)

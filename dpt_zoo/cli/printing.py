@@ -43,19 +43,18 @@ def complain(error: DPTZooError | str) -> None:
 
 @contextlib.contextmanager
 def prepared_streams() -> Iterator[None]:
-    """Prepare the standard streams for the block: print the package's log, and flush standard output at the end.
+    """Prepare the standard streams for the block: print logs that nobody handles, and flush standard output at the end.
 
     A stream that the user closed is replaced by the null device. Otherwise, a file that is opened gets its number.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
-    handler, logger = _LogPrinter(), logging.getLogger("dpt_zoo")
-    logger.addHandler(handler)
+    before, logging.lastResort = logging.lastResort, _LogPrinter()
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logging.lastResort = before
         with _stream_errors(sys.stdout):  # of what argparse printed, for example
             sys.stdout.flush()
 
@@ -84,7 +83,7 @@ def cache_state(entry: CacheEntry) -> str:
 
 class _LogPrinter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        show(record.getMessage(), to=sys.stderr)
+        show(self.format(record), to=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -128,9 +128,10 @@ class Detections:
             keep &= self.scores >= min_score
         if classes is not None:
             names = [classes] if isinstance(classes, str) else classes
-            if unknown := [name for name in names if name not in self.classes]:
+            known, wanted = set(self.classes), set(names)
+            if unknown := [name for name in names if name not in known]:
                 raise InputError(f"the model has no class {unknown[0]!r}: its classes are {', '.join(self.classes)}")
-            keep &= np.isin(self.labels, [label for label, name in enumerate(self.classes) if name in names])
+            keep &= np.isin(self.labels, [label for label, name in enumerate(self.classes) if name in wanted])
         return self[keep]
 
     def plot(self) -> Image.Image:

@@ -1,6 +1,7 @@
 """Write files completely or not at all, and other helpers for files and folders."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -37,6 +38,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
+        if target.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if target.is_symlink() or (target.exists() and not target.is_file()):
             raise OSError("it is not a regular file")
         partial.touch()

@@ -235,7 +235,7 @@ class _TimedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> Any:
         self._sock.settimeout(self._clock.left())
-        return self._stream.readinto(buffer)  # type: ignore[attr-defined]
+        return self._stream.readinto(buffer)
 
     def close(self) -> None:
         self._stream.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from dpt_zoo.app import guard
@@ -84,7 +85,7 @@ def test_an_encoded_transfer_is_refused_even_with_a_length(app: Guard, page: Pag
 @pytest.mark.parametrize("parts", [[b"{", b"}" * 9], [b"{}" * 99], [b"{}", b"", b"x"]])
 def test_what_arrives_counts_and_not_what_was_announced(app: Guard, page: Page, path: str, parts: list[bytes]) -> None:
     if path == UPLOAD:
-        with pytest.raises(guard.HTTPException, match="longer than its length"):  # the page's own server answers 413
+        with pytest.raises(HTTPException, match="longer than its length"):  # the page's own server answers 413
             ask(app, path, parts, {"content-length": "2"})
     else:
         assert ask(app, path, parts, {"content-length": "2"}) == 413
@@ -161,11 +162,11 @@ class TestRoom:
         statuses = []
 
         async def page(scope: Scope, receive: Receive, send: Send) -> None:
-            statuses.append(await asyncio.to_thread(ask, app, UPLOAD, [bytes(600)]))
+            statuses.append(await asyncio.to_thread(ask, guarded, UPLOAD, [bytes(600)]))
 
-        app = Guard(page, folder=tmp_path, is_local=True, functions=())
+        guarded = Guard(page, folder=tmp_path, is_local=True, functions=())
         with pytest.raises(IndexError):  # this application answers nothing
-            ask(app, UPLOAD, [bytes(600)])
+            ask(guarded, UPLOAD, [bytes(600)])
         assert statuses == [503]
 
 

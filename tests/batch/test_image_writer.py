@@ -157,6 +157,14 @@ class TestJournal:
             stems = {journal.new_stem(f"{'x' * 160}{number}.png") for number in range(20_000)}
         assert len(stems) == 20_000 and time.process_time() - start < 10  # minutes, if it is quadratic
 
+    def test_many_classes(self) -> None:
+        classes = tuple(f"class {number}" for number in range(10_000))
+        found = replace(detections_in("a.jpg"), classes=classes)
+        start = time.process_time()
+        for _ in range(20):
+            assert len(found.filter(classes=classes)) == 2
+        assert time.process_time() - start < 10  # minutes, if it is quadratic
+
     def test_stems_are_unambiguous(self, tmp_path: Path) -> None:
         names = ["a.jpg", "a.webp", "A.JPG", "b/a.jpg", "a.jpg", "../../c.png", ".hidden", f"{'é' * 300}.png"]
         with Journal(tmp_path, SETTINGS) as journal:

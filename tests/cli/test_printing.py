@@ -33,14 +33,15 @@ class TestText:
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         monkeypatch.setattr(sys, "stdout", stream)
         show("größer 日")
-        assert stream.buffer.getvalue().decode(encoding) == f"{shown}\n"  # type: ignore[attr-defined]
+        assert stream.buffer.getvalue().decode(encoding) == f"{shown}\n"
 
-    def test_the_log(self, capsys: pytest.CaptureFixture[str]) -> None:
-        logger = logging.getLogger("dpt_zoo.weights.store")
+    def test_the_log(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
+        logger, before = logging.getLogger("dpt_zoo.weights.store"), logging.lastResort
         with prepared_streams():
             logger.warning("%s: refused", HOSTILE)
-        logger.warning("afterwards")
         assert capsys.readouterr().err == f"{ESCAPED}: refused\n"
+        assert logging.lastResort is before
 
     @pytest.mark.parametrize(
         "command",
@@ -57,6 +58,12 @@ class TestText:
         error = capsys.readouterr().err
         assert error.startswith("dpt-zoo: ") and error.count("\n") == 1
         assert not set(error) & set("\x1b\x07\r\x9b\u202e\ud800\udce9")
+
+    @pytest.mark.parametrize("command", [["list", "a", HOSTILE], ["detect", HOSTILE], [HOSTILE]])
+    def test_arguments_that_argparse_refuses(self, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(command)
+        assert not set(capsys.readouterr().err) & set("\x1b\x07\r\x9b\u202e\ud800\udce9")
 
     @pytest.mark.parametrize(
         "command",

@@ -84,8 +84,9 @@ RECORD: dict[str, Any] = {
     "tensors_sha256": "0",
     "stamp": [1, 2, 3],
 }
-WRONG = [
-    *({**RECORD, key: value} for key in RECORD for value in (5.5, [[]], {}, True, "x", ["x"], None)),
+VALUES: list[Any] = [5.5, [[]], {}, True, "x", ["x"], None]
+WRONG: list[Any] = [
+    *({**RECORD, key: value} for key in RECORD for value in VALUES),
     *({**RECORD, "location": text} for text in ("\x1b[2J", "\ud800", "a\nb", "x" * 10_000)),
     *([], 7, "text", None, {}, {"format": 2}, {**RECORD, "more": 1}),
 ]

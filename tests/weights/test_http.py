@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -526,7 +527,12 @@ def test_a_folder_in_place_of_a_file_is_removed(server: WebServer, part: Path, n
 def test_what_was_received_is_hashed_once(server: WebServer, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "PROGRESS", 1)
     lengths = []
-    monkeypatch.setattr(http, "hash_file", lambda path: lengths.append(path.stat().st_size) or hash_file(path))
+
+    def measured(path: Path) -> Any:
+        lengths.append(path.stat().st_size)
+        return hash_file(path)
+
+    monkeypatch.setattr(http, "hash_file", measured)
     server.faults["/file"] = [cut(10_000)] * 20
     assert_is_file(part, fetch(server, part))
     assert lengths == [0]
