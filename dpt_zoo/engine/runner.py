@@ -30,7 +30,6 @@ from ..errors import DPTZooError, InputError, OutputError
 from ..manifest.records import TASK_TITLES
 from ..models.factory import find_class_tensors
 from ..utils.environment import versions
-from ..utils.streams import show
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted_weights
 from .distributed import process_device
@@ -189,7 +188,7 @@ def report(runner: Runner, line: str) -> None:
     """Write a line to the run's log and, in the main process, to standard error."""
     runner.logger.info(line)
     if is_main_process():
-        show(line, to=sys.stderr)
+        print(line, file=sys.stderr, flush=True)
 
 
 class _Nowhere(io.TextIOBase):
