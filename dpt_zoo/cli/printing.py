@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
-from ..errors import DPTZooError, OutputError
+from ..errors import DPTZooError
+from ..utils.streams import show as show
+from ..utils.streams import stream_errors
 from ..utils.text import printable
 from ..weights.cache import CacheEntry
 
@@ -18,22 +19,6 @@ BAD_INPUT = 2  # exit status for input that cannot be used
 def is_main_process() -> bool:
     """Return whether this process prints: the only one, or the first of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def show(text: object = "", *, to: TextIO | None = None) -> None:
-    """Print a `text` to the stream `to`, by default standard output. All that the command prints passes through here.
-
-    What a terminal would obey, such as escape sequences in file names, and what the stream cannot encode is escaped.
-    If nobody reads the stream any longer (`dpt-zoo list | head -1`), the rest is dropped, and the work goes on.
-
-    Raises:
-        OutputError: Standard output cannot be written, for example on a full disk.
-    """
-    stream = to or sys.stdout
-    escaped = "\n".join(map(printable, str(text).split("\n")))
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    with _stream_errors(stream):
-        print(escaped.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def complain(error: DPTZooError | str) -> None:
@@ -55,7 +40,7 @@ def prepared_streams() -> Iterator[None]:
         yield
     finally:
         logging.lastResort = before
-        with _stream_errors(sys.stdout):  # of what argparse printed, for example
+        with stream_errors(sys.stdout):  # of what argparse printed, for example
             sys.stdout.flush()
 
 
@@ -84,17 +69,3 @@ def cache_state(entry: CacheEntry) -> str:
 class _LogPrinter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         show(self.format(record), to=sys.stderr)
-
-
-@contextlib.contextmanager
-def _stream_errors(stream: TextIO) -> Iterator[None]:
-    """After an error of a stream, drop what is written to it. Raise OutputError, unless nobody reads the stream."""
-    try:
-        yield
-    except OSError as error:
-        with contextlib.suppress(OSError):  # Python flushes the stream when it ends
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, stream.fileno())
-            os.close(devnull)
-        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
-            raise OutputError(f"standard output cannot be written: {error.strerror or error}") from error

@@ -127,7 +127,7 @@ def is_url(image: str | Path) -> bool:
 def _is_single(images: Any) -> bool:
     """Return whether this is one image, and not a folder, a pattern or an iterable of images."""
     if isinstance(images, str | Path):
-        return is_url(images) or images == "" or not (os.path.isdir(images) or _is_pattern(images))  # noqa: PTH112
+        return is_url(images) or images == "" or not (os.path.isdir(_locate(images)) or _is_pattern(images))  # noqa: PTH112
     is_image = isinstance(images, bytes | bytearray | Image.Image | np.ndarray) or hasattr(images, "detach")
     return is_image or not isinstance(images, Iterable)
 
@@ -144,7 +144,7 @@ def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
         return [ImageInput(_url_name(url), redact(url), partial(_fetch, url), url)]
     if image == "":
         raise InputError("the path of an image is empty")
-    path = Path(image) if os.path.lexists(image) else expand_user(image)
+    path = _locate(image)
     if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises an error for a name that is too long)
         folder, paths = path, [each for each in _images_below(path) if not _is_output(each, path)]
         if not paths:
@@ -169,6 +169,11 @@ def _images_below(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths += [Path(parent, name) for name in files if not name.startswith(".")]
     return sorted(path for path in paths if path.suffix.lower() in suffixes)
+
+
+def _locate(image: str | Path) -> Path:
+    """Return a path with the home folder in place of `~`, unless a file has this name."""
+    return Path(image) if os.path.lexists(image) else expand_user(image)
 
 
 def _is_output(path: Path, folder: Path) -> bool:

@@ -17,6 +17,7 @@ from torch.distributed.run import main as torchrun
 
 from ..errors import DPTZooError
 from ..evaluation.evaluator import evaluate
+from ..utils.streams import show
 from .runner import ERROR
 
 
@@ -36,7 +37,7 @@ def run(arguments: dict[str, Any]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except DPTZooError as error:
-        print(f"dpt-zoo: {error}", file=sys.stderr)
+        show(f"dpt-zoo: {error}", to=sys.stderr)
         reason = str(error)
     except Exception as error:
         traceback.print_exc()

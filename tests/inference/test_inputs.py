@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from web_server import WebServer, redirect
 
-from dpt_zoo.errors import ImageError
+from dpt_zoo.errors import ImageError, InputError
 from dpt_zoo.inference import inputs
 from dpt_zoo.inference.inputs import (
     ImageInput,
@@ -135,6 +135,16 @@ class TestLimits:
                 shown = server.url.replace("://", "://...@")
                 assert str(raised.value).startswith(f"{shown}/{path}?...: ")
                 assert "TOKEN" not in str(raised.value) and "PASS" not in str(raised.value)
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_files(tmp_path, "photos/a.png", "photos/b.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for images in ("~/photos", "~/photos/*.png", ["~/photos/a.png", Path("~/photos/b.png")]):
+        assert names_in(images) == ["a.png", "b.png"]
+        with pytest.raises(InputError, match="is not one image"):
+            find_input(images)
+    assert find_input("~/photos/a.png").origin == str(tmp_path / "photos/a.png")
 
 
 def test_a_file_whose_name_begins_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
