@@ -20,7 +20,8 @@ from PIL import Image
 from ..errors import FetchError, ImageError, InputError
 from ..utils.files import expand_user
 from ..utils.http import read_url
-from ..utils.images import FORMATS, decode_image, load_image, to_pixels
+from ..utils.image_files import find_images
+from ..utils.images import decode_image, load_image, to_pixels
 from ..utils.urls import redact
 
 MAX_DOWNLOAD = 256 << 20
@@ -146,7 +147,7 @@ def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
         raise InputError("the path of an image is empty")
     path = _locate(image)
     if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises an error for a name that is too long)
-        folder, paths = path, [each for each in _images_below(path) if not _is_output(each, path)]
+        folder, paths = path, [each for each in find_images(path) if not _is_output(each, path)]
         if not paths:
             raise InputError(f"{path}: there are no images in this folder")
     elif _is_pattern(image):
@@ -159,16 +160,6 @@ def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
     else:
         folder, paths = path.parent, [path]
     return [ImageInput(each.relative_to(folder).as_posix(), str(each), partial(load_image, each)) for each in paths]
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders, sorted, without hidden files and linked folders."""
-    suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
-    paths = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [Path(parent, name) for name in files if not name.startswith(".")]
-    return sorted(path for path in paths if path.suffix.lower() in suffixes)
 
 
 def _locate(image: str | Path) -> Path:

@@ -18,7 +18,7 @@ from .files import open_atomic
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX")
 """Pillow's names of the supported formats. EPS is not supported, because Pillow runs another program to read it."""
 
-ORIENTATION, TILE_WIDTH, TILE_HEIGHT = 0x0112, 322, 323  # tags of EXIF and TIFF
+ORIENTATION, BITS_PER_SAMPLE, TILE_WIDTH, TILE_HEIGHT = 0x0112, 258, 322, 323  # tags of EXIF and TIFF
 BAND = 1 << 20  # pixels that are converted at once
 
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, struct.error)
@@ -156,9 +156,10 @@ def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
     width, height = image.size
     pixels = np.empty((width, height, 3) if orientation in (5, 6, 7, 8) else (height, width, 3), np.uint8)
     as_stored = _as_stored(pixels, orientation)
-    num_rows = max(1, BAND // max(1, width))
+    num_rows, num_bits = max(1, BAND // max(1, width)), _tiff_bits(image) or 16
     for top in range(0, height, num_rows):
-        as_stored[top : top + num_rows] = _band_to_rgb(image.crop((0, top, width, min(top + num_rows, height))))
+        band = image.crop((0, top, width, min(top + num_rows, height)))
+        as_stored[top : top + num_rows] = _band_to_rgb(band, num_bits)
     return pixels
 
 
@@ -167,8 +168,14 @@ def _is_16_bit(image: Image.Image) -> bool:
     minimum: Any
     maximum: Any
     minimum, maximum = image.getextrema()
-    is_known = image.format in ("PNG", "PPM") or (image.format is None and maximum > 0xFF)
+    is_known = image.format in ("PNG", "PPM") or _tiff_bits(image) == 16 or (image.format is None and maximum > 0xFF)
     return minimum >= 0 and maximum <= 0xFFFF and is_known
+
+
+def _tiff_bits(image: Image.Image) -> int | None:
+    """Return the bits of a grey TIFF file's values: Pillow has those of 12 and 16, and 16 and 32 bits, in one mode."""
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE)
+    return int(bits[0]) if bits else None
 
 
 def _as_stored(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -191,9 +198,9 @@ def _as_stored(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8
     return upright
 
 
-def _band_to_rgb(band: Image.Image) -> NDArray[Any]:
+def _band_to_rgb(band: Image.Image, num_bits: int) -> NDArray[Any]:
     if band.mode.startswith("I"):
-        return (np.asarray(band) >> 8).astype(np.uint8)[..., None]
+        return (np.asarray(band) >> num_bits - 8).astype(np.uint8)[..., None]
     if band.mode == "P":
         band = band.convert("RGBA")  # a palette can have transparency, which is dropped below
     return np.asarray(band.convert("RGB"))
