@@ -18,8 +18,6 @@ from ..utils.environment import processor_name
 
 CACHED_ELEMENTS = 2**20
 """Number of float32 elements that stay in the cache of one core."""
-EXPORTED_PARTS = 8
-"""Number of parts of the tokens in an exported graph: fewer than half of the memory in ONNX Runtime."""
 WINOGRAD_PIXELS = 3000
 """Minimum number of pixels of a map for Winograd's algorithm, which first transforms the weights."""
 
@@ -34,20 +32,10 @@ def per_token(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Te
 
     On a CPU, it processes as many tokens at once as fit in the cache, with `width` elements each.
     """
-    if torch.compiler.is_exporting():
-        return torch.cat([function(part) for part in _exported_parts(x, dim=1)], dim=1)
     if not is_used(x):
         return function(x)
     num_parts = math.ceil(x.shape[0] * x.shape[1] * width / (CACHED_ELEMENTS * torch.get_num_threads()))
     return torch.cat([function(part) for part in x.tensor_split(num_parts, dim=1)], dim=1)
-
-
-def _exported_parts(x: Tensor, dim: int) -> tuple[Tensor, ...]:
-    """Return equal parts of the tokens: one part if their number may be indivisible, as in stages 3 and 4."""
-    from torch.fx.experimental.symbolic_shapes import statically_known_true  # imports SymPy
-
-    is_divisible = statically_known_true(x.shape[dim] % EXPORTED_PARTS == 0)
-    return x.unflatten(dim, (EXPORTED_PARTS if is_divisible else 1, -1)).unbind(dim)
 
 
 def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -63,8 +51,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return _attend_in_shares(q, k, v)
     if is_used(q) and q.dtype == torch.bfloat16:
         return _attend_by_products(q, k, v)
-    if torch.compiler.is_exporting():
-        return torch.cat([F.scaled_dot_product_attention(part, k, v) for part in _exported_parts(q, dim=2)], dim=2)
     return F.scaled_dot_product_attention(q, k, v)
 
 

@@ -171,6 +171,9 @@ def check_status(response: requests.Response) -> None:
         raise error
     if response.status_code != 200:
         raise FetchError(status)
+    transfer = response.headers.get("Transfer-Encoding", "chunked")
+    if transfer.strip().lower() != "chunked":
+        raise FetchError(f"it sends the file in the unknown transfer encoding {transfer}")
     for encoding in content_encodings(response.headers):
         if encoding not in response.raw.CONTENT_DECODERS:
             raise FetchError(f"it sends the file in the unknown encoding {encoding}")

@@ -114,6 +114,21 @@ def test_unknown_encodings(encoding: str) -> None:
     assert content_encodings({"Content-Encoding": " Identity , GZip,"}) == ["gzip"]
 
 
+@pytest.mark.parametrize(
+    ("transfer", "is_known"), [("chunked", True), ("Chunked", True), ("gzip, chunked", False), ("identity", False)]
+)
+def test_transfer_encodings(transfer: str, is_known: bool) -> None:
+    def script(connection: Connection) -> None:
+        connection.send(OK + f"Transfer-Encoding: {transfer}\r\n\r\n2\r\nok\r\n0\r\n\r\n".encode())
+
+    with RawServer(script) as server:
+        if is_known:
+            assert read_url(server.url, 99) == b"ok"
+        else:
+            with pytest.raises(FetchError, match="unknown transfer encoding"):
+                read_url(server.url, 99)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2", "[::1]"])
 def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     def send(connection: Connection) -> None:

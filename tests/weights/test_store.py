@@ -423,11 +423,14 @@ class TestLocations:
         assert_weights(obtain(record))
         assert server.log[-1].path == "/weights.pth"
 
-    @pytest.mark.parametrize("mirror", ["ftp://example.org/zoo", "file:///zoo", "http://example.org/zoo"])
+    @pytest.mark.parametrize(
+        "mirror", ["ftp://example.org/zoo", "file:///zoo", "http://example.org/zoo", "ftp://PASS@x/?PASS"]
+    )
     def test_what_is_no_mirror(self, record: PublishedDetector, monkeypatch: pytest.MonkeyPatch, mirror: str) -> None:
         monkeypatch.setenv("DPT_ZOO_MIRROR", mirror)
-        with pytest.raises(InputError, match=r"^DPT_ZOO_MIRROR: .*give a path, https://\.\.\. or hf://"):
+        with pytest.raises(InputError, match=r"^DPT_ZOO_MIRROR: .*give a path, https://\.\.\. or hf://") as raised:
             obtain(record)
+        assert "PASS" not in str(raised.value)
 
     def test_a_mirror_is_for_the_zoos_own(self, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DPT_ZOO_MIRROR", f"{server.url}/zoo")
