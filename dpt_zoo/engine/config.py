@@ -19,6 +19,8 @@ from ..errors import InputError
 from ..manifest.records import data_path, get_detector_info
 from ..models.factory import find_num_classes, set_num_classes
 from ..utils.devices import find_device
+from ..utils.files import expand_user
+from ..weights.store import read_trusted_weights
 
 RUNNER_SETTINGS = {
     *inspect.signature(Runner.__init__).parameters,
@@ -44,7 +46,7 @@ def load_config(model: str | Path) -> Config:
         raise InputError(f"model must be a config file or a model's name, not {type(model).__name__}")
     if not str(model).endswith(".py"):
         path = get_detector_info(str(model)).config_path
-    elif not (path := Path(model).expanduser()).is_file():
+    elif not (path := expand_user(model)).is_file():
         path = data_path(str(model))
     if not path.is_file():
         raise InputError(f"{model}: there is no such config: `dpt-zoo info NAME` shows the config of a model")
@@ -97,7 +99,9 @@ def set_starting_weights(cfg: Config, weights: str | Path, *, is_default: bool =
         is_default: whether they are the model's own, because nobody gave others.
     """
     cfg.model.backbone.init_cfg = cfg.load_from = None
-    path = Path(weights).expanduser()
+    path = expand_user(weights)
+    if "://" in str(weights):  # its user, password or query may be secret, and the config is written
+        path, _ = read_trusted_weights(weights)
     weights = str(path.absolute() if path.is_file() else weights)
     add_hook(cfg, type="StartingWeightsHook", weights=weights, is_default=is_default)
 

@@ -37,6 +37,7 @@ from ..errors import DPTZooError, InputError, OutputError
 from ..manifest.records import TASK_TITLES
 from ..models.factory import find_class_tensors
 from ..utils.environment import versions
+from ..utils.streams import show
 from ..utils.torch_defaults import torch_defaults
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted_weights
@@ -276,7 +277,7 @@ def report(runner: Runner, line: str) -> None:
     """Write a line to the run's log and, in the main process, to standard error."""
     runner.logger.info(line)
     if is_main_process():
-        print(line, file=sys.stderr, flush=True)
+        show(line, to=sys.stderr)
 
 
 class _Nowhere(io.TextIOBase):

@@ -17,8 +17,9 @@ from ..engine import config as configs
 from ..engine.distributed import process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError
-from ..utils.files import make_folder
+from ..utils.files import expand_user, make_folder
 from ..utils.progress import progress_bar
+from ..utils.streams import show
 from ..utils.validation import check_integer
 from ..weights.converting import convert
 from .checkpoints import find_checkpoints
@@ -95,7 +96,7 @@ def train(
     # Merged now, because the data and the schedule depend on settings, and again after all options, to override them.
     configs.merge_cfg_options(cfg, {k: v for k, v in options.cfg_options.items() if not _extends_list(k)})
     folder = options.work_dir or cfg.get("work_dir") or Path("runs", Path(model).stem)
-    cfg.work_dir = str(Path(folder).expanduser().absolute())
+    cfg.work_dir = str(expand_user(folder).absolute())
     cfg.resume = bool(options.resume or cfg.get("resume"))
     with process_group(device) as place:
         if amp:
@@ -184,15 +185,15 @@ def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedS
     make_folder(folder, "work_dir")
     if not cfg.resume and any(folder.glob("*.pth")):
         raise InputError(f"{folder} holds another run: resume it, or choose another work_dir")
-    root = Path(options.data_root).expanduser() if options.data_root is not None else None
+    root = expand_user(options.data_root) if options.data_root is not None else None
     splits: Sequence[Split] = ("train", "val") if cfg.get("val_dataloader") else ("train",)
     with progress_bar("checking images") as progress:
         data = prepare_splits(cfg, root, folder / "annotations", splits, read_images=not cfg.resume, progress=progress)
     train, val = data["train"], data.get("val")
-    print(
+    show(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "
         f"train on, {val.num_images if val else 0:,} to validate with",
-        file=sys.stderr,
+        to=sys.stderr,
     )
     return data
 
