@@ -295,6 +295,8 @@ _NOISE: tuple[tuple[str, type[Warning], str], ...] = (
     ("Detected call of `scheduler.step", UserWarning, r"mmengine\.optim\.scheduler\.param_scheduler"),
     # A notebook without ipywidgets, which this package does not need.
     ("IProgress not found", Warning, r"tqdm\.auto"),
+    # torchvision's NMS in a graph that torch.export traces.
+    ("`create_unbacked_symint` is deprecated", FutureWarning, r"torchvision\._meta_registrations"),
     # Two docstrings of mmdet should be raw strings; the compiler attributes the warning to the file, not the module.
     (".*invalid escape sequence", Warning, r".*[/\\]mmdet[/\\]models[/\\]"),
 )

@@ -149,7 +149,8 @@ def _load(model: str | nn.Module, weights: str | Path | None) -> tuple[Any, str,
         raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not {given}")
     if weights is not None:
         raise InputError("weights can be given only with a model's name: pass it to dpt_zoo.create_model instead")
-    config = Path(model.cfg.filename)
+    cfg: Any = model.cfg
+    config = Path(cfg.filename)
     names = {record.config_path: record.name for record in read_manifest().detectors.values()}
     return copy.deepcopy(model).cpu().float().eval(), names.get(config, config.stem), UNKNOWN_LICENSE
 

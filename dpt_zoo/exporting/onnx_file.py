@@ -8,6 +8,7 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, StringStringEntryProto
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import opset18 as op
 
 from ..inference.graph_metadata import INPUTS, METADATA_KEY, OUTPUTS, GraphMetadata
@@ -18,6 +19,7 @@ from .preprocessing import add_preprocessing
 NMS = onnx_nms
 OPSET = 18
 """Version of ONNX's operators: the lowest that PyTorch writes."""
+NMS_OPERATOR: Any = torch.ops.dpt_zoo.nms.default
 DIGEST_KEY = f"{METADATA_KEY}.sha256"
 """Key of the last entry of the file's metadata: the SHA-256 of all bytes before this entry."""
 
@@ -44,14 +46,18 @@ def run(path: Path, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
 
 def to_onnx(program: torch.export.ExportedProgram, metadata: GraphMetadata) -> ir.Model:
     """Translate a traced `program`, with what `metadata` says: preprocessing, and weights in float16."""
-    names = {"input_names": list(INPUTS), "output_names": list(OUTPUTS if metadata.has_masks else OUTPUTS[:-1])}
-    table = {torch.ops.dpt_zoo.nms.default: _nms}
     exported = torch.onnx.export(
-        program, opset_version=OPSET, custom_translation_table=table, external_data=False, verbose=False, **names
+        program,
+        input_names=INPUTS,
+        output_names=OUTPUTS if metadata.has_masks else OUTPUTS[:-1],
+        opset_version=OPSET,
+        custom_translation_table={NMS_OPERATOR: _nms},
+        external_data=False,
+        verbose=False,
     )
     assert exported is not None
     model = exported.model
-    ir.passes.common.ClearMetadataAndDocStringPass()(model)  # stack traces with the paths of this machine
+    ClearMetadataAndDocStringPass()(model)  # stack traces with the paths of this machine
     if metadata.has_preprocessing:
         add_preprocessing(model, metadata.scale, metadata.pad_divisor)
     if metadata.precision == "float16":
@@ -61,14 +67,14 @@ def to_onnx(program: torch.export.ExportedProgram, metadata: GraphMetadata) -> i
 
 def store_as_float16(model: ir.Model) -> None:
     """Store the large float32 constants of a model as float16, each with a Cast back."""
-    for value in list(model.graph.initializers.values()):
-        if value.dtype != ir.DataType.FLOAT or value.const_value.size < 256:
+    for name, value in list(model.graph.initializers.items()):
+        constant = value.const_value
+        if constant is None or constant.dtype != ir.DataType.FLOAT or constant.size < 256:
             continue
-        half = value.const_value.numpy().astype(np.float16)
-        stored = ir.Value(name=f"{value.name}.float16", const_value=ir.tensor(half))
+        stored = ir.Value(name=f"{name}.float16", const_value=ir.tensor(constant.numpy().astype(np.float16)))
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
         value.replace_all_uses_with(cast.outputs[0])
-        del model.graph.initializers[value.name]
+        del model.graph.initializers[name]
         model.graph.register_initializer(stored)
         model.graph.insert_before(model.graph[0], cast)
 
