@@ -8,11 +8,13 @@ import shutil
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+from filelock import FileLock
 from reference_data import REFERENCE, ROOT, rule_model
 from running import Run
 from safetensors.torch import save_file
@@ -71,9 +73,32 @@ def rule_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that exports a demo to ".onnx" or ".xml", once for all workers: tracing takes long."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "exported"
+    folder.mkdir(exist_ok=True)
+
+    def export_once(name: str, suffix: str = ".onnx") -> Path:
+        path = folder / f"{name}{suffix}"
+        onnx_path = path if suffix == ".onnx" else export_once(name)
+        with FileLock(f"{path}.lock"):
+            if not path.exists() and suffix == ".onnx":
+                dpt_zoo.export(name, path)
+            elif not path.exists():
+                from dpt_zoo.exporting import openvino_file
+
+                (content,) = (each.value for each in onnx.load(onnx_path).metadata_props if each.key == "dpt_zoo")
+                openvino_file.convert(onnx_path, content, path)
+        return path
+
+    return export_once
+
+
+@pytest.fixture(scope="session")
+def exported_demo(exported: Callable[..., Path]) -> Path:
     """Return the Mask R-CNN demo as an ONNX file."""
-    return dpt_zoo.export("mrcnn_dpt_nano_digits", tmp_path_factory.mktemp("exported") / "model.onnx")
+    return exported("mrcnn_dpt_nano_digits")
 
 
 @pytest.fixture(scope="session")

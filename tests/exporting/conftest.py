@@ -1,14 +1,9 @@
-"""Fixtures of the tests of exported files: the demos, traced once."""
-
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
+"""Fixtures of the tests of exported files."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import dpt_zoo
 from dpt_zoo.data.digits import digit_scene, read_digits
 
 DEMOS = ("retinanet_dpt_nano_digits", "mrcnn_dpt_nano_digits")
@@ -17,13 +12,6 @@ DEMOS = ("retinanet_dpt_nano_digits", "mrcnn_dpt_nano_digits")
 @pytest.fixture(scope="session", params=DEMOS)
 def demo(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that exports a demo to ONNX, once."""
-    folder = tmp_path_factory.mktemp("exported")
-    return cache(lambda name: dpt_zoo.export(name, folder / f"{name}.onnx"))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 import dpt_zoo
+from dpt_zoo import Detector
 from dpt_zoo.exporting import onnx_file, openvino_file
 from dpt_zoo.exporting.graph import build_graph, onnx_nms
 from dpt_zoo.exporting.preprocessing import add_preprocessing, prepare
@@ -28,19 +29,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("exported")]  # tracing 
 
 SHAPES = [(1, 320, 256), (8, 64, 96), (1, 32, 32)]
 """Number, height and width of images."""
-
-
-@pytest.fixture(scope="session")
-def converted(exported: Callable[[str], Path]) -> Callable[[str], Path]:
-    """Return a function that converts the ONNX file of a demo to OpenVINO, once."""
-
-    def convert_once(name: str) -> Path:
-        path = exported(name).with_suffix(".xml")
-        if not path.exists():
-            openvino_file.convert(exported(name), json.dumps(read_content(exported(name))), path)
-        return path
-
-    return convert_once
 
 
 def read_content(path: Path) -> Any:
@@ -75,18 +63,14 @@ def assert_same(ours: list[NDArray[Any]], theirs: list[NDArray[Any]]) -> None:
 
 class TestObjects:
     @pytest.mark.parametrize("shape", SHAPES)
-    def test_any_shape(
-        self, demo: str, shape: tuple[int, int, int], exported: Callable[[str], Path], converted: Callable[[str], Path]
-    ) -> None:
+    def test_any_shape(self, demo: str, shape: tuple[int, int, int], exported: Callable[..., Path]) -> None:
         inputs = make_inputs(shape)
         expected = run_graph(demo, inputs)
         assert len(expected[0])
         assert_same(onnx_file.run(exported(demo), inputs), expected)
-        assert_same(openvino_file.run(converted(demo), inputs), expected)
+        assert_same(openvino_file.run(exported(demo, ".xml"), inputs), expected)
 
-    def test_any_number_of_objects(
-        self, demo: str, exported: Callable[[str], Path], converted: Callable[[str], Path]
-    ) -> None:
+    def test_any_number_of_objects(self, demo: str, exported: Callable[..., Path]) -> None:
         best = run_graph(demo, make_inputs((1, 160, 192)))[2][0]
         for threshold, number in ((best, 1), (1.0, 0)):
             inputs = make_inputs((1, 160, 192), threshold)
@@ -94,7 +78,7 @@ class TestObjects:
             assert len(expected[0]) == number
             inputs[2] -= np.float32(5e-5)  # a runtime may give the best object a slightly lower score
             assert_same(onnx_file.run(exported(demo), inputs), expected)
-            assert_same(openvino_file.run(converted(demo), inputs), expected)
+            assert_same(openvino_file.run(exported(demo, ".xml"), inputs), expected)
 
     def test_torch_export(self, tmp_path: Path, scenes: list[NDArray[np.uint8]]) -> None:
         name = "mrcnn_dpt_nano_digits"
@@ -109,19 +93,21 @@ class TestObjects:
 
 
 class TestOptions:
-    def test_fixed_shapes_and_half_precision(self, run: Any, tmp_path: Path) -> None:
-        path = tmp_path / "model.onnx"
-        options = ("--batch", 2, "--height", 64, "--width", 96, "--half")
-        status, out, err = run("export", "retinanet_dpt_nano_digits", path, *options)
-        assert (status, out) == (0, f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n"), err
-        content = read_content(path)
-        assert (content["batch"], content["image_size"], content["precision"]) == (2, [64, 96], "float16")
-        graph = onnx.load(path).graph
-        assert [each.dim_value for each in graph.input[0].type.tensor_type.shape.dim] == [2, 3, 64, 96]
-        weights = sum(each.numel() for each in dpt_zoo.create_model("retinanet_dpt_nano_digits").parameters())
-        assert path.stat().st_size < 2 * weights + 500_000
+    @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+    def test_fixed_shapes_and_half_precision(self, suffix: str, run: Any, tmp_path: Path) -> None:
+        name = "retinanet_dpt_nano_digits"
+        path = tmp_path / f"model{suffix}"
+        status, out, err = run("export", name, path, "--batch", 2, "--height", 64, "--width", 96, "--half")
+        assert (status, err) == (0, "") and out.startswith(f"{path} (")
+        graph = openvino.Core().read_model(path)
+        assert list(graph.inputs[0].shape) == [2, 3, 64, 96]
+        num_weights = sum(each.numel() for each in dpt_zoo.create_model(name).parameters())
+        assert sum(each.stat().st_size for each in tmp_path.glob("model.[ob]*")) < 2 * num_weights + 500_000
+        metadata = Detector(path).metadata
+        assert metadata is not None
+        assert (metadata.batch, metadata.image_size, metadata.precision) == (2, (64, 96), "float16")
 
-    def test_preprocessing(self, exported: Callable[[str], Path], scenes: list[NDArray[np.uint8]]) -> None:
+    def test_preprocessing(self, exported: Callable[..., Path], scenes: list[NDArray[np.uint8]]) -> None:
         name = "mrcnn_dpt_nano_digits"
         model = ir.load(exported(name))
         add_preprocessing(model, (192, 192), 32)
@@ -157,9 +143,9 @@ class TestOptions:
 
 
 class TestMetadata:
-    def test_content(self, demo: str, exported: Callable[[str], Path], converted: Callable[[str], Path]) -> None:
+    def test_content(self, demo: str, exported: Callable[..., Path]) -> None:
         content = read_content(exported(demo))
-        rt_info = openvino.Core().read_model(converted(demo)).get_rt_info("dpt_zoo").astype(str)
+        rt_info = openvino.Core().read_model(exported(demo, ".xml")).get_rt_info("dpt_zoo").astype(str)
         assert json.loads(rt_info) == content
         assert content["classes"] == [str(digit) for digit in range(10)]
         assert content["has_masks"] == demo.startswith("mrcnn")
@@ -167,15 +153,15 @@ class TestMetadata:
         assert content["weights_sha256"] == tensors_sha256(dpt_zoo.create_model(demo).state_dict())
         assert {"dpt-zoo", "torch", "onnxscript"} <= content["versions"].keys()
 
-    def test_digests(self, demo: str, exported: Callable[[str], Path], converted: Callable[[str], Path]) -> None:
+    def test_digests(self, demo: str, exported: Callable[..., Path]) -> None:
         content = exported(demo).read_bytes()
         digest = onnx.load(exported(demo)).metadata_props[-1]
         assert (digest.key, digest.value) == ("dpt_zoo.sha256", hashlib.sha256(content[:-84]).hexdigest())
-        graph = converted(demo).read_bytes()
+        graph = exported(demo, ".xml").read_bytes()
         (digest_at_end,) = re.findall(rb"<!-- sha256:([0-9a-f]{64}) -->$", graph)
         assert digest_at_end.decode() == hashlib.sha256(graph[:-80]).hexdigest()
-        weights = converted(demo).with_suffix(".bin").read_bytes()
+        weights = exported(demo, ".xml").with_suffix(".bin").read_bytes()
         assert f'dpt_zoo_bin_sha256 value="{hashlib.sha256(weights).hexdigest()}"'.encode() in graph
 
-    def test_nothing_of_this_machine(self, demo: str, exported: Callable[[str], Path]) -> None:
+    def test_nothing_of_this_machine(self, demo: str, exported: Callable[..., Path]) -> None:
         assert str(Path(dpt_zoo.__file__).parent).encode() not in exported(demo).read_bytes()

@@ -1,7 +1,5 @@
 """Both demo models as exported files: the objects that PyTorch detects."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,15 +7,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-import dpt_zoo
 from dpt_zoo import Detections, Detector
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.utils.images import load_image
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("exported")]
 
 NAMES = ("mrcnn_dpt_nano_digits", "retinanet_dpt_nano_digits")
-KINDS = ("onnx", "xml")
+SUFFIXES = (".onnx", ".xml")
 SIZES = [(192, 192), (300, 200), (200, 300), (64, 64), (191, 190), (480, 200), (300, 201), (100, 250)]
 THRESHOLD = 0.05
 
@@ -27,20 +24,6 @@ Images = list[NDArray[np.uint8]]
 @pytest.fixture(scope="session", params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@pytest.fixture(scope="session")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """Return a function that exports a model to a kind of file, once."""
-    folder = tmp_path_factory.mktemp("exported")
-
-    def export_once(name: str, kind: str) -> Path:
-        path = folder / f"{name}.{kind}"
-        if not path.exists():
-            dpt_zoo.export(name, path)  # type: ignore[attr-defined, unused-ignore]
-        return path
-
-    return export_once
 
 
 @pytest.fixture(scope="session")
@@ -75,31 +58,31 @@ def assert_same(ours: Detections, theirs: Detections) -> None:
         assert (both != either).mean() < 1e-5
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_same_objects(
-    name: str, kind: str, batch_size: int, export: Any, images: Images, expected: list[Detections]
+    name: str, suffix: str, batch_size: int, exported: Any, images: Images, expected: list[Detections]
 ) -> None:
-    detector = Detector(export(name, kind), score_threshold=THRESHOLD, batch_size=batch_size)
+    detector = Detector(exported(name, suffix), score_threshold=THRESHOLD, batch_size=batch_size)
     assert sum(map(len, expected)) > 100
     for ours, theirs in zip(detector.stream(images), expected, strict=True):
         assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_after_a_small_image(name: str, kind: str, export: Any, images: Images, expected: list[Detections]) -> None:
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_after_a_small_image(name: str, suffix: str, exported: Any, images: Images, expected: list[Detections]) -> None:
     """OpenVINO 2026.4 returns wrong objects at all sizes after a first inference at 32x32 pixels."""
-    detector = Detector(export(name, kind), score_threshold=THRESHOLD, scale=(32, 32))
+    detector = Detector(exported(name, suffix), score_threshold=THRESHOLD, scale=(32, 32))
     detector(images[0])
     detector._backend._scale = (192, 192)  # type: ignore[attr-defined]
     detector(images[0][:2, :30])
     assert_same(detector(images[0]), expected[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_objects_and_another_scale(name: str, kind: str, export: Any, images: Images) -> None:
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_objects_and_another_scale(name: str, suffix: str, exported: Any, images: Images) -> None:
     options: dict[str, Any] = {"score_threshold": THRESHOLD, "scale": (320, 256)}
-    ours, theirs = Detector(export(name, kind), **options), Detector(name, **options)
+    ours, theirs = Detector(exported(name, suffix), **options), Detector(name, **options)
     assert_same(ours(images[1]), theirs(images[1]))
     ours.score_threshold = theirs.score_threshold = 1.0
     assert len(ours(images[1])) == len(theirs(images[1])) == 0
