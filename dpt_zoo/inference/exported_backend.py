@@ -146,10 +146,10 @@ def paste_masks(
 def _interpolation(start: int, stop: int, low: np.float32, high: np.float32) -> NDArray[np.float32]:
     """Return the weight of each pixel of a mask's side, which lies from `low` to `high`, at pixels from `start` on."""
     centres = np.arange(start, stop, dtype=np.float32) + np.float32(0.5)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # a box almost without extent
         places = (centres - low) / (high - low) * 2 - 1  # from -1 to 1
-    places[np.isinf(places)] = 0  # a box without extent, as in MMDetection
-    positions = ((places + 1) * MASK_SIDE - 1) / 2
+        places[np.isinf(places)] = 0  # as in MMDetection
+        positions = ((places + 1) * MASK_SIDE - 1) / 2
     return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(MASK_SIDE, dtype=np.float32)))
 
 
