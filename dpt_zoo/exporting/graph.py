@@ -234,4 +234,6 @@ def _pool(extractor: Any, features: tuple[Tensor, ...], image: Tensor, boxes: Te
         index = (levels == level).nonzero()[:, 0]
         geometry = layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned
         pooled = pooled.index_put((index,), torchvision.ops.roi_align(features[level], rois[index], *geometry))
-    return pooled
+    # For a box without extent, OpenVINO's RoiAlign returns NaN, and others 0.
+    has_extent = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return torch.where(has_extent[:, None, None, None], pooled, 0)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..inference.graph_metadata import METADATA_KEY, GraphMetadata
+from ..inference.openvino_session import shared_core
 from ..utils.files import hash_file
 from . import onnx_file
 from .graph import onnx_nms
@@ -42,5 +43,5 @@ def convert(onnx_path: Path, content: str, path: Path, half: bool = False) -> No
 
 def run(path: Path, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
     """Return the outputs of a file's graph for its `inputs`."""
-    results = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(inputs)
+    results = shared_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(inputs)
     return list(results.to_tuple())

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from numbers import Integral
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard, Union
 
@@ -81,10 +81,11 @@ class Detector:
         for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
             if value is not None:
                 check_integer(name, value, 1)
-        if scale is not None and (
-            np.shape(scale) != (2,) or not all(isinstance(side, Integral) and side > 0 for side in scale)
-        ):
-            raise InputError(f"scale must be two lengths in pixels, such as (1333, 800), not {scale!r}")
+        if scale is not None:
+            is_pair = np.shape(scale) == (2,) and all(isinstance(side, Real) and side > 0 for side in scale)
+            if not is_pair or any(side != int(side) for side in scale):
+                raise InputError(f"scale must be two lengths in pixels, such as (1333, 800), not {scale!r}")
+            scale = (int(scale[0]), int(scale[1]))
         self.model: Any = None
         self.metadata: GraphMetadata | None = None
         self._backend: Backend
@@ -112,7 +113,7 @@ class Detector:
             self.model, self._backend = backend.model, backend
         self.classes = self._backend.classes
         self.has_masks = self._backend.has_masks
-        self.score_threshold = score_threshold
+        self.score_threshold = float(score_threshold)
 
     @property
     def weights_sha256(self) -> str:

@@ -22,12 +22,14 @@ from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox2roi
 from mmdet.utils import get_test_pipeline_cfg
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..models.cpu import FastConvolutions
 from ..models.factory import create_model
+from ..utils.torch_defaults import torch_defaults
 from ..weights.digests import tensors_sha256
 from .backend import Objects, Resized
 from .detections import RLE, encode_mask
@@ -59,8 +61,8 @@ class PyTorchBackend:
         scale: tuple[int, int] | None,
         batch_size: int | None,
     ) -> None:
-        if isinstance(model, str):
-            self.model: Any = create_model(model, weights=weights, device="auto" if device is None else device)
+        if isinstance(model, str | Path):
+            self.model: Any = create_model(str(model), weights=weights, device="auto" if device is None else device)
         elif not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in DETECTOR_ATTRIBUTES):
             given = f"an object of type {type(model).__name__}"
             raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not {given}")
@@ -71,7 +73,7 @@ class PyTorchBackend:
             self.model = model
         self.classes: tuple[str, ...] = tuple(self.model.dataset_meta["classes"])
         self.has_masks: bool = self.model.with_mask
-        self.batch_size = 1 if batch_size is None else batch_size
+        self.batch_size = 1 if batch_size is None else int(batch_size)
         self._amp = amp
         if amp and next(self.model.parameters()).device.type == "cpu" and not _bfloat16_is_faster():
             raise InputError("amp needs a GPU, or a CPU on which bfloat16 is faster than float32: leave it out")
@@ -97,7 +99,7 @@ class PyTorchBackend:
         """Run the network on `images` that have one size once they are padded, with a `score_threshold`."""
         packed = [self._pack(each.data) for each in images]
         batch = {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
-        with _eval_mode(self.model):
+        with torch_defaults(), _eval_mode(self.model):
             predictions = run_network(self.model, batch, score_threshold, self._amp, self._compiled_backbone)
         return [
             Objects(
@@ -127,7 +129,8 @@ def _build_pipeline(cfg: Any, scale: tuple[int, int] | None) -> tuple[Compose, C
     _load, *transforms, pack = (dict(transform) for transform in get_test_pipeline_cfg(cfg))
     if scale is not None:
         transforms = [{**each, "scale": tuple(scale)} if each["type"] == "Resize" else each for each in transforms]
-    return Compose([{"type": "LoadImageFromNDArray"}, *transforms]), Compose([pack])
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return Compose([{"type": "LoadImageFromNDArray"}, *transforms]), Compose([pack])
 
 
 @contextlib.contextmanager

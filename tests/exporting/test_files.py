@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
-import openvino
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from dpt_zoo import Detector
 from dpt_zoo.exporting import onnx_file, openvino_file
 from dpt_zoo.exporting.graph import build_graph, onnx_nms
 from dpt_zoo.exporting.preprocessing import add_preprocessing, prepare
+from dpt_zoo.inference.openvino_session import shared_core
 from dpt_zoo.weights.digests import tensors_sha256
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("exported")]  # tracing a demo takes a minute
@@ -99,7 +99,7 @@ class TestOptions:
         path = tmp_path / f"model{suffix}"
         status, out, err = run("export", name, path, "--batch", 2, "--height", 64, "--width", 96, "--half")
         assert (status, err) == (0, "") and out.startswith(f"{path} (")
-        graph = openvino.Core().read_model(path)
+        graph = shared_core().read_model(path)
         assert list(graph.inputs[0].shape) == [2, 3, 64, 96]
         num_weights = sum(each.numel() for each in dpt_zoo.create_model(name).parameters())
         assert sum(each.stat().st_size for each in tmp_path.glob("model.[ob]*")) < 2 * num_weights + 500_000
@@ -145,7 +145,7 @@ class TestOptions:
 class TestMetadata:
     def test_content(self, demo: str, exported: Callable[..., Path]) -> None:
         content = read_content(exported(demo))
-        rt_info = openvino.Core().read_model(exported(demo, ".xml")).get_rt_info("dpt_zoo").astype(str)
+        rt_info = shared_core().read_model(exported(demo, ".xml")).get_rt_info("dpt_zoo").astype(str)
         assert json.loads(rt_info) == content
         assert content["classes"] == [str(digit) for digit in range(10)]
         assert content["has_masks"] == demo.startswith("mrcnn")

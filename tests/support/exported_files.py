@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from dpt_zoo.inference.openvino_session import shared_core
+
 CLASSES = ("red", "green", "blue")
 BOXES = np.array([[0, 0, 0.5, 0.5], [0.25, 0.25, 1, 0.75], [0.6, 0.1, 0.7, 1]], np.float32)
 """The three objects of each image, xyxy as fractions of its sides. Their scores are the first pixel's channels."""
@@ -140,7 +142,7 @@ def make_openvino(path: Path, change: Callable[[str], str] = lambda graph: graph
     import openvino
 
     model = first_pixel_model(**changes)
-    converted = openvino.Core().read_model(model.SerializeToString(), b"")
+    converted = shared_core().read_model(model.SerializeToString(), b"")
     plain = path.with_name(f"plain-{path.name}")
     openvino.save_model(converted, plain, compress_to_fp16=False)
     weights = plain.with_suffix(".bin").read_bytes()
