@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from mmengine.dist import barrier, get_world_size, is_main_process
 
 from ..data.checks import CheckedSplit
@@ -47,7 +48,7 @@ def evaluate(
     output: str | Path | None = None,
     format_only: bool = False,
     show_dir: str | Path | None = None,
-    device: str = "auto",
+    device: "str | int | torch.device | None" = "auto",
 ) -> Evaluation:
     """Measure a detector on the validation split of a data set, in one process or in several under torchrun.
 

@@ -1,6 +1,7 @@
 """The options of an evaluation."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 from ..errors import InputError
@@ -33,8 +34,12 @@ class EvaluationOptions:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("data_root", "annotations", "images", "work_dir", "output", "show_dir"):
-            if getattr(self, name) is not None:
+        device = f"cuda:{self.device}" if isinstance(self.device, Integral) else str(self.device or "auto")
+        object.__setattr__(self, "device", device)
+        for name in ("data_root", "annotations", "images", "work_dir", "output", "show_dir", "weights"):
+            if getattr(self, name) == "":
+                raise InputError(f"{name} is empty: give a path, or leave it out")
+            if getattr(self, name) is not None and name != "weights":
                 object.__setattr__(self, name, expand_user(getattr(self, name)))
         if self.tasks is not None:
             tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(dict.fromkeys(self.tasks))
@@ -42,6 +47,7 @@ class EvaluationOptions:
         for name, minimum in (("limit", 1), ("batch_size", 1), ("workers", 0)):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum)
+                object.__setattr__(self, name, int(getattr(self, name)))  # not NumPy's, which JSON cannot hold
         for task in self.tasks or ():
             if task not in TASKS:
                 raise InputError(f"tasks must be {' or '.join(TASKS)}, not {task!r}")
