@@ -571,7 +571,7 @@ def test_mmengine_runs_without_find_loader() -> None:
 
 
 DOORS = {
-    "the API": "import dpt_zoo; dpt_zoo.Detector",
+    "the API": "import dpt_zoo; dpt_zoo.create_model",
     "mmlab": "import dpt_zoo.mmlab",
     "the command": f"from dpt_zoo.cli import main; exit(main(['detect', {str(PHOTO)!r}, '--model', 'mrcnn_dpt_t_1x']))",
 }

@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 
 from dpt_zoo.manifest.records import WeightsRecord
-from dpt_zoo.weights import http
+from dpt_zoo.weights import (
+    checkpoints,  # noqa: F401  # imports PyTorch in the fork server, not in each process
+    converting,  # noqa: F401
+    http,
+)
 from dpt_zoo.weights.store import obtain
 
 Condition = Callable[[], Any]
