@@ -80,5 +80,5 @@ class DPT(backbone.DPT):
         taken = [name for name in state if (name.startswith(PREFIX) if is_detectors else not is_classifiers_own(name))]
         own = {name.removeprefix(PREFIX): state[name] for name in taken}
         load_weights(self, own, path, f"DPT-{self.size.capitalize()}")
-        left_out = ", ".join(dict.fromkeys(name.split(".")[0] for name in state if name not in taken)) or "none"
+        left_out = ", ".join(sorted({name.split(".")[0] for name in state if name not in taken})) or "none"
         print_log(f"backbone: {len(own)} tensors from {location}, left out: {left_out}", "current")
