@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from benchmarks.measuring import run_in_child
 from filelock import FileLock
 from reference_data import REFERENCE, ROOT, rule_model
 from running import Run
@@ -84,7 +85,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         onnx_path = path if suffix == ".onnx" else export_once(name)
         with FileLock(f"{path}.lock"):
             if not path.exists() and suffix == ".onnx":
-                dpt_zoo.export(name, path)
+                run_in_child(dpt_zoo.export, model=name, path=path)  # it needs much memory
             elif not path.exists():
                 from dpt_zoo.exporting import openvino_file
 
