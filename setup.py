@@ -44,6 +44,7 @@ TORCH = [
 ]
 OPENVINO = ["openvino>=2025.2"]
 EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
+QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
@@ -90,6 +91,7 @@ setup(
     extras_require={
         "torch": TORCH,
         "export": EXPORT,
+        "quantize": QUANTIZE,
         "openvino": OPENVINO,
         "hub": HUB,
         "app": APP,
@@ -97,7 +99,7 @@ setup(
         "demo": DEMO,
         "docs": DOCS,
         "test": [
-            *EXPORT,
+            *QUANTIZE,
             *APP,
             *VIDEO,
             *DEMO,

@@ -24,6 +24,8 @@ def add_commands(commands: Any) -> None:
     add("--width", type=int, metavar="W", help="the only width of images, a multiple of 32 (default: any)")
     add("--half", action="store_true", help="store the weights in half precision: half the size")
     add("--preprocessing", action="store_true", help="the graph takes one uint8 image of any size, and resizes it")
+    add("--int8", metavar="IMAGES", help="quantise an .xml file to int8 with a folder or pattern of images of the task")
+    add("--force", action="store_true", help="write the int8 file even if it loses too much or is not faster here")
     export.set_defaults(run=run_export)
 
 

@@ -8,6 +8,8 @@ import importlib.util
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable
+from itertools import islice
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,9 @@ from .. import mmlab  # noqa: F401  (before mmdet)
 from mmdet.utils import get_test_pipeline_cfg
 
 from ..errors import DPTZooError, InputError
+from ..inference.detector import ImageLike
 from ..inference.graph_metadata import OUTPUTS, GraphMetadata
+from ..inference.inputs import ImageInput, find_inputs
 from ..manifest.records import read_manifest
 from ..models.factory import create_model
 from ..utils.environment import versions
@@ -47,6 +51,8 @@ TOLERANCES = {"float32": (0.1, 0.01), "float16": (2.0, 0.1)}
 """Deviations of boxes in pixels and of scores that the check accepts, for noise as images."""
 MIN_EQUAL = 0.9
 """The part of the objects that must be equal in the check; rounding may decide which of two boxes is suppressed."""
+MAX_INT8_IMAGES = 300
+"""The number of images with which int8 is made. More hardly change it."""
 UNKNOWN_LICENSE = "NOASSERTION"
 
 
@@ -59,6 +65,8 @@ def export(
     image_size: tuple[int, int] | None = None,
     half: bool = False,
     preprocessing: bool = False,
+    int8: ImageLike | Iterable[ImageLike] | None = None,
+    force: bool = False,
 ) -> Path:
     """Export a detector as one graph in one file, and check the file.
 
@@ -76,6 +84,9 @@ def export(
         image_size: the only height and width of the images, multiples of 32 pixels; by default, any size.
         half: store the weights in half precision. The file is half as large; computing stays in single precision.
         preprocessing: the graph takes one image of any size, and resizes and pads it. For ONNX and OpenVINO.
+        int8: images of the task, as for `Detector.stream`: quantise to int8 with them, and print what is gained and
+            lost. The first 300 are used. For OpenVINO.
+        force: write the int8 file even if it loses too much, or is not faster on this machine.
 
     Returns:
         The path.
@@ -84,10 +95,15 @@ def export(
         InputError: An argument is not supported, or a package is not installed.
         OutputError: The file cannot be written.
         FetchError, WeightsError: The weights cannot be downloaded or loaded; see `create_model`.
-        DPTZooError: The objects of the written file differ from PyTorch's. The file is removed.
+        ImageError: An image for int8 cannot be read.
+        DPTZooError: The objects of the written file differ from PyTorch's, or int8 loses too much or is not faster. The
+            file is removed.
     """
     path = Path(path)
     _check_arguments(path, batch, image_size, half, preprocessing)
+    images = None if int8 is None else _find_images(path, int8, half)
+    if force and int8 is None:
+        raise InputError("force is only for int8")
     detector, name, license = _load(model, weights)
     metadata = _describe(detector, name, license, path.suffix, batch, image_size, half, preprocessing)
     format: Any = importlib.import_module(f".{MODULES[path.suffix]}", __package__)
@@ -100,6 +116,10 @@ def export(
         written = folder / f"model{path.suffix}"
         format.write(trace(graph, metadata.batch, image_size), json.dumps(metadata.to_json()), written, metadata)
         _check_file(format, written, graph, metadata)
+        if images:
+            from .quantization import quantize
+
+            written = quantize(written, images, force)
         for suffix, partial in partials.items():
             shutil.move(written.with_suffix(suffix), partial)
     return path
@@ -136,6 +156,18 @@ def _check_arguments(
         raise InputError(f"{'half' if half else 'preprocessing'} is only for .onnx and .xml files")
     if preprocessing and (batch or image_size):
         raise InputError("preprocessing excludes batch and image_size: the graph takes one image of any size")
+
+
+def _find_images(path: Path, int8: ImageLike | Iterable[ImageLike], half: bool) -> list[ImageInput]:
+    """Return the images for int8, after checking that it is possible."""
+    if path.suffix != ".xml" or half:
+        raise InputError("int8 is only for .xml files, and excludes half")
+    if importlib.util.find_spec("nncf") is None:
+        raise InputError('int8 needs nncf: pip install "dpt-zoo[quantize]"')
+    images = list(islice(find_inputs(int8), MAX_INT8_IMAGES))
+    if not images:
+        raise InputError("int8 needs images of the task, but none were given")
+    return images
 
 
 def _load(model: str | nn.Module, weights: str | Path | None) -> tuple[Any, str, str]:

@@ -27,11 +27,15 @@ def write(program: torch.export.ExportedProgram, content: str, path: Path, metad
 
 
 def convert(onnx_path: Path, content: str, path: Path, half: bool = False) -> None:
-    """Convert an ONNX file at `onnx_path`, with the JSON `content` as metadata, and weights in float16 if `half`.
+    """Convert an ONNX file at `onnx_path`; the other arguments are those of `save`."""
+    save(openvino.convert_model(onnx_path), content, path, half)
+
+
+def save(model: openvino.Model, content: str, path: Path, half: bool = False) -> None:
+    """Write a `model` with the JSON `content` as metadata, and weights in float16 if `half`.
 
     The .xml file ends with the SHA-256 of all bytes before, and contains that of the .bin file.
     """
-    model = openvino.convert_model(onnx_path)
     model.set_rt_info(content, METADATA_KEY)
     openvino.save_model(model, path, compress_to_fp16=half)
     model.set_rt_info(hash_file(path.with_suffix(".bin")).hexdigest(), BIN_DIGEST_KEY)

@@ -63,22 +63,24 @@ class ExportedBackend:
         return Resized(_Image(pixels, (height, width)), self.metadata.image_size or (rows, columns))
 
     def predict(self, images: Sequence[Resized], score_threshold: float) -> list[Objects]:
-        """Run the graph on `images`, with a `score_threshold`. A fixed batch is filled up with black images."""
-        if self.metadata.has_preprocessing:
-            num_images = 1
-            inputs = {"image": images[0].data.pixels}
-        else:
-            size = images[0].padded_size
-            num_images = self._batch or len(images)
-            batch = np.zeros((num_images, 3, *size), np.float32)
-            image_sizes = np.tile(np.array(size, np.float32), (num_images, 1))
-            for place, sizes, each in zip(batch, image_sizes, images, strict=False):
-                sizes[:] = height, width = each.data.pixels.shape[:2]
-                place[:, :height, :width] = each.data.pixels.transpose(2, 0, 1)
-            inputs = {"images": batch, "image_sizes": image_sizes}
-        outputs = self._run({**inputs, "score_threshold": np.array(score_threshold, np.float32)})
-        self._check(outputs, num_images)
+        """Run the graph on `images`, with a `score_threshold`."""
+        outputs = self._run(self.inputs(images, score_threshold))
+        self._check(outputs, self._batch or len(images))
         return [self._objects(outputs, index, each.data) for index, each in enumerate(images)]
+
+    def inputs(self, images: Sequence[Resized], score_threshold: float) -> dict[str, NDArray[Any]]:
+        """Return the inputs of the graph. A fixed batch is filled up with black images."""
+        threshold = np.array(score_threshold, np.float32)
+        if self.metadata.has_preprocessing:
+            return {"image": images[0].data.pixels, "score_threshold": threshold}
+        size = images[0].padded_size
+        num_images = self._batch or len(images)
+        batch = np.zeros((num_images, 3, *size), np.float32)
+        image_sizes = np.tile(np.array(size, np.float32), (num_images, 1))
+        for place, sizes, each in zip(batch, image_sizes, images, strict=False):
+            sizes[:] = height, width = each.data.pixels.shape[:2]
+            place[:, :height, :width] = each.data.pixels.transpose(2, 0, 1)
+        return {"images": batch, "image_sizes": image_sizes, "score_threshold": threshold}
 
     def _check(self, outputs: Mapping[str, NDArray[Any]], num_images: int) -> None:
         """Check the outputs of a graph that anybody may have made."""

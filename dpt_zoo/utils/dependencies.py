@@ -12,6 +12,7 @@ EXTRAS = {
         *("defusedxml", "faster_coco_eval", "matplotlib", "supervision"),
     ),
     "export": ("onnx", "onnxscript"),
+    "quantize": ("nncf",),
     "openvino": ("openvino",),
     "hub": ("huggingface_hub",),
     "video": ("av",),

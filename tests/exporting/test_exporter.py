@@ -25,6 +25,11 @@ NAME = "retinanet_dpt_nano_digits"
         ("model.onnx", {"image_size": 64}, "image_size must be a height and a width"),
         ("model.pt2", {"half": True}, "half is only for .onnx and .xml files"),
         ("model.pt2", {"preprocessing": True}, "preprocessing is only for .onnx and .xml files"),
+        ("model.onnx", {"int8": "images"}, "int8 is only for .xml files, and excludes half"),
+        ("model.xml", {"int8": "images", "half": True}, "int8 is only for .xml files, and excludes half"),
+        ("model.xml", {"int8": "missing/*.png"}, "missing/*.png"),
+        ("model.xml", {"int8": []}, "int8 needs images of the task, but none were given"),
+        ("model.xml", {"force": True}, "force is only for int8"),
         ("model.onnx", {"preprocessing": True, "batch": 1}, "preprocessing excludes batch and image_size"),
     ],
 )
@@ -48,6 +53,9 @@ def test_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(InputError) as error:
         dpt_zoo.export(NAME, tmp_path / "model.xml")
     assert str(error.value) == '.xml files need onnx, onnxscript, openvino: pip install "dpt-zoo[export]"'
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nncf" else name)
+    with pytest.raises(InputError, match="int8 needs nncf"):
+        dpt_zoo.export(NAME, tmp_path / "model.xml", int8="images")
 
 
 def test_missing_folder(tmp_path: Path) -> None:
