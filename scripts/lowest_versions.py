@@ -9,7 +9,7 @@ SETUP = Path(__file__).resolve().parents[1] / "setup.py"
 
 def main() -> None:
     """Resolve setup.py's requirements with uv and print `name==version` lines of the direct ones."""
-    command = ["uv", "pip", "compile", str(SETUP), "--extra", "export", "--extra", "video"]
+    command = ["uv", "pip", "compile", str(SETUP), "--extra", "quantize", "--extra", "video"]
     command += ["--resolution", "lowest-direct", "--quiet", "--no-header"]
     resolved = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     packages = re.split(r"^(?=\S)", resolved, flags=re.MULTILINE)
