@@ -24,7 +24,7 @@ from web_server import Fault, WebServer, cut, endless, hang_up, page, redirect, 
 
 from dpt_zoo import Detections, Detector
 from dpt_zoo.data.digits import make_digit_scenes
-from dpt_zoo.errors import DPTZooError, ImageError, InputError
+from dpt_zoo.errors import DPTZooError, ImageError, InputError, UnknownModelError
 from dpt_zoo.inference import inputs
 from dpt_zoo.inference.inputs import find_inputs
 from dpt_zoo.inference.pytorch_backend import _bfloat16_is_faster, _drop_all_but_the_highest
@@ -272,10 +272,14 @@ class TestBadImages:
         with pytest.raises(InputError, match=complaint):
             Detector(detector.model, **arguments)
 
-    @pytest.mark.parametrize("model", [Path("x"), None, 7, torch.nn.Linear(1, 1), Detector, {"name": "x"}], ids=repr)
+    @pytest.mark.parametrize("model", [None, 7, torch.nn.Linear(1, 1), Detector, {"name": "x"}], ids=repr)
     def test_models(self, model: Any) -> None:
         with pytest.raises(InputError, match=r"model must be a name or a detector from dpt_zoo\.create_model"):
             Detector(model)
+
+    def test_a_path_is_a_name(self) -> None:
+        with pytest.raises(UnknownModelError, match="no model 'x'"):
+            Detector(Path("x"))
 
 
 class TestOneImage:
