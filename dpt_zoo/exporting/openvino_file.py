@@ -27,7 +27,7 @@ def write(program: torch.export.ExportedProgram, content: str, path: Path, metad
 
 
 def convert(onnx_path: Path, content: str, path: Path, half: bool = False) -> None:
-    """Convert an ONNX file at `onnx_path`; the other arguments are those of `save`."""
+    """Convert an ONNX file at `onnx_path`; `content`, `path` and `half` are those of `save`."""
     save(openvino.convert_model(onnx_path), content, path, half)
 
 

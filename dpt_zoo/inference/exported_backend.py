@@ -69,7 +69,7 @@ class ExportedBackend:
         return [self._objects(outputs, index, each.data) for index, each in enumerate(images)]
 
     def inputs(self, images: Sequence[Resized], score_threshold: float) -> dict[str, NDArray[Any]]:
-        """Return the inputs of the graph. A fixed batch is filled up with black images."""
+        """Return the graph's inputs for `images` and a `score_threshold`. Black images fill up a fixed batch."""
         threshold = np.array(score_threshold, np.float32)
         if self.metadata.has_preprocessing:
             return {"image": images[0].data.pixels, "score_threshold": threshold}
