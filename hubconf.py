@@ -4,7 +4,7 @@ from dpt_zoo.torch_hub import entry_points as _entry_points
 
 dependencies = [
     *("torch", "torchvision", "timm", "mmdet", "mmengine", "mmcv", "numpy", "PIL", "cv2"),
-    *("pycocotools", "faster_coco_eval", "matplotlib", "supervision", "defusedxml", "yaml"),
+    *("pycocotools", "faster_coco_eval", "matplotlib", "defusedxml", "yaml"),
     *("safetensors", "filelock", "huggingface_hub", "requests", "urllib3", "rich", "jinja2"),
 ]
 
