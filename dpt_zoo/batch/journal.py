@@ -12,11 +12,11 @@ from typing import Any
 
 from ..errors import InputError, OutputError
 from ..inference.detections import Detections
-from ..inference.inputs import Input, input_key, make_unique
+from ..inference.inputs import RUN_FILES, Input, input_key, make_unique
 from ..utils.files import lock_folder, open_atomic
 from ..utils.json_files import JsonLinesWriter, read_json_lines
 
-SETTINGS = "run.json"
+SETTINGS, RESULTS = RUN_FILES
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Journal:
 
     def __init__(self, folder: Path, settings: RunSettings, *, resume: bool = False) -> None:
         self.settings = settings
-        self._path = folder / "detections.jsonl"
+        self._path = folder / RESULTS
         self._done: set[str] = set()
         self._names: set[str] = set()
         self._stems: set[str] = set()

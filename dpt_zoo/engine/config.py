@@ -20,7 +20,7 @@ from ..manifest.records import data_path, get_detector_info
 from ..models.factory import find_num_classes, set_num_classes
 from ..utils.devices import find_device
 from ..utils.files import expand_user
-from ..weights.store import read_trusted_weights
+from ..weights.store import find_weights
 
 RUNNER_SETTINGS = {
     *inspect.signature(Runner.__init__).parameters,
@@ -84,11 +84,15 @@ def set_data(cfg: Config, data: Mapping[Split, CheckedSplit]) -> None:
 def set_paths(cfg: Config, data: Mapping[Split, CheckedSplit]) -> None:
     """Set the files of the data."""
     for split, checked in data.items():
-        paths = {"data_root": "", "ann_file": str(checked.annotations), "data_prefix": {"img": f"{checked.images}/"}}
-        cfg[f"{split}_dataloader"].dataset.update(paths)
+        set_files(cfg[f"{split}_dataloader"].dataset, checked.annotations, checked.images)
         for evaluator in _listed(cfg.val_evaluator) if split == "val" else ():
             if "ann_file" in evaluator or evaluator.type == "CocoMetric":
-                evaluator.ann_file = paths["ann_file"]
+                evaluator.ann_file = str(checked.annotations)
+
+
+def set_files(dataset: Any, annotations: object, images: object) -> None:
+    """Set the path of the `annotations` file and the folder of its `images` in the config of a `dataset`."""
+    dataset.update(data_root="", ann_file=str(annotations), data_prefix={"img": f"{images}/"})
 
 
 def set_starting_weights(cfg: Config, weights: str | Path, *, is_default: bool = False) -> None:
@@ -101,7 +105,7 @@ def set_starting_weights(cfg: Config, weights: str | Path, *, is_default: bool =
     cfg.model.backbone.init_cfg = cfg.load_from = None
     path = expand_user(weights)
     if "://" in str(weights):  # its user, password or query may be secret, and the config is written
-        path, _ = read_trusted_weights(weights)
+        path = find_weights(weights)
     weights = str(path.absolute() if path.is_file() else weights)
     add_hook(cfg, type="StartingWeightsHook", weights=weights, is_default=is_default)
 

@@ -12,6 +12,7 @@ from mmengine.dist import barrier, get_world_size, is_main_process
 
 from ..data.checks import CheckedSplit
 from ..data.splits import prepare_splits
+from ..engine.config import set_files
 from ..engine.distributed import process_group
 from ..engine.runner import from_main_process
 from ..errors import InputError
@@ -107,8 +108,7 @@ def evaluate(
 
 def _check_data(measured: EvaluatedModel, folder: Path, options: EvaluationOptions) -> CheckedSplit:
     if options.annotations is not None:
-        paths = {"ann_file": str(options.annotations), "data_prefix": {"img": f"{options.images}/"}}
-        measured.cfg.val_dataloader.dataset.update(data_root="", **paths)
+        set_files(measured.cfg.val_dataloader.dataset, options.annotations, options.images)
     with progress_bar("checking images") as progress:
         split = prepare_splits(
             measured.cfg,

@@ -108,13 +108,8 @@ class _ConfiguredModel:
     def detect(self, plan: Plan) -> None:
         cfg = self.cfg
         cfg.test_dataloader.sampler = {"type": "DefaultSampler", "shuffle": False, "round_up": False}
-        cfg.test_dataloader.dataset.update(
-            data_root="",
-            ann_file=plan.annotations["path"],
-            data_prefix={"img": f"{plan.images}/"},
-            metainfo={"classes": plan.classes},
-            indices=plan.remaining,
-        )
+        configs.set_files(cfg.test_dataloader.dataset, plan.annotations["path"], plan.images)
+        cfg.test_dataloader.dataset.update(metainfo={"classes": plan.classes}, indices=plan.remaining)
         cfg.test_evaluator = {
             "type": "PredictionsWriter",
             "folder": str(plan.folder),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..utils.files import expand_user
-from ..utils.validation import check_integer
+from ..utils.validation import check_integer, check_not_empty, check_one_data_set
 from .metrics import EVALUATORS, TASKS, Evaluator, Task
 
 
@@ -37,8 +37,7 @@ class EvaluationOptions:
         device = f"cuda:{self.device}" if isinstance(self.device, Integral) else str(self.device or "auto")
         object.__setattr__(self, "device", device)
         for name in ("data_root", "annotations", "images", "work_dir", "output", "show_dir", "weights"):
-            if getattr(self, name) == "":
-                raise InputError(f"{name} is empty: give a path, or leave it out")
+            check_not_empty(name, getattr(self, name))
             if getattr(self, name) is not None and name != "weights":
                 object.__setattr__(self, name, expand_user(getattr(self, name)))
         if self.tasks is not None:
@@ -53,8 +52,7 @@ class EvaluationOptions:
                 raise InputError(f"tasks must be {' or '.join(TASKS)}, not {task!r}")
         if self.evaluator not in EVALUATORS:
             raise InputError(f"evaluator must be {' or '.join(EVALUATORS)}, not {self.evaluator!r}")
-        if (self.annotations is None) != (self.images is None) or (self.annotations and self.data_root):
-            raise InputError("choose the data by data_root, or by annotations and images together")
+        check_one_data_set(self.data_root, self.annotations, self.images)
         if self.weights is None and str(self.model).endswith(".py"):
             raise InputError(f"{self.model} is a config file: weights is required with it")
         if self.resume and self.work_dir is None:

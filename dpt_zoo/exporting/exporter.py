@@ -30,7 +30,7 @@ from ..inference.detector import ImageLike
 from ..inference.graph_metadata import OUTPUTS, GraphMetadata
 from ..inference.inputs import ImageInput, find_inputs
 from ..manifest.records import read_manifest
-from ..models.factory import create_model
+from ..models.factory import check_detector, create_model
 from ..utils.environment import versions
 from ..utils.files import atomic_path
 from ..utils.validation import check_integer
@@ -176,11 +176,7 @@ def _load(model: str | nn.Module, weights: str | Path | None) -> tuple[Any, str,
         record = read_manifest().detectors.get(model)
         license = record.license if record and weights is None else UNKNOWN_LICENSE
         return create_model(model, weights=weights), model, license
-    if not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in ("cfg", "dataset_meta", "neck")):
-        given = f"an object of type {type(model).__name__}"
-        raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not {given}")
-    if weights is not None:
-        raise InputError("weights can be given only with a model's name: pass it to dpt_zoo.create_model instead")
+    check_detector(model, weights=weights)
     cfg: Any = model.cfg
     config = Path(cfg.filename)
     names = {record.config_path: record.name for record in read_manifest().detectors.values()}

@@ -9,14 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from ..inference.graph_metadata import METADATA_KEY, GraphMetadata
-from ..inference.openvino_session import shared_core
+from ..inference.openvino_session import OPTIONS, WEIGHTS_KEY, shared_core
 from ..utils.files import hash_file
 from . import onnx_file
 from .graph import onnx_nms
 
 NMS = onnx_nms
-BIN_DIGEST_KEY = f"{METADATA_KEY}_bin_sha256"
-"""Key of the SHA-256 of the .bin file in `rt_info`."""
 
 
 def write(program: torch.export.ExportedProgram, content: str, path: Path, metadata: GraphMetadata) -> None:
@@ -38,7 +36,7 @@ def save(model: openvino.Model, content: str, path: Path, half: bool = False) ->
     """
     model.set_rt_info(content, METADATA_KEY)
     openvino.save_model(model, path, compress_to_fp16=half)
-    model.set_rt_info(hash_file(path.with_suffix(".bin")).hexdigest(), BIN_DIGEST_KEY)
+    model.set_rt_info(hash_file(path.with_suffix(".bin")).hexdigest(), WEIGHTS_KEY)
     openvino.save_model(model, path, compress_to_fp16=half)  # again, because the .bin file did not exist before
     digest = hash_file(path).hexdigest()
     with path.open("a", encoding="ascii") as file:
@@ -47,5 +45,5 @@ def save(model: openvino.Model, content: str, path: Path, half: bool = False) ->
 
 def run(path: Path, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
     """Return the outputs of a file's graph for its `inputs`."""
-    results = shared_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(inputs)
+    results = shared_core().compile_model(path, "CPU", OPTIONS)(inputs)
     return list(results.to_tuple())

@@ -1,6 +1,9 @@
 """Checks of exported files that both runtimes need: the file is read whole, and its graph fits its metadata."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +38,40 @@ def read_bounded(path: Path, limit: int) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise WeightsError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def check_digest(path: Path, content: bytes, end: re.Pattern[bytes], length: int) -> None:
+    """Check that a file ends with the SHA-256 of all bytes before it.
+
+    Args:
+        path: the file, for the error.
+        content: its content.
+        end: matches the last bytes of the file; its first group is the digest.
+        length: the number of these bytes.
+
+    Raises:
+        WeightsError: The file has another end, or the digest is another one.
+    """
+    digest = end.fullmatch(content, max(0, len(content) - length))
+    if digest is None:
+        raise WeightsError(f"{path}: this file was not written by dpt_zoo.export, or is cut off")
+    if hashlib.sha256(memoryview(content)[:-length]).hexdigest().encode() != digest[1]:
+        raise WeightsError(f"{path}: this file is damaged or altered: export the model again")
+
+
+@contextlib.contextmanager
+def runtime_errors(path: Path, what: str, kinds: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Raise the errors of a runtime as `WeightsError`.
+
+    Args:
+        path: the exported file.
+        what: the runtime and what it does, such as "OpenVINO cannot load it".
+        kinds: the errors.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise WeightsError(f"{path}: {what}: {_first_line(error)}") from error
 
 
 def expected_inputs(metadata: GraphMetadata) -> list[Tensor]:
@@ -74,7 +111,7 @@ def check_signature(path: Path, metadata: GraphMetadata, inputs: Sequence[Tensor
                 raise WeightsError(f"{path}: its graph contradicts its metadata: {text}")
 
 
-def first_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """Return the printable start of a runtime's error text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return printable(lines[-1] if lines else type(error).__name__)[:300]

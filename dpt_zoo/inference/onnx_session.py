@@ -1,6 +1,5 @@
 """Exported detectors in ONNX Runtime, which gets only files that are whole and need nothing outside them."""
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,12 +10,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..errors import DependencyError, InputError, WeightsError
-from .graph_checks import RefusedError, Run, Tensor, check_signature, first_line, read_bounded
+from .graph_checks import RefusedError, Run, Tensor, check_digest, check_signature, read_bounded, runtime_errors
 from .graph_metadata import METADATA_KEY, GraphMetadata
 
 DIGEST = re.compile(rb"\x72\x52\x0a\x0edpt_zoo\.sha256\x12\x40([0-9a-f]{64})", re.DOTALL)
 """The end of the file: one `metadata_props` entry of ModelProto, with the SHA-256 of all bytes before it."""
 DIGEST_LENGTH = 84
+ERRORS = (Exception,)  # those of ONNX Runtime have no common base class
 MAX_BYTES = 1 << 31  # of a protobuf message
 MAX_FIELDS = 1_000_000
 """Maximum number of protobuf fields. A detector has 100,000; ONNX Runtime needs much memory for each."""
@@ -72,10 +72,8 @@ def open_onnx(path: Path, device: str, num_threads: int | None) -> tuple[GraphMe
     if _bound_memory(ort):
         settings.add_session_config_entry("session.use_env_allocators", "1")
     providers = {provider: options, "CPUExecutionProvider": {}}  # the second for operators that the first lacks
-    try:
+    with runtime_errors(path, "ONNX Runtime cannot load it", ERRORS):
         session = ort.InferenceSession(content, settings, list(providers.items()))
-    except Exception as error:  # the exceptions of ONNX Runtime have no common base class
-        raise WeightsError(f"{path}: ONNX Runtime cannot load it: {first_line(error)}") from error
     session._model_bytes = None  # kept only to create the session anew
     if device != "auto" and session.get_providers()[0] != provider:
         raise InputError(f"device {device!r} cannot be used by ONNX Runtime: its libraries or drivers are missing")
@@ -87,10 +85,8 @@ def open_onnx(path: Path, device: str, num_threads: int | None) -> tuple[GraphMe
     names = [output.name for output in outputs]
 
     def run(values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        try:
+        with runtime_errors(path, "ONNX Runtime cannot run it", ERRORS):
             return dict(zip(names, session.run(names, values), strict=True))
-        except Exception as error:  # see above
-            raise WeightsError(f"{path}: ONNX Runtime cannot run it: {first_line(error)}") from error
 
     return metadata, run
 
@@ -102,14 +98,9 @@ def read_onnx(path: Path) -> tuple[bytes, GraphMetadata]:
         WeightsError: The file is missing, damaged, not from `dpt_zoo.export`, or unsafe.
     """
     content = read_bounded(path, MAX_BYTES)
-    digest = DIGEST.fullmatch(content, max(0, len(content) - DIGEST_LENGTH))
-    if digest is None:
-        raise WeightsError(f"{path}: this file was not written by dpt_zoo.export, or is cut off")
-    view = memoryview(content)
-    if hashlib.sha256(view[:-DIGEST_LENGTH]).hexdigest().encode() != digest[1]:
-        raise WeightsError(f"{path}: this file is damaged or altered: export the model again")
+    check_digest(path, content, DIGEST, DIGEST_LENGTH)
     try:
-        texts = _check_model(view)
+        texts = _check_model(memoryview(content))
     except RefusedError as error:
         raise WeightsError(f"{path}: refused, {error}") from error
     if len(texts) != 1:

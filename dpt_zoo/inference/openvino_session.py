@@ -12,7 +12,7 @@ from xml.parsers import expat
 from numpy.typing import NDArray
 
 from ..errors import DependencyError, InputError, WeightsError
-from .graph_checks import RefusedError, Run, Tensor, check_signature, first_line, read_bounded
+from .graph_checks import RefusedError, Run, Tensor, check_digest, check_signature, read_bounded, runtime_errors
 from .graph_metadata import METADATA_KEY, GraphMetadata
 
 WEIGHTS_KEY = "dpt_zoo_bin_sha256"
@@ -24,6 +24,9 @@ MAX_WEIGHTS_BYTES = 1 << 31
 MAX_ELEMENTS = 2_000_000
 """Maximum number of XML elements. A detector has 100,000; OpenVINO needs much memory for each."""
 MAX_DEPTH = 64
+ERRORS = (RuntimeError, MemoryError)  # of OpenVINO
+OPTIONS = {"INFERENCE_PRECISION_HINT": "f32"}
+"""What each model is compiled with: by default, some CPUs would compute in bfloat16, with other objects."""
 
 
 def open_openvino(path: Path, device: str, num_threads: int | None) -> tuple[GraphMetadata, Run]:
@@ -48,10 +51,10 @@ def open_openvino(path: Path, device: str, num_threads: int | None) -> tuple[Gra
     if not any(name in (each, each.partition(".")[0]) for each in core.available_devices):
         available = ", ".join(core.available_devices)
         raise InputError(f"device {device!r} is not available in OpenVINO here, only {available}")
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    options: dict[str, Any] = dict(OPTIONS)
     if num_threads is not None:
         options["INFERENCE_NUM_THREADS"] = num_threads
-    try:
+    with runtime_errors(path, "OpenVINO cannot load it", ERRORS):
         model = core.read_model(graph, weights)
         inputs, outputs = (
             [Tensor(each.any_name, each.element_type.to_dtype().name, _shape(each.partial_shape)) for each in values]
@@ -59,17 +62,11 @@ def open_openvino(path: Path, device: str, num_threads: int | None) -> tuple[Gra
         )
         check_signature(path, metadata, inputs, outputs)
         compiled = core.compile_model(model, name, options)
-    except (RuntimeError, MemoryError) as error:
-        raise WeightsError(f"{path}: OpenVINO cannot load it: {first_line(error)}") from error
-
     lock = threading.Lock()  # the model has memory for one call at a time
 
     def run(values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        try:
-            with lock:
-                results = compiled(values)
-        except (RuntimeError, MemoryError) as error:
-            raise WeightsError(f"{path}: OpenVINO cannot run it: {first_line(error)}") from error
+        with runtime_errors(path, "OpenVINO cannot run it", ERRORS), lock:
+            results = compiled(values)
         return {output.name: results[output.name] for output in outputs}
 
     return metadata, run
@@ -94,11 +91,7 @@ def read_openvino(path: Path) -> tuple[bytes, bytes, GraphMetadata]:
         WeightsError: A file is missing, damaged, not from `dpt_zoo.export`, or unsafe.
     """
     graph = read_bounded(path, MAX_XML_BYTES)
-    digest = DIGEST.fullmatch(graph, max(0, len(graph) - DIGEST_LENGTH))
-    if digest is None:
-        raise WeightsError(f"{path}: this file was not written by dpt_zoo.export, or is cut off")
-    if hashlib.sha256(memoryview(graph)[:-DIGEST_LENGTH]).hexdigest().encode() != digest[1]:
-        raise WeightsError(f"{path}: this file is damaged or altered: export the model again")
+    check_digest(path, graph, DIGEST, DIGEST_LENGTH)
     try:
         entries = _check_graph(graph)
     except (expat.ExpatError, UnicodeError) as error:

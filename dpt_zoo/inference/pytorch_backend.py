@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..models.cpu import FastConvolutions
-from ..models.factory import create_model
+from ..models.factory import check_detector, create_model
 from ..utils.torch_defaults import torch_defaults
 from ..weights.digests import tensors_sha256
 from .backend import Objects, Resized
@@ -38,7 +38,6 @@ CACHED_OBJECTS = 16
 """Number of objects that the mask head upsamples at once, so that its largest tensor stays in a CPU's cache."""
 Predictions = list[tuple[InstanceData, list[RLE] | None]]
 """The objects of each image, and their masks if the model has masks."""
-DETECTOR_ATTRIBUTES = ("cfg", "dataset_meta", "data_preprocessor", "backbone", "neck")
 
 
 class PyTorchBackend:
@@ -63,13 +62,8 @@ class PyTorchBackend:
     ) -> None:
         if isinstance(model, str | Path):
             self.model: Any = create_model(str(model), weights=weights, device="auto" if device is None else device)
-        elif not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in DETECTOR_ATTRIBUTES):
-            given = f"an object of type {type(model).__name__}"
-            raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not {given}")
-        elif weights is not None or device is not None:
-            name = "device" if weights is None else "weights"
-            raise InputError(f"{name} can be given only with a model's name: pass it to dpt_zoo.create_model instead")
         else:
+            check_detector(model, weights=weights, device=device)
             self.model = model
         self.classes: tuple[str, ...] = tuple(self.model.dataset_meta["classes"])
         self.has_masks: bool = self.model.with_mask

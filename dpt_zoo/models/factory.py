@@ -22,13 +22,14 @@ from ..errors import InputError
 from ..manifest.records import DetectorRecord, get_detector_info, read_manifest
 from ..utils.devices import find_device
 from ..utils.torch_defaults import torch_defaults
-from ..utils.validation import check_integer
+from ..utils.validation import check_integer, check_not_empty
 from ..weights.loading import load_weights
 from ..weights.reading import Weights
 from ..weights.store import read_trusted_weights
 
 logger = logging.getLogger(__name__)
 
+DETECTOR_ATTRIBUTES = ("cfg", "dataset_meta", "data_preprocessor", "backbone", "neck")
 CLASS_LAYERS = {"retina_cls", "fc_cls", "fc_reg", "conv_logits"}  # their shapes depend on the number of classes
 
 
@@ -70,8 +71,7 @@ def create_model(
         check_integer("num_classes", num_classes, 1)
     if weights is not None and not pretrained:
         raise InputError("weights= and pretrained=False exclude each other: leave one out")
-    if weights is not None and not str(weights):
-        raise InputError("weights is empty: give a path, or leave it out")
+    check_not_empty("weights", weights)
     num_known = record.num_classes
     if pretrained:
         path, loaded = read_trusted_weights(record if weights is None else weights)
@@ -88,10 +88,27 @@ def create_model(
             if pretrained:
                 left_out = load_weights(model, loaded.tensors, path, name, resized=find_class_tensors(model))
                 logger.warning("%s: newly initialised for %d classes: %s", name, num_classes, ", ".join(left_out))
-    meta = loaded.meta if weights and num_classes == num_known else {}
-    model.dataset_meta = _dataset_meta(model.cfg, num_classes, meta)
-    with torch_defaults():
+        meta = loaded.meta if weights and num_classes == num_known else {}
+        model.dataset_meta = _dataset_meta(model.cfg, num_classes, meta)
         return model.to(target).eval()
+
+
+def check_detector(model: object, **arguments: object) -> None:
+    """Check that a model is one from `create_model`, and that no argument is given that is only for a name.
+
+    Args:
+        model: the model.
+        arguments: values by name; those that are not given are None.
+
+    Raises:
+        InputError: The model is something else, or an argument is given.
+    """
+    if not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in DETECTOR_ATTRIBUTES):
+        given = f"an object of type {type(model).__name__}"
+        raise InputError(f"model must be a name or a detector from dpt_zoo.create_model, not {given}")
+    for name, value in arguments.items():
+        if value is not None:
+            raise InputError(f"{name} can be given only with a model's name: pass it to dpt_zoo.create_model instead")
 
 
 def build_detector(record: DetectorRecord, num_classes: int) -> nn.Module:

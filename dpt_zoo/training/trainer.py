@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..utils.files import expand_user, make_folder
 from ..utils.progress import progress_bar
 from ..utils.streams import show
-from ..utils.validation import check_integer
+from ..utils.validation import check_integer, check_not_empty, check_one_data_set
 from ..weights.converting import convert
 from .checkpoints import find_checkpoints
 
@@ -139,8 +139,7 @@ class TrainingOptions:
                 check_integer(name, value, minimum, 2**32 - 1 if name == "seed" else None)
                 object.__setattr__(self, name, int(value))  # a NumPy integer could not be written into a config
         for name in ("data_root", "work_dir", "weights"):
-            if (value := getattr(self, name)) is not None and not str(value):
-                raise InputError(f"{name} is empty: give a path, or leave it out")
+            check_not_empty(name, getattr(self, name))
         is_mapping = isinstance(self.cfg_options, Mapping | None)
         if not is_mapping or not all(isinstance(key, str) for key in self.cfg_options or ()):
             raise InputError(f"cfg_options must be a dict of settings by path, not {self.cfg_options!r}")
@@ -150,8 +149,7 @@ class TrainingOptions:
             self._take("load_from", "weights", only_compare=not self.fine_tunes)
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise InputError("tensorboard is not installed: pip install tensorboard")
-        if (self.annotations is None) != (self.images is None) or (self.annotations and self.data_root):
-            raise InputError("choose the data by data_root, or by annotations and images together")
+        check_one_data_set(self.data_root, self.annotations, self.images)
 
     @property
     def fine_tunes(self) -> bool:
@@ -178,8 +176,7 @@ def _extends_list(key: str) -> bool:
 def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedSplit]:
     """Make the folder of the run, then find and check the data; in the main process only."""
     if options.annotations is not None:
-        paths = {"ann_file": str(options.annotations), "data_prefix": {"img": f"{options.images}/"}}
-        cfg.train_dataloader.dataset.update(data_root="", **paths)
+        configs.set_files(cfg.train_dataloader.dataset, options.annotations, options.images)
         cfg.val_dataloader = None
     folder = Path(cfg.work_dir)
     make_folder(folder, "work_dir")

@@ -15,7 +15,7 @@ def parse_json(text: str) -> Any:
     """Parse JSON in which no object has a key twice with different values; Python's parser would drop the first.
 
     Raises:
-        ValueError: This is not JSON, or a key stands twice.
+        ValueError: This is not JSON, or a key occurs twice.
         RecursionError: The lists and objects are nested too deeply.
     """
     return json.loads(text, object_pairs_hook=_unique)

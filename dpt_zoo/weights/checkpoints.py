@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
+from .raw_tensors import DTYPES
 from .safe_globals import allow_only_plain_values, check_pickle
 
 WRAPPERS = ("state_dict", "model", "state_dict_ema")  # keys of a checkpoint's state dict
 MAX_META = 2**20  # characters of a meta as JSON text; a detector's has about 10,000
-DTYPES = (
-    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
-    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
-)
+TORCH_DTYPES = tuple(getattr(torch, name) for name in DTYPES.values())
 
 
 def read_checkpoint(path: Path, *, is_zip: bool) -> tuple[dict[Any, Tensor], dict[str, Any]]:
@@ -100,7 +98,7 @@ def _describe(value: Any) -> Any:
 def _check_tensors(tensors: Mapping[Any, Tensor], path: Path) -> None:
     claimed = 0
     for name, tensor in tensors.items():
-        if tensor.dtype not in DTYPES or tensor.is_neg():
+        if tensor.dtype not in TORCH_DTYPES or tensor.is_neg():
             raise ValueError(f"{name} has a type that weights never have")
         if min(tensor.shape, default=0) < 0 or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
             raise ValueError(f"{name} claims the shape {list(tensor.shape)} and has fewer bytes")

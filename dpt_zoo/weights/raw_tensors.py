@@ -13,6 +13,18 @@ from ..errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+DTYPES = {  # the supported types: their names in safetensors files and in PyTorch
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 _EXPONENTS = {  # the type of equally long integers, and the bits that are all set in infinities and NaNs
     "float64": (np.uint64, 0x7FF0 << 48),
     "float32": (np.uint32, 0x7F80 << 16),

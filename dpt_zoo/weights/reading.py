@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import safe_open
 
 from ..errors import DependencyError, WeightsError
-from .raw_tensors import RawTensor
+from .raw_tensors import DTYPES, RawTensor
 from .zip_layout import check_layout
 
 if TYPE_CHECKING:
@@ -28,18 +28,6 @@ if TYPE_CHECKING:
 
 META_KEY = "dpt_zoo.meta"  # in the metadata of a safetensors file; the value is JSON text
 MAX_HEADER = 16 * 2**20  # bytes of a safetensors header; a detector's has about 100,000
-DTYPES = {  # the supported types: their names in safetensors files and in PyTorch
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
 Container = Literal["pth", "safetensors"]  # "pth" for a file of `torch.save`
 _Tensor = TypeVar("_Tensor")
 

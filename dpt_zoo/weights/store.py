@@ -51,22 +51,42 @@ def read_trusted_weights(location: str | Path | WeightsRecord) -> tuple[Path, We
         OutputError: The cache folder cannot be written.
         WeightsError: The file cannot be read, or is refused.
     """
+    resolved = _resolve(location)
+    if isinstance(resolved, LocalFile):
+        weights = read_raw_weights(resolved.path)
+        check_finite(weights.tensors, resolved.path)
+        return resolved.path, weights.to_torch()
+    path = _obtain_with_bar(resolved)
+    return path, read_weights(path)
+
+
+def find_weights(location: str | Path) -> Path:
+    """Return the path of weights, which are fetched and checked first if necessary. A file at a path is not read.
+
+    `location` and the errors are those of `read_trusted_weights`.
+    """
+    resolved = _resolve(location)
+    return resolved.path if isinstance(resolved, LocalFile) else _obtain_with_bar(resolved)
+
+
+def _resolve(location: str | Path | WeightsRecord) -> WeightsRecord | LocalFile:
     if isinstance(location, str):
         location = read_manifest().records.get(location, location)
-    if not isinstance(location, WeightsRecord):
-        parsed = parse_location(location)
-        if isinstance(parsed, LocalFile):
-            weights = read_raw_weights(parsed.path)
-            check_finite(weights.tensors, parsed.path)
-            return parsed.path, weights.to_torch()
-        # A record of weights that are not in the manifest: only the location is known.
-        key = hashlib.sha256(parsed.url.encode()).hexdigest()[:16]
-        file_name = urlsplit(parsed.url).path.rpartition("/")[2]  # without the query, which may be secret
-        stem = re.sub(r"[^\w-]+", "_", file_name.partition(".")[0], flags=re.ASCII)
-        location = WeightsRecord(name=f"at-{key}-{stem[:64]}", locations=(parsed,))
+    if isinstance(location, WeightsRecord):
+        return location
+    parsed = parse_location(location)
+    if isinstance(parsed, LocalFile):
+        return parsed
+    # A record of weights that are not in the manifest: only the location is known.
+    key = hashlib.sha256(parsed.url.encode()).hexdigest()[:16]
+    file_name = urlsplit(parsed.url).path.rpartition("/")[2]  # without the query, which may be secret
+    stem = re.sub(r"[^\w-]+", "_", file_name.partition(".")[0], flags=re.ASCII)
+    return WeightsRecord(name=f"at-{key}-{stem[:64]}", locations=(parsed,))
+
+
+def _obtain_with_bar(record: WeightsRecord) -> Path:
     with Downloads() as bars:
-        path = obtain(location, progress=bars.callback_for(location.name))
-    return path, read_weights(path)
+        return obtain(record, progress=bars.callback_for(record.name))
 
 
 def obtain(

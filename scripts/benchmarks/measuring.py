@@ -150,9 +150,7 @@ def run_in_children(
 def run_in_child(function: Callable[..., Any], **arguments: Any) -> Any:
     """Return the result of a module's function in a new process, in which only imports have been done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["dpt_zoo.inference.pytorch_backend", "mmdet.apis"]
-    )  # imported once, not by every process
+    context.set_forkserver_preload(["dpt_zoo.inference.pytorch_backend", "mmdet.apis"])  # imported once for all
     with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, **arguments).result()
 

@@ -10,12 +10,12 @@ from reference_data import ROOT
 from safetensors.torch import save_file
 
 from dpt_zoo.errors import WeightsError
-from dpt_zoo.weights.checkpoints import DTYPES
+from dpt_zoo.weights.checkpoints import TORCH_DTYPES
 from dpt_zoo.weights.digests import structure_sha256, tensors_sha256
 from dpt_zoo.weights.raw_tensors import RawTensor, check_finite
 from dpt_zoo.weights.reading import read_raw_weights, read_weights
 
-STATE = {str(dtype): torch.tensor([[0, 1, 1], [1, 0, 1]]).to(dtype) for dtype in DTYPES}
+STATE = {str(dtype): torch.tensor([[0, 1, 1], [1, 0, 1]]).to(dtype) for dtype in TORCH_DTYPES}
 STATE |= {"scalar": torch.tensor(0.5), "empty": torch.zeros(0, 3)}
 
 without_torch = """
@@ -68,7 +68,7 @@ def test_a_changed_tensor_leaves_its_file_unchanged(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype.is_floating_point], ids=str)
+@pytest.mark.parametrize("dtype", [dtype for dtype in TORCH_DTYPES if dtype.is_floating_point], ids=str)
 def test_numbers_that_are_not_finite(dtype: torch.dtype) -> None:
     largest = torch.finfo(dtype)
     finite = torch.tensor([largest.max, largest.min, largest.tiny, 0.0], dtype=dtype)
