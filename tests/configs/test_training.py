@@ -2,6 +2,7 @@
 
 import math
 import signal
+import uuid
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -109,7 +110,7 @@ def small_runner(cfg: Config, work_dir: Path, diary: Diary, resume: bool = False
     cfg.train_dataloader.dataset.pipeline = [{"type": "PackDetInputs"}]
     for split in ("val", "test"):
         cfg.update({f"{split}_{part}": None for part in ("dataloader", "cfg", "evaluator")})
-    name = f"{work_dir}, resumed" if resume else str(work_dir)
+    name = uuid.uuid4().hex  # with an earlier run's name, MMEngine would reuse its log and visualizer
     cfg.update(work_dir=str(work_dir), resume=resume, experiment_name=name, log_level="ERROR")
     cfg.visualizer.name = name
     cfg.randomness = {"seed": SEED}
