@@ -43,6 +43,10 @@ def train(
     compile: bool = False,
     gradient_checkpointing: bool = False,
     ema: bool = False,
+    patience: int | None = None,
+    freeze: Sequence[str] = (),
+    keep_empty: bool | None = None,
+    balance: bool = False,
     tensorboard: bool = False,
     seed: int | None = None,
     deterministic: bool = False,
@@ -72,6 +76,10 @@ def train(
         compile: compile the backbone with `torch.compile`.
         gradient_checkpointing: recompute the backbone's activations in the backward pass, which saves memory.
         ema: validate and save an exponential moving average of the weights.
+        patience: number of validations without a better box AP after which training stops; by default it does not.
+        freeze: parts of the model that are not trained: "backbone", "neck", ...
+        keep_empty: whether to train on images without objects; by default, if a detector is fine-tuned.
+        balance: draw images of rare classes more often.
         tensorboard: also log for TensorBoard.
         seed: the seed of all random choices, 0 to 2**32 - 1; random by default.
         deterministic: raise an error for operations that are not reproducible.
@@ -126,6 +134,10 @@ class TrainingOptions:
     compile: bool
     gradient_checkpointing: bool
     ema: bool
+    patience: int | None
+    freeze: Sequence[str]
+    keep_empty: bool | None
+    balance: bool
     tensorboard: bool
     seed: int | None
     deterministic: bool
@@ -133,7 +145,8 @@ class TrainingOptions:
     device: str | torch.device | None
 
     def __post_init__(self) -> None:
-        for name, minimum in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0), ("seed", 0)):
+        minimums = {"epochs": 1, "batch_size": 1, "accumulate": 1, "patience": 1, "workers": 0, "seed": 0}
+        for name, minimum in minimums.items():
             value = getattr(self, name)
             if value is not None or name == "accumulate":
                 check_integer(name, value, minimum, 2**32 - 1 if name == "seed" else None)
@@ -189,7 +202,7 @@ def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedS
     train, val = data["train"], data.get("val")
     show(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "
-        f"train on, {val.num_images if val else 0:,} to validate with",
+        f"train on ({train.num_empty_images:,} without objects), {val.num_images if val else 0:,} to validate with",
         to=sys.stderr,
     )
     return data
@@ -216,6 +229,10 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
         configs.set_workers(cfg, options.workers)
     if options.ema:
         configs.add_hook(cfg, type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.0005, gamma=500)
+    keep_empty = options.fine_tunes if options.keep_empty is None else options.keep_empty
+    if keep_empty or options.keep_empty is False:
+        configs.merge_cfg_options(cfg, {"train_dataloader.dataset.filter_cfg": {"filter_empty_gt": not keep_empty}})
+    configs.freeze(cfg, options.freeze)
     if options.gradient_checkpointing:
         cfg.model.backbone.gradient_checkpointing = True
     configs.add_hook(cfg, type="ProgressHook")
@@ -234,9 +251,13 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
         cfg.launcher = distributed["launcher"]
     if options.tensorboard:
         configs.add_tensorboard(cfg)
+    if options.patience is not None:
+        configs.set_patience(cfg, options.patience)
     if options.scale_lr:
         cfg.auto_scale_lr.enable = False  # MMEngine would scale it again
     configs.check_training_config(cfg)
+    if options.balance:
+        configs.balance_classes(cfg, data["train"])
 
 
 def _run(cfg: Config, options: TrainingOptions) -> Path:
