@@ -64,7 +64,8 @@ def add_commands(commands: Any) -> None:
         help="train on images without objects (default: if a detector is fine-tuned)",
     )
     add("--balance", action="store_true", help="draw images of rare classes more often")
-    add("--tensorboard", action="store_true", help="also log for TensorBoard")
+    trackers = ("tensorboard", "wandb", "mlflow", "clearml")
+    add("--logger", dest="loggers", nargs="+", default=[], choices=trackers, help="trackers of experiments to log with")
     add("--seed", type=int, metavar="N", help="random seed (default: random)")
     add("--deterministic", action="store_true", help="refuse operations that give different results in each run")
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the config to change")

@@ -222,13 +222,6 @@ def add_hook(cfg: Config, **settings: Any) -> None:
         cfg.custom_hooks = [*hooks, settings]
 
 
-def add_tensorboard(cfg: Config) -> None:
-    """Also log for TensorBoard."""
-    backends = cfg.visualizer.get("vis_backends") or []
-    if "TensorboardVisBackend" not in [backend["type"] for backend in backends]:
-        cfg.visualizer.vis_backends = [*backends, {"type": "TensorboardVisBackend"}]
-
-
 def check_training_config(cfg: Config) -> None:
     """Check a complete config for settings that contradict each other, and adapt the number of loading processes.
 

@@ -31,7 +31,6 @@ from ..utils.validation import check_integer
 from ..weights.reading import read_weights, verify_crc
 from .loop import ResumableTrainLoop, TrainingInterrupted
 
-
 NOT_FINITE = 1000
 """What processes send each other instead of a signal's number if their loss is not finite."""
 

@@ -1,6 +1,5 @@
 """Training and fine-tuning, in one call."""
 
-import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ..utils.streams import show
 from ..utils.validation import check_integer, check_not_empty, check_one_data_set
 from ..weights.converting import convert
 from .checkpoints import find_checkpoints
+from .loggers import add_loggers
 
 
 def train(
@@ -47,7 +47,7 @@ def train(
     freeze: Sequence[str] = (),
     keep_empty: bool | None = None,
     balance: bool = False,
-    tensorboard: bool = False,
+    loggers: Sequence[str] = (),
     seed: int | None = None,
     deterministic: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
@@ -80,7 +80,8 @@ def train(
         freeze: parts of the model that are not trained: "backbone", "neck", ...
         keep_empty: whether to train on images without objects; by default, if a detector is fine-tuned.
         balance: draw images of rare classes more often.
-        tensorboard: also log for TensorBoard.
+        loggers: trackers of experiments to log with: "tensorboard", "wandb", "mlflow", "clearml". One that fails is
+            reported, and the run continues.
         seed: the seed of all random choices, 0 to 2**32 - 1; random by default.
         deterministic: raise an error for operations that are not reproducible.
         cfg_options: config settings to change by path, after all other options: `{"model.backbone.size": "small"}`.
@@ -92,6 +93,7 @@ def train(
 
     Raises:
         UnknownModelError: No model has this name.
+        DependencyError: A tracker is not installed.
         InputError: An argument is invalid.
         DataError: The data cannot be used. The text lists every issue.
         FetchError: The weights to start from cannot be fetched.
@@ -138,7 +140,7 @@ class TrainingOptions:
     freeze: Sequence[str]
     keep_empty: bool | None
     balance: bool
-    tensorboard: bool
+    loggers: Sequence[str]
     seed: int | None
     deterministic: bool
     cfg_options: Mapping[str, Any]
@@ -160,8 +162,6 @@ class TrainingOptions:
         self._take("work_dir", "work_dir")
         if not (self.resume or self.cfg_options.get("resume")):  # then it is a checkpoint to resume from
             self._take("load_from", "weights", only_compare=not self.fine_tunes)
-        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise InputError("tensorboard is not installed: pip install tensorboard")
         check_one_data_set(self.data_root, self.annotations, self.images)
 
     @property
@@ -249,8 +249,7 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
         configs.set_paths(cfg, data)  # those of the settings, checked and made absolute
     if distributed:
         cfg.launcher = distributed["launcher"]
-    if options.tensorboard:
-        configs.add_tensorboard(cfg)
+    add_loggers(cfg, options.loggers)
     if options.patience is not None:
         configs.set_patience(cfg, options.patience)
     if options.scale_lr:

@@ -81,8 +81,9 @@ class TestARun:
     @classmethod
     def work_dir(cls, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         work_dir = tmp_path_factory.mktemp("runs") / "mask"
-        options = {"accumulate": 3, "scale_lr": True, "ema": True, "gradient_checkpointing": True, "tensorboard": True}
-        train(MASK_CONFIG, **quick(work_dir, digits, epochs=2, cfg_options={"randomness.seed": 3}, **options))
+        options = {"accumulate": 3, "scale_lr": True, "ema": True, "gradient_checkpointing": True}
+        options |= {"loggers": ["tensorboard"], "cfg_options": {"randomness.seed": 3}}
+        train(MASK_CONFIG, **quick(work_dir, digits, epochs=2, **options))
         return work_dir
 
     def test_leaves_the_weights_in_one_file(self, work_dir: Path) -> None:
@@ -348,7 +349,7 @@ class TestSettingsOfAUser:
             "optim_wrapper.optimizer.lr": 0.0,
             "randomness.diff_rank_seed": True,
         }
-        result = train("retinanet_dpt_nano_digits", **quick(tmp_path, digits, tensorboard=True, cfg_options=settings))
+        result = train("retinanet_dpt_nano_digits", **quick(tmp_path, digits, cfg_options=settings))
         zoo = dpt_zoo.create_model("retinanet_dpt_nano_digits").state_dict()
         assert all(torch.equal(tensor, zoo[name]) for name, tensor in read_weights(result).tensors.items())
         assert "starting from " in capfd.readouterr().err
@@ -428,7 +429,7 @@ class TestSettingsOfAUser:
         assert cfg.val_dataloader is cfg.test_dataloader is cfg.default_hooks.checkpoint.save_best is None
 
     def test_options_follow_settings(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
-        options = {**quick(tmp_path, digits, epochs=40, scale_lr=True, tensorboard=True), "batch_size": None}
+        options = {**quick(tmp_path, digits, epochs=40, scale_lr=True, loggers=["tensorboard"]), "batch_size": None}
         settings = {
             "train_dataloader.batch_size": 1,
             "auto_scale_lr.enable": True,
@@ -439,7 +440,7 @@ class TestSettingsOfAUser:
         assert cfg.param_scheduler[0].end == 24  # a tenth of 240 steps with one image
         assert cfg.optim_wrapper.optimizer.lr == pytest.approx(2e-3 / 4 / 8)
         assert not cfg.auto_scale_lr.enable
-        assert [backend.type for backend in cfg.visualizer.vis_backends] == ["LocalVisBackend", "TensorboardVisBackend"]
+        assert [backend.type for backend in cfg.visualizer.vis_backends] == ["LocalVisBackend", "OptionalBackend"]
         assert not cfg.train_dataloader.persistent_workers
 
     @pytest.mark.parametrize("setting", ["find_unused_parameters", "model_wrapper_cfg.find_unused_parameters"])
