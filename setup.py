@@ -48,6 +48,7 @@ QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
+LOGGERS = [*TORCH, "tensorboard", "wandb>=0.19", "mlflow-skinny>=3", "alembic>=1.13", "clearml>=1.16"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
 
 setup(
@@ -97,12 +98,14 @@ setup(
         "app": APP,
         "video": VIDEO,
         "demo": DEMO,
+        "loggers": LOGGERS,
         "docs": DOCS,
         "test": [
             *QUANTIZE,
             *APP,
             *VIDEO,
             *DEMO,
+            *LOGGERS,
             *DOCS,
             "build",
             "hypothesis",
@@ -117,7 +120,6 @@ setup(
             "pytest-xdist",
             "ruff",
             "setuptools>=77",
-            "tensorboard",
             "torchmetrics",
             "trustme",
             "types-PyYAML",

@@ -56,7 +56,16 @@ def add_commands(commands: Any) -> None:
     add("--compile", action="store_true", help="compile the backbone")
     add("--gradient-checkpointing", action="store_true", help="use less memory and more time")
     add("--ema", action="store_true", help="validate and save a moving average of the weights")
-    add("--tensorboard", action="store_true", help="also log for TensorBoard")
+    add("--patience", type=int, metavar="N", help="stop after N validations without a better box AP")
+    add("--freeze", nargs="+", default=[], metavar="PART", help="parts that are not trained: backbone, neck, ...")
+    add(
+        "--keep-empty",
+        action=argparse.BooleanOptionalAction,
+        help="train on images without objects (default: if a detector is fine-tuned)",
+    )
+    add("--balance", action="store_true", help="draw images of rare classes more often")
+    trackers = ("tensorboard", "wandb", "mlflow", "clearml")
+    add("--logger", dest="loggers", nargs="+", default=[], choices=trackers, help="trackers of experiments to log with")
     add("--seed", type=int, metavar="N", help="random seed (default: random)")
     add("--deterministic", action="store_true", help="refuse operations that give different results in each run")
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the config to change")
