@@ -4,7 +4,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +24,7 @@ from mmdet.evaluation import CocoMetric
 
 from ..engine.runner import from_main_process, report, unwrapped
 from ..errors import InputError, OutputError, WeightsError
+from ..manifest.records import TASK_TITLES, Metrics
 from ..utils.files import open_atomic
 from ..weights.reading import read_weights, verify_crc
 from .loop import ResumableTrainLoop, TrainingInterrupted
@@ -176,7 +177,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         is_comparable = info.get("best_metric", metric) == metric  # a resumed run may have another save_best
         if not is_comparable or score > info.get("best_score", float("-inf")):
             name = f"best_{metric}_epoch_{runner.epoch}.pth".replace("/", "_")
-            best = self._write(runner, name, runner.epoch, runner.iter, resumable=False)
+            best = self._write(runner, name, runner.epoch, runner.iter, resumable=False, metrics=metrics)
             previous = Path(info.get("best_ckpt", best))
             runner.message_hub.update_info_dict({"best_score": score, "best_ckpt": str(best), "best_metric": metric})
             if previous != best and is_comparable:
@@ -223,7 +224,15 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         report(runner, f"stopped by {name}; resume the run to continue from {last or 'the start'}")
         raise TrainingInterrupted(number, last)
 
-    def _write(self, runner: Runner, name: str, epoch: int, iteration: int, resumable: bool) -> Path:
+    def _write(
+        self,
+        runner: Runner,
+        name: str,
+        epoch: int,
+        iteration: int,
+        resumable: bool,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Path:
         """Write a checkpoint in the main process; the others wait for it, and fail if it fails."""
         path = Path(runner.work_dir, name)
         self._loop_state = runner.train_loop.state_dict() if resumable else None
@@ -234,7 +243,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
                 name,
                 save_optimizer=resumable,
                 save_param_scheduler=resumable and runner.param_schedulers is not None,
-                meta={"epoch": epoch, "iter": iteration},
+                meta={"epoch": epoch, "iter": iteration, "metrics": dict(metrics or {})},
                 backend_args={"backend": "dpt_zoo.atomic"},
             )
         except OutputError as error:
@@ -243,6 +252,23 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
             remedy = f"fix this, then resume from {self._kept[-1]}" if self._kept else "there is no checkpoint yet"
             raise OutputError(f"{failure}\n  Training stopped: {remedy}")
         return path
+
+
+def find_facts(meta: Mapping[str, Any]) -> dict[str, float]:
+    """Return facts about the training from the meta of a checkpoint."""
+    names = {"epoch": "epoch", "iteration": "iter", "seed": "seed"}
+    return {name: meta[key] for name, key in names.items() if isinstance(meta.get(key), int)}
+
+
+def find_metrics(meta: Mapping[str, Any]) -> Metrics:
+    """Return the COCO metrics, in percent, from the meta of a checkpoint; none if it was not validated."""
+    names = {"mAP": "mAP", "mAP_50": "AP50", "mAP_75": "AP75", "mAP_s": "APs", "mAP_m": "APm", "mAP_l": "APl"}
+    metrics: Metrics = {}
+    for key, value in meta.get("metrics", {}).items():
+        task, _, item = key.rpartition("/")[2].partition("_")
+        if task in TASK_TITLES and item in names and isinstance(value, float) and 0 <= value <= 1:  # -1: undefined
+            metrics.setdefault(task, {})[names[item]] = round(100 * value, 1)
+    return metrics
 
 
 def _find_metrics(evaluator: Evaluator) -> list[str]:
