@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from ..utils.text import format_percent
 from .printing import is_main_process, print_table, show
 
@@ -22,7 +23,7 @@ def add_commands(commands: Any) -> None:
         description="Train a config as it is, or fine-tune a detector of `dpt-zoo list` from its weights.",
     )
     train.set_defaults(run=run_train)
-    evaluate = commands.add_parser("evaluate", help="measure a detector on a data set")
+    evaluate = commands.add_parser("evaluate", help="measure a detector on a data set, or a classifier on ImageNet")
     evaluate.set_defaults(run=run_evaluate, evaluator="faster-coco-eval")
     reproduce = commands.add_parser(
         "reproduce",
@@ -84,7 +85,10 @@ def add_commands(commands: Any) -> None:
 
     add = reproduce.add_argument
     add("names", nargs="*", metavar="NAME", help="detectors, or patterns such as 'mrcnn*' (default: all twelve)")
-    add("--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017")
+    add("--classifiers", action="store_true", help="the three ImageNet classifiers instead of the detectors")
+    add(
+        "--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017, or of ImageNet"
+    )
     add("--work-dir", type=Path, metavar="DIR", help="default: runs/results, or runs/results-FORMAT")
     add("--processes", type=int, default=1, metavar="N", help="processes for each detector: the number of GPUs")
     add("--format", choices=("onnx", "openvino"), default="pytorch", help="export each detector, and evaluate the file")
@@ -103,6 +107,10 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Evaluate, and print COCO's tables."""
+    from ..manifest.records import read_manifest
+
+    if args.model in read_manifest().classifiers:
+        return _evaluate_classifier(args)
     from ..evaluation.evaluator import evaluate
 
     per_class = vars(args).pop("per_class")
@@ -120,16 +128,50 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate_classifier(args: argparse.Namespace) -> int:
+    """Evaluate a classifier, and print its accuracy."""
+    from ..evaluation.classification import evaluate_classifier
+
+    options = vars(args)
+    for name in ("annotations", "images", "skip_missing", "tasks", "output", "format_only", "show_dir", "per_class"):
+        if options.pop(name):
+            raise InputError(f"--{name.replace('_', '-')} is not for a classifier: leave it out")
+    del options["evaluator"]
+    if args.data_root is None:
+        raise InputError("--data-root is required with a classifier: a folder of ImageNet, with val")
+    chosen = {name: value for name, value in options.items() if value is not None}
+    accuracy = evaluate_classifier(**chosen)
+    if is_main_process():
+        percents = (f"{accuracy.top1:.2f}", f"{accuracy.top5:.2f}", f"{accuracy.num_images:,}")
+        print_table(("", "top-1", "top-5", "images"), [(args.model, *percents)])
+    return 0
+
+
 def run_reproduce(args: argparse.Namespace) -> int:
     """Evaluate detectors, and print the summary and the path of the table."""
     from ..reproduction.runner import ReproductionOptions, reproduce, select_names
 
+    if vars(args).pop("classifiers"):
+        return _reproduce_classifiers(args)
     names = select_names(vars(args).pop("names"))
     if args.work_dir is None:
         args.work_dir = Path("runs", "results" if args.format == "pytorch" else f"results-{args.format}")
     results = reproduce(names, ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
     show(f"{results.summary}\n{args.work_dir / 'results.md'}")
     return DIFFERENT if results.num_failed or results.num_different else 0
+
+
+def _reproduce_classifiers(args: argparse.Namespace) -> int:
+    """Evaluate the classifiers, and print their table and its path."""
+    from ..reproduction.classifiers import reproduce_classifiers
+    from ..reproduction.runner import ReproductionOptions
+
+    if vars(args).pop("names"):
+        raise InputError("--classifiers does not allow names of detectors: leave them out")
+    args.work_dir = args.work_dir or Path("runs", "results-classifiers")
+    results = reproduce_classifiers(ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
+    show(f"{results.table}\n{results.path}")
+    return 0 if results.all_match else DIFFERENT
 
 
 def _print_metrics(title: str, rows: Mapping[Any, Mapping[str, float | None]]) -> None:
