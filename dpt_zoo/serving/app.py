@@ -226,7 +226,10 @@ def _add_detect(router: APIRouter, service: Service) -> None:
                     results = [
                         each.filter(classes=classes) if isinstance(each, Detections) else each for each in results
                     ]
-                return await make_answer(media_type, name, results)
+                answer = await make_answer(media_type, name, results)
+            num_errors = sum(not isinstance(each, Detections) for each in results)
+            service.metrics.errors.labels("unreadable_image").inc(num_errors)  # beside others that were read
+            return answer
 
 
 def _add_models(router: APIRouter, service: Service) -> None:
@@ -304,6 +307,7 @@ def _describe_tensors(name: str, detector: Detector) -> ModelMetadata:
         ("boxes", "FP32", [-1, 4]),
         ("scores", "FP32", [-1]),
         ("labels", "INT64", [-1]),
+        *([("masks", "BYTES", [-1])] if detector.has_masks else []),  # compressed
     ]
     return ModelMetadata(
         name=name,

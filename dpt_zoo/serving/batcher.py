@@ -231,16 +231,15 @@ class Batcher:
         inputs = [ImageInput(job.image.name, job.image.name, partial(_pixels, job)) for job in batch]
         try:
             detector.score_threshold = options.score_threshold
-            results = [result for _, result in detector.detect_each(inputs)]
+            for job, (_, result) in zip(batch, detector.detect_each(inputs), strict=True):
+                if isinstance(result, Detections) and not options.keep_image:
+                    result = replace(result, image=None)
+                _finish(job, result)
         except Exception as error:
-            logger.warning("a batch of %d images failed: %r", len(batch), error)
             if len(batch) == 1:
                 _finish(batch[0], error)
-            return
-        for job, result in zip(batch, results, strict=True):
-            if isinstance(result, Detections) and not options.keep_image:
-                result = replace(result, image=None)
-            _finish(job, result)
+            else:
+                logger.warning("a batch failed, its images are detected one by one: %r", error)
 
 
 def _pixels(job: _Job) -> NDArray[np.uint8]:

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,6 @@ from ..inference.detector import Detector, is_exported
 from ..utils.dependencies import explain_imports
 from ..utils.urls import is_loopback
 from .settings import Settings, read_api_keys
-
-GRACE_SECONDS = 8
-"""Longest time after SIGTERM to answer what was accepted. The process ends within 10 seconds."""
 
 
 def run_server(settings: Settings, listener: socket.socket, device: str, ready: Callable[[], object]) -> None:
@@ -34,41 +30,15 @@ def run_server(settings: Settings, listener: socket.socket, device: str, ready: 
         DPTZooError: `Detector` fails.
     """
     with explain_imports():
-        import uvicorn
-
         from .app import Service, make_app
+        from .http_server import GracefulServer
         from .logs import log_as_json
-        from .protocol import TimedProtocol
-    log_as_json()
     api_keys = read_api_keys()
     service = Service(load_detectors(settings, device), settings, api_keys)
     app = make_app(service, is_local=is_loopback(listener.getsockname()[0]) and not api_keys)
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            ready()
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            service.is_stopping = True
-            refuse_rest = threading.Timer(GRACE_SECONDS, service.batcher.close)
-            refuse_rest.start()
-            await super().shutdown(sockets)
-            refuse_rest.cancel()
-
+    log_as_json()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn calls when it has stopped
-    config = uvicorn.Config(
-        app,
-        http=TimedProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS + 1,
-    )
-    Server(config).run([listener])
+    GracefulServer(app, service, ready).run([listener])
 
 
 def load_detectors(settings: Settings, device: str) -> dict[str, Detector]:

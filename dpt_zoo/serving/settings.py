@@ -11,6 +11,9 @@ from ..utils.validation import check_fraction, check_integer
 API_KEYS = "DPT_ZOO_API_KEYS"
 """The environment variable with the keys that clients may use, separated by commas. Without it, no key is needed."""
 
+GRACE_SECONDS = 8
+"""Longest time after SIGTERM to answer what was accepted. All processes end within 10 seconds."""
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -19,8 +19,8 @@ from ..errors import DPTZooError
 from ..utils.dependencies import explain_imports
 from ..utils.listening import listen, listener_url
 from ..utils.validation import check_integer
-from .server import GRACE_SECONDS, run_server, usable_cores
-from .settings import Settings, read_api_keys
+from .server import run_server, usable_cores
+from .settings import GRACE_SECONDS, Settings, read_api_keys
 
 EXIT_SECONDS = GRACE_SECONDS + 1.5
 """Longest time from SIGTERM to the end of all workers."""

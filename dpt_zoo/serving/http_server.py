@@ -1,9 +1,17 @@
-"""HTTP connections that end when the client stalls. Without this, uvicorn waits for headers and readers forever."""
+"""uvicorn, which ends connections that stall, and stops when it has answered what was accepted."""
 
 import asyncio
+import socket
+import threading
+from collections.abc import Callable
 from typing import Any
 
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .app import Service
+from .settings import GRACE_SECONDS
 
 HEADER_SECONDS = 10.0
 """Longest time for the headers of a request to arrive."""
@@ -11,8 +19,46 @@ READ_SECONDS = 30.0
 """Longest time for a client to read what fills the buffer of its connection."""
 
 
+class GracefulServer(uvicorn.Server):
+    """A server that answers what was accepted before it ends.
+
+    Args:
+        app: the application of the service.
+        service: its service.
+        ready: called when images are accepted.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, ready: Callable[[], object]) -> None:
+        config = uvicorn.Config(
+            app,
+            http=TimedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS + 1,
+        )
+        super().__init__(config)
+        self._service, self._ready = service, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on `sockets`."""
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop to listen on `sockets`, and answer what was accepted. What still waits in the end is refused."""
+        self._service.is_stopping = True
+        refuse_rest = threading.Timer(GRACE_SECONDS, self._service.batcher.close)
+        refuse_rest.start()
+        await super().shutdown(sockets)
+        refuse_rest.cancel()
+
+
 class TimedProtocol(H11Protocol):
-    """uvicorn's protocol with limits of time on what a client sends and reads."""
+    """uvicorn's protocol with limits of time on what a client sends and reads. By itself, it would wait forever."""
 
     _headers_end: asyncio.TimerHandle | None = None
     _read_end: asyncio.TimerHandle | None = None
