@@ -46,6 +46,7 @@ OPENVINO = ["openvino>=2025.2"]
 EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
 QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
+SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus-client>=0.22", "python-multipart>=0.0.22"]
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
 LOGGERS = [*TORCH, "tensorboard", "wandb>=0.19", "mlflow-skinny>=3", "alembic>=1.13", "clearml>=1.16"]
@@ -96,6 +97,7 @@ setup(
         "openvino": OPENVINO,
         "hub": HUB,
         "app": APP,
+        "serve": SERVE,
         "video": VIDEO,
         "demo": DEMO,
         "loggers": LOGGERS,
@@ -103,6 +105,7 @@ setup(
         "test": [
             *QUANTIZE,
             *APP,
+            *SERVE,
             *VIDEO,
             *DEMO,
             *LOGGERS,

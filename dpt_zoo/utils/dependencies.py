@@ -17,6 +17,7 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "video": ("av",),
     "app": ("gradio",),
+    "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
     "demo": ("sklearn",),
     "loggers": ("tensorboard", "wandb", "mlflow", "clearml"),
 }
