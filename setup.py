@@ -47,6 +47,8 @@ EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
 QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
+SCALE = ["pyarrow>=19", "fsspec>=2024.6"]  # data sets of any size; object storage also needs s3fs, gcsfs or adlfs
+RAY = [*SCALE, "ray[default]>=2.40"]
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
 
@@ -96,6 +98,8 @@ setup(
         "hub": HUB,
         "app": APP,
         "video": VIDEO,
+        "scale": SCALE,
+        "ray": RAY,
         "demo": DEMO,
         "docs": DOCS,
         "test": [
