@@ -116,6 +116,7 @@ class Results:
         folder: the folder of the results.
 
     Attributes:
+        address: the folder's address.
         settings: the run's settings.
 
     Raises:
@@ -134,6 +135,7 @@ class Results:
                 f"{redact(folder.address)}: {len(self._parts):,} of {plan.num_parts:,} parts are finished: "
                 "run `dpt-zoo detect-dataset` again first"
             )
+        self.address = redact(folder.address)
         self.settings = plan.settings
 
     def __iter__(self) -> Iterator[ImageRow]:
@@ -144,6 +146,10 @@ class Results:
                 if self.settings.rows == "objects":
                     rows = (_join(list(same)) for _, same in itertools.groupby(rows, key=lambda row: row["key"]))
                 yield from (self._to_result(row) for row in rows)
+
+    def count_errors(self) -> int:
+        """Return the number of images that could not be read."""
+        return sum(read_counts(self._folder, name).num_errors for name in self._parts)
 
     def common_folder(self) -> str:
         """Return the folder, with a slash at its end, that the URIs of all images begin with; "" if there is none."""

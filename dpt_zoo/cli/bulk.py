@@ -1,7 +1,6 @@
 """`dpt-zoo detect-dataset` and `export-dataset`: detect in data sets of any size, and export the results."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,8 @@ def add_commands(commands: Any) -> None:
     add = export.add_argument
     add("folder", metavar="DIR", help="folder of the results, or its URL in object storage")
     add("--work-dir", type=Path, required=True, metavar="DIR", help="folder for the exported files")
-    add("--format", nargs="+", choices=FORMATS, default=["json"], metavar="FORMAT", help=f"{', '.join(FORMATS)}")
+    formats = [name for name in FORMATS if name != "jsonl"]
+    add("--format", nargs="+", choices=formats, default=["json"], metavar="FORMAT", help=", ".join(formats))
 
 
 def run_detect_dataset(args: argparse.Namespace) -> int:
@@ -53,8 +53,21 @@ def run_detect_dataset(args: argparse.Namespace) -> int:
     counts = run.counts
     show(f"{plural(counts.num_images, 'image')}, {plural(counts.num_objects, 'object')}")
     show(f"{run.output}: {plural(run.num_parts - len(run.set_aside), 'part')}")
-    problems = []
     if counts.num_errors:
-        problems.append(f"{plural(counts.num_errors, 'image')} could not be read: see the column error")
+        complain(f"{plural(counts.num_errors, 'image')} could not be read: the column error says why")
     if run.set_aside:
-        ...
+        failures = [f"{name}: {reason}" for name, reason in run.set_aside.items()]
+        title = f"{plural(len(failures), 'part')} failed three times, and will be tried again by the same command:"
+        complain("\n  ".join([title, *map(printable, failures)]))
+    return BAD_INPUT if counts.num_errors or run.set_aside else 0
+
+
+def run_export_dataset(args: argparse.Namespace) -> int:
+    """Export, and print the path of the folder."""
+    from ..bulk.export import export_dataset
+
+    num_errors = export_dataset(args.folder, args.work_dir, args.format)
+    show(args.work_dir)
+    if num_errors:
+        complain(f"{plural(num_errors, 'image')} could not be read, and left out")
+    return 0
