@@ -3,7 +3,6 @@
 import inspect
 import json
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,7 +14,7 @@ from typing import Any, Literal, get_args
 from ..errors import InputError
 from ..inference.detector import Detector
 from ..utils.dependencies import explain_imports
-from ..utils.progress import ProgressCallback, progress_bar
+from ..utils.progress import progress_bar
 from ..utils.text import plural
 from ..utils.urls import redact
 from ..utils.validation import check_integer
@@ -23,7 +22,7 @@ from .plan import Plan, Settings, make_plan, wait_for_plan
 from .ranks import find_rank
 from .results import SCHEMAS, Counts, read_counts
 from .runner import LocalRunner, Reports, Runner
-from .schedule import Schedule
+from .schedule import Schedule, Tally
 from .sources import find_entries
 from .storage import Folder, normalize
 
@@ -151,7 +150,7 @@ def _run(plan: Plan, folder: Folder, parts: Sequence[int], runner: Runner) -> Da
     finished = {part: plan.part_name(part) for part in parts if plan.part_name(part) in names}
     schedule = Schedule(part for part in parts if part not in finished)
     with progress_bar("images") as progress:
-        tally = _Tally(plan.num_images if len(parts) == plan.num_parts else None, progress)
+        tally = Tally(plan.num_images if len(parts) == plan.num_parts else None, progress)
         with ThreadPoolExecutor(READERS) as pool:
             for part, counts in zip(finished, pool.map(partial(read_counts, folder), finished.values()), strict=True):
                 tally.finish(part, counts)
@@ -168,31 +167,6 @@ def _run(plan: Plan, folder: Folder, parts: Sequence[int], runner: Runner) -> Da
         folder.remove_partial("part-")
     set_aside = {plan.part_name(part): reason for part, reason in sorted(schedule.set_aside.items())}
     return DatasetRun(folder.address, len(parts), tally.counts, set_aside)
-
-
-class _Tally:
-    """Adds up what the workers report, and shows it. Any thread may call it."""
-
-    def __init__(self, num_images: int | None, progress: ProgressCallback) -> None:
-        self.counts = Counts()
-        self._num_images = num_images
-        self._progress = progress
-        self._done: dict[int, int] = {}  # in the parts that are not finished
-        self._lock = threading.Lock()
-
-    def finish(self, part: int, counts: Counts) -> None:
-        with self._lock:
-            self._done.pop(part, None)
-            self.counts += counts
-            self._show()
-
-    def show(self, part: int, done: int) -> None:
-        with self._lock:
-            self._done[part] = done
-            self._show()
-
-    def _show(self) -> None:
-        self._progress(self.counts.num_images + sum(self._done.values()), self._num_images)
 
 
 def _significant(model: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,5 +118,6 @@ def _read_table(shard: Shard, column: str | None) -> Iterator[ImageInput]:
 
 
 def _in_shard(shard: str, place: str, content: bytes) -> ImageInput:
+    place = place.encode(errors="backslashreplace").decode()  # an archive's names may be in any encoding
     uri = f"{redact(shard)}#{place}"
     return DatasetImage(PurePosixPath(uri).name, uri, partial(decode_image, content, uri), address=f"{shard}#{place}")

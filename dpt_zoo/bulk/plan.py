@@ -211,8 +211,15 @@ class PlanReader:
 
 
 def image_key(address: str) -> bytes:
-    """Return the first bytes of the SHA-256 of an image's address. In hexadecimal, it is the image's `key`."""
-    return hashlib.sha256(address.encode()).digest()[:KEY_BYTES]
+    """Return the first bytes of the SHA-256 of an image's address. In hexadecimal, it is the image's `key`.
+
+    Raises:
+        InputError: The address is no text in UTF-8.
+    """
+    try:
+        return hashlib.sha256(address.encode()).digest()[:KEY_BYTES]
+    except UnicodeEncodeError as error:
+        raise InputError(f"{address!r}: Parquet files hold only text in UTF-8: rename the file") from error
 
 
 class SeenKeys:
@@ -290,10 +297,7 @@ class _Packer:
         if starts is None:
             self._num_images += len(addresses)
         nulls = [None] * len(addresses)
-        try:
-            return pa.record_batch([addresses, starts or nulls, stops or nulls], schema=SCHEMA)
-        except UnicodeEncodeError as error:
-            raise InputError(f"{error.object!r}: Parquet files hold only text in UTF-8: rename the file") from error
+        return pa.record_batch([addresses, starts or nulls, stops or nulls], schema=SCHEMA)
 
 
 def _has_secret(address: str) -> bool:

@@ -22,6 +22,7 @@ from ..errors import DPTZooError
 from .results import Counts
 from .worker import PartError, PartWorker
 
+PROGRAM = (sys.executable, "-m", "dpt_zoo.bulk.process")
 REPORT_SECONDS = 0.5  # between reports of progress
 
 
@@ -86,8 +87,7 @@ class WorkerProcess:
         """Start the process, which finds this package where this process found it."""
         paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        command = [sys.executable, "-m", __spec__.name]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        process = subprocess.Popen(PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert process.stdin
         process.stdin.write(json.dumps(self._worker).encode() + b"\n")
         return process

@@ -1,8 +1,11 @@
-"""Which part comes next: the bookkeeping of a run, whatever runs it."""
+"""The bookkeeping of a run, whatever runs it: which part comes next, and what is done."""
 
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable
+
+from ..utils.progress import ProgressCallback
+from .results import Counts
 
 MAX_TRIES = 3
 """A part is set aside after it has failed as often: it may hold an image that ends the process."""
@@ -53,3 +56,38 @@ class Schedule:
         """Hand out no more parts."""
         with self._lock:
             self._is_stopped = True
+
+
+class Tally:
+    """Adds up what the workers report, and shows it. Any thread may call it.
+
+    Args:
+        num_images: the number of all images, if it is known.
+        progress: called with the number of images that are done, and `num_images`.
+
+    Attributes:
+        counts: those of the finished parts.
+    """
+
+    def __init__(self, num_images: int | None, progress: ProgressCallback) -> None:
+        self.counts = Counts()
+        self._num_images = num_images
+        self._progress = progress
+        self._done: dict[int, int] = {}  # in the parts that are not finished
+        self._lock = threading.Lock()
+
+    def finish(self, part: int, counts: Counts) -> None:
+        """Add the counts of a finished part."""
+        with self._lock:
+            self._done.pop(part, None)
+            self.counts += counts
+            self._show()
+
+    def show(self, part: int, done: int) -> None:
+        """Note how many images of a part are done."""
+        with self._lock:
+            self._done[part] = done
+            self._show()
+
+    def _show(self) -> None:
+        self._progress(self.counts.num_images + sum(self._done.values()), self._num_images)

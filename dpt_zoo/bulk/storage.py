@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import itertools
 import os
 import re
 import tempfile
@@ -59,7 +60,10 @@ def walk(folder: str) -> Iterator[str]:
 def match(pattern: str) -> list[str]:
     """Return the addresses of the files and folders that match a pattern such as "s3://bucket/*.tar", sorted."""
     if is_local(pattern):
-        return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob has no absolute patterns)
+        parts = Path(pattern).parts
+        folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+        found = folder.glob("/".join(parts[len(folder.parts) :]))
+        return sorted(str(path) for path in found if not is_clutter(path.name))
     files, path = _file_system(pattern)
     with storage_errors(pattern):
         return sorted(files.unstrip_protocol(each) for each in files.glob(path))

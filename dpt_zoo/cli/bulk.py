@@ -69,5 +69,5 @@ def run_export_dataset(args: argparse.Namespace) -> int:
     num_errors = export_dataset(args.folder, args.work_dir, args.format)
     show(args.work_dir)
     if num_errors:
-        complain(f"{plural(num_errors, 'image')} could not be read, and left out")
+        complain(f"{plural(num_errors, 'image')} could not be read, and are left out")
     return 0

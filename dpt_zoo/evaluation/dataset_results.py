@@ -103,9 +103,10 @@ def evaluate_results(
 def _read_annotations(path: Path, folder: Path, with_masks: bool) -> tuple[CheckedSplit, CocoDict]:
     """Check an annotation file, and return its content, completed in a copy in `folder` if it is not complete."""
     files = SplitFiles("annotations", path, path.parent)
-    checked = check_splits([files], with_masks=with_masks, read_images=False, work_dir=folder)
-    raise_errors(*checked, ignored=UNREADABLE)
-    return checked[0], json.loads(checked[0].annotations.read_bytes())
+    (split,) = check_splits([files], with_masks=with_masks, read_images=False, work_dir=folder)
+    split.issues = [issue for issue in split.issues if issue.type not in UNREADABLE]  # the images are not needed
+    raise_errors(split)
+    return split, json.loads(split.annotations.read_bytes())
 
 
 def _match_images(
