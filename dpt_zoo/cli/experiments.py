@@ -5,11 +5,14 @@ import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..utils.text import format_percent
 from .printing import is_main_process, print_table, show
+
+if TYPE_CHECKING:
+    from ..evaluation.result import Evaluation
 
 DIFFERENT = 1
 """The exit status of `reproduce` if a detector failed, or if a metric differs from the published one."""
@@ -23,7 +26,8 @@ def add_commands(commands: Any) -> None:
         description="Train a config as it is, or fine-tune a detector of `dpt-zoo list` from its weights.",
     )
     train.set_defaults(run=run_train)
-    evaluate = commands.add_parser("evaluate", help="measure a detector on a data set, or a classifier on ImageNet")
+    text = "measure a detector or the results of detect-dataset on a data set, or a classifier on ImageNet"
+    evaluate = commands.add_parser("evaluate", help=text)
     evaluate.set_defaults(run=run_evaluate, evaluator="faster-coco-eval")
     reproduce = commands.add_parser(
         "reproduce",
@@ -34,8 +38,9 @@ def add_commands(commands: Any) -> None:
 
     for add in (train.add_argument, evaluate.add_argument):
         file = ", or a file of `dpt-zoo export`" if add == evaluate.add_argument else ""
+        count = {"nargs": "?"} if add == evaluate.add_argument else {}
         models = f"a detector of `dpt-zoo list`, weights that say what they are, or a config file, configs/....py{file}"
-        add("model", metavar="NAME|FILE", help=models)
+        add("model", metavar="NAME|FILE", **count, help=models)
         add("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data (default: the config's)")
         add("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of --data-root")
         add("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
@@ -73,6 +78,7 @@ def add_commands(commands: Any) -> None:
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the config to change")
 
     add = evaluate.add_argument
+    add("--predictions", metavar="DIR", help="results of `dpt-zoo detect-dataset`, instead of a model")
     add("--weights", metavar="W", help="NAME, path, https://... or hf://org/repo/file (default: the model's own)")
     add("--tasks", nargs="+", choices=("bbox", "segm"), help="boxes, masks or both (default: all of the model)")
     add("--evaluator", choices=("faster-coco-eval", "pycocotools"), help="library for the metrics; both give the same")
@@ -111,10 +117,15 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     if args.model in read_manifest().classifiers:
         return _evaluate_classifier(args)
-    from ..evaluation.evaluator import evaluate
+    per_class, predictions = vars(args).pop("per_class"), vars(args).pop("predictions")
+    if predictions is not None:
+        evaluation = _evaluate_predictions(predictions, args)
+    elif args.model is None:
+        raise InputError("name a model to evaluate, or --predictions DIR")
+    else:
+        from ..evaluation.evaluator import evaluate
 
-    per_class = vars(args).pop("per_class")
-    evaluation = evaluate(**vars(args))
+        evaluation = evaluate(**vars(args))
     if not is_main_process():
         return 0
     if evaluation.skipped:
@@ -145,6 +156,16 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
         percents = (f"{accuracy.top1:.2f}", f"{accuracy.top5:.2f}", f"{accuracy.num_images:,}")
         print_table(("", "top-1", "top-5", "images"), [(args.model, *percents)])
     return 0
+def _evaluate_predictions(predictions: str, args: argparse.Namespace) -> "Evaluation":
+    from ..evaluation.dataset_results import evaluate_results
+
+    used = ("annotations", "tasks", "skip_missing", "evaluator")
+    given = {name for name, value in vars(args).items() if value and (name, value) != ("device", "auto")}
+    if unused := sorted(given.difference(used)):
+        raise InputError(f"--predictions does not allow {', '.join(unused)}: leave them out")
+    if args.annotations is None:
+        raise InputError("--predictions needs --annotations FILE")
+    return evaluate_results(predictions, **{name: getattr(args, name) for name in used})
 
 
 def run_reproduce(args: argparse.Namespace) -> int:

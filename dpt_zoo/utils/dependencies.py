@@ -16,6 +16,8 @@ EXTRAS = {
     "openvino": ("openvino",),
     "hub": ("huggingface_hub",),
     "video": ("av",),
+    "scale": ("pyarrow", "fsspec"),
+    "ray": ("ray",),
     "app": ("gradio",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
     "demo": ("sklearn",),

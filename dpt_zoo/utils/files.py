@@ -27,10 +27,11 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`. When the block succeeds, the file is synced to disk and renamed to `path`.
 
-    If `path` is a link, the file that it points to is replaced.
+    If `path` is a link, the file that it points to is replaced. `mode` are the file's permissions, by default the usual
+    ones.
 
     Raises:
         OutputError: The file cannot be written: no such folder, no permission, no space, ...
@@ -42,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if target.is_symlink() or (target.exists() and not target.is_file()):
             raise OSError("it is not a regular file")
-        partial.touch()
+        partial.touch(mode or 0o666)
         mode = partial.stat().st_mode
         yield partial
         partial.chmod(mode)  # a library may have replaced it by a file that only the user can read
