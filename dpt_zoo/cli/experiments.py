@@ -156,6 +156,8 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
         percents = (f"{accuracy.top1:.2f}", f"{accuracy.top5:.2f}", f"{accuracy.num_images:,}")
         print_table(("", "top-1", "top-5", "images"), [(args.model, *percents)])
     return 0
+
+
 def _evaluate_predictions(predictions: str, args: argparse.Namespace) -> "Evaluation":
     from ..evaluation.dataset_results import evaluate_results
 
