@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dpt_zoo.errors import InputError
 from dpt_zoo.models import DePatch, with_depatch
 from dpt_zoo.models.timm_depatch import DeformableEmbedding
+import itertools
 
 SMALL_SWIN = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8), "window_size": 4}
 MODELS = {
@@ -48,7 +49,7 @@ def test_features_are_the_same_until_training(name: str, sides: tuple[int, int])
 def test_the_new_parameters_are_the_papers() -> None:
     model = timm.create_model("pvt_v2_b0")
     before = num_parameters(model)
-    stages = list(zip(CHANNELS, CHANNELS[1:], strict=False))
+    stages = list(itertools.pairwise(CHANNELS))
     parts = deformable_parts(with_depatch(model))
     assert num_parameters(model) - before == sum(4 * c * d + 7 * d + 2 for c, d in stages)
     # With its 3x3 points for a patch, each embedding is as large as the paper's DePatch between the same widths.
