@@ -1,7 +1,6 @@
 """`dpt-zoo detect`: its inputs, files and messages, and how an interrupted run is resumed."""
 
 import contextlib
-import functools
 import io
 import json
 import os
@@ -374,13 +373,15 @@ class TestResuming:
     @pytest.mark.slow
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
     def test_an_interrupted_run_gives_the_same(
-        self, run: Run, many: Path, clip: Path, tmp_path: Path, number: signal.Signals
+        self, run: Run, many: Path, clip: Path, tmp_path: Path, number: signal.Signals, quick_python: Path
     ) -> None:
         """Interrupt a run among the images, and again within the video."""
         command = ["detect", many, clip, *MASK_RCNN, "--save-crops", "--save-masks", "--format", "json", "coco"]
         interrupted, whole = tmp_path / "interrupted", tmp_path / "whole"
         for num_lines in (7, 23 + 3):
-            done = run_until([*command, "--work-dir", interrupted, "--resume"], interrupted, num_lines, number)
+            done = run_until(
+                quick_python, [*command, "--work-dir", interrupted, "--resume"], interrupted, num_lines, number
+            )
             assert len(lines_of(interrupted)) >= num_lines
             if number == signal.SIGKILL:
                 assert done.returncode == -signal.SIGKILL
@@ -398,12 +399,13 @@ class TestResuming:
         assert {name for name in ours if ours[name] != expected[name]} <= {"pictures/clip.mp4"}  # x264's threads
 
     @pytest.mark.slow
-    def test_a_full_disk(self, run: Run, many: Path, tmp_path: Path) -> None:
+    def test_a_full_disk(self, run: Run, many: Path, tmp_path: Path, quick_python: Path) -> None:
         command = ["detect", str(many), *MASK_RCNN, "--work-dir", str(tmp_path / "out"), "--no-pictures"]
-        limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (10_000, 10_000))
-        done = subprocess.run(
-            [sys.executable, "-m", "dpt_zoo", *command], preexec_fn=limit, capture_output=True, text=True, check=False
+        code = (
+            "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+            "from dpt_zoo.cli import main; sys.exit(main(sys.argv[1:]))"
         )
+        done = subprocess.run([quick_python, "-c", code, *command], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.endswith("make room, then resume\n") and done.stderr.count("\n") == 1
         assert 0 < len(lines_of(tmp_path / "out")) < 23
@@ -514,7 +516,7 @@ def test_the_progress_bar_shows_the_rate(tmp_path: Path) -> None:
 
 
 def run_until(
-    command: Sequence[object], folder: Path, num_lines: int, number: signal.Signals
+    python: Path, command: Sequence[object], folder: Path, num_lines: int, number: signal.Signals
 ) -> "subprocess.CompletedProcess[str]":
     """Run the command in a process that receives a signal as soon as the folder's journal has a number of lines."""
     code = """
@@ -536,6 +538,4 @@ runpy.run_module("dpt_zoo", run_name="__main__")
 """
     arguments = map(str, (folder / "detections.jsonl", num_lines, number.value, *command))
     threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # others give other last digits
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=threads, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([python, "-c", code, *arguments], env=threads, capture_output=True, text=True, check=False)
