@@ -1,7 +1,7 @@
 """A Python that starts at once: a process forked from one that has imported PyTorch and MMDetection.
 
-A new process that imports them takes seconds, the fork a few milliseconds. The program (the fixture `quick_python`) is a
-client that passes its arguments, environment, folder, streams and signals on, and ends as the forked process ends.
+A new process that imports them takes seconds, the fork a few milliseconds. The program, the fixture `quick_python`, is
+a client that passes its arguments, environment, folder, streams and signals on, and ends as the forked process ends.
 """
 
 import atexit
