@@ -87,15 +87,6 @@ class TestModel:
         rule = rule_state_dict(model.state_dict())
         assert all(torch.equal(tensor, rule[name]) for name, tensor in model.state_dict().items())
 
-    @pytest.mark.slow
-    def test_mmdetections_own_inference_finds_what_the_detector_finds(self, rule_file: Path) -> None:
-        model = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=str(rule_file))
-        theirs = inference_detector(model, str(PHOTO)).pred_instances.numpy()
-        ours = Detector(model, score_threshold=0)(PHOTO)
-        np.testing.assert_allclose(ours.boxes, theirs.bboxes, rtol=0, atol=1e-3)
-        np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=5e-5)
-        assert ours.masks is not None and (ours.masks != theirs.masks).mean() < 1e-6
-
     def test_without_weights_it_is_initialised_for_training(self) -> None:
         model: Any = dpt_zoo.create_model("retinanet_dpt_t_1x", pretrained=False)
         assert type(model) is RetinaNet
@@ -244,7 +235,7 @@ class TestPickles:
     @pytest.mark.slow
     def test_in_a_fresh_process(self, tmp_path: Path) -> None:
         model: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits")
-        parts = [model, model.roi_head, model.neck, inference_detector(model, str(PHOTO))]
+        parts = [model, inference_detector(model, str(PHOTO))]
         for index, part in enumerate(parts):
             torch.save(part, tmp_path / f"{index}.pt")
         program = (
@@ -313,8 +304,7 @@ class TestOtherClasses:
 class TestOwnClasses:
     """Weights that a user trained work like the zoo's."""
 
-    @pytest.mark.slow
-    @pytest.mark.parametrize("name", ["retinanet_dpt_t_1x", "mrcnn_dpt_t_1x"])
+    @pytest.mark.parametrize("name", ["retinanet_dpt_nano_digits", "mrcnn_dpt_nano_digits"])
     @pytest.mark.parametrize("num_classes", [None, 3])
     def test_a_file_is_taken_whole(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, num_classes: int | None
