@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[1]
 
 libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 if libc and hasattr(libc, "mallopt"):
-    M_MMAP_THRESHOLD = -3
+    M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
     libc.mallopt(M_MMAP_THRESHOLD, 2**22)  # blocks of 4 MiB return to the system as soon as they are freed
+    libc.mallopt(M_ARENA_MAX, 2)  # threads share what is freed
 
 
 def pytest_collectstart() -> None:

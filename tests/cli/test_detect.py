@@ -126,6 +126,7 @@ class TestOneImage:
             with Image.open(tmp_path / "out" / "masks" / f"{line['stem']}.png") as masks:
                 assert set(np.unique(np.asarray(masks))) - {0} <= set(range(1, len(line["objects"]) + 1))
 
+    @pytest.mark.slow
     def test_a_model_with_other_classes(self, run: Run, tmp_path: Path) -> None:
         model = dpt_zoo.create_model("mrcnn_dpt_nano_digits", pretrained=False, num_classes=2)
         meta = {"dataset_meta": {"classes": ("cat", "../café")}}  # as MMEngine writes it
@@ -220,6 +221,7 @@ class TestInputs:
         assert [line["name"] for line in lines_of(tmp_path / "out")] == ["grey.png", "dot.gif"]
         assert "2 images, " in output
 
+    @pytest.mark.slow
     def test_many_are_not_printed_one_by_one(self, run: Run, many: Path, tmp_path: Path) -> None:
         status, output, err = run("detect", many, *MASK_RCNN, "--work-dir", tmp_path / "out", "--no-pictures")
         assert status == 2 and "05.png" in err
@@ -275,6 +277,7 @@ class TestFolders:
         assert err == f"dpt-zoo: {tmp_path / 'out'} holds an earlier run: {ways_out}\n"
         assert files_of(tmp_path / "out") == before
 
+    @pytest.mark.slow
     def test_the_default_is_a_new_folder_each_time(
         self, run: Run, scenes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -288,6 +291,7 @@ class TestFolders:
         run("detect", scenes[3], *MASK_RCNN, "--no-pictures", "--resume")
         assert [len(lines_of(tmp_path / name)) for name in ("detections", "detections-2", "detections-3")] == [1, 1, 2]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "work_dir", [[], ["--work-dir", "."], ["--work-dir", "deep/out"]], ids=["default", ".", "deep"]
     )
@@ -328,6 +332,7 @@ class TestFolders:
 
 
 class TestResuming:
+    @pytest.mark.slow
     def test_failed_images_are_tried_again(self, run: Run, many: Path, scenes: list[Path], tmp_path: Path) -> None:
         command = ("detect", many, *MASK_RCNN, "--work-dir", tmp_path / "out", "--resume")
         assert run(*command)[0] == 2
@@ -336,6 +341,7 @@ class TestResuming:
         assert status == 0 and "05.png: " in output and "\n1 image, " in output
         assert len({line["name"] for line in lines_of(tmp_path / "out")}) == 24
 
+    @pytest.mark.slow
     def test_other_formats_can_be_written_later(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:
         command = ("detect", *scenes, *MASK_RCNN, "--work-dir", tmp_path / "out", "--no-pictures")
         run(*command)
@@ -343,6 +349,7 @@ class TestResuming:
         assert (status, err) == (0, "") and output.startswith("0 images, 0 objects in ")
         assert {len(names) for names in read_names(tmp_path / "out").values()} == {6}
 
+    @pytest.mark.slow
     def test_any_order_and_spelling_of_the_inputs(
         self, run: Run, scenes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -425,6 +432,7 @@ class TestResuming:
 
 
 class TestVideo:
+    @pytest.mark.slow
     def test_frames(self, run: Run, clip: Path, tmp_path: Path) -> None:
         options = ("--work-dir", tmp_path / "out", "--save-crops", "--save-masks", "--format", *FORMATS)
         status, output, err = run("detect", clip, *MASK_RCNN, *options)
@@ -450,6 +458,7 @@ class TestVideo:
             x1, y1, x2, y2 = (round(side) for side in line["objects"][0]["box"])
             assert change[y1 : y2 + 1, x1 : x2 + 1].any() and not change.all()
 
+    @pytest.mark.slow
     def test_a_damaged_one_gives_what_is_before_the_damage(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:
         clip = make_video(tmp_path / "clip.mkv", 40, scenes)
         clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])

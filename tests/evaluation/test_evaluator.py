@@ -486,6 +486,7 @@ class TestExportedFiles:
         assert [each["score"] for each in results] == pytest.approx(scores)
         assert f"| computed with | {evaluation.runtime} |" in (folder / "report.md").read_text()
 
+    @pytest.mark.slow
     def test_it_can_be_resumed(self, scenes: Path, file: Path, tmp_path: Path) -> None:
         folder = tmp_path / "work"
         dpt_zoo.evaluate(file, data_root=scenes, work_dir=folder, limit=2)

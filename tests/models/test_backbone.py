@@ -136,6 +136,7 @@ def test_exported_it_is_a_graph_of_ordinary_operators_for_any_image_size() -> No
                 assert (ours - expected).abs().max() < 1e-4 * expected.std()
 
 
+@pytest.mark.slow
 def test_tensors_without_values_give_the_shapes() -> None:
     with FakeTensorMode(), torch.inference_mode():
         assert DPT("nano").eval()(torch.zeros(1, 3, 64, 96))[-1].shape == (1, 192, 2, 3)
@@ -149,6 +150,7 @@ class TestStochasticDepth:
 
 
 class TestGradientCheckpointing:
+    @pytest.mark.slow
     @pytest.mark.parametrize("drop_path_rate", [0.0, 0.5])
     def test_maps_and_gradients_are_the_same(self, drop_path_rate: float) -> None:
         model = DPT("tiny", drop_path_rate).double().train()

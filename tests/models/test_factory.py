@@ -79,6 +79,7 @@ class TestNames:
 
 
 class TestModel:
+    @pytest.mark.slow
     def test_it_is_a_plain_mmdetection_model_in_eval_mode(self, rule_file: Path) -> None:
         model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=rule_file)
         assert type(model) is MaskRCNN and not model.training
@@ -93,12 +94,14 @@ class TestModel:
         prior = torch.sigmoid(model.bbox_head.retina_cls.bias)
         assert torch.allclose(prior, torch.tensor(0.01))  # the focal loss's prior, which init_weights sets
 
+    @pytest.mark.slow
     def test_the_cached_weights_are_taken(self, rule_file: Path, empty_cache: Path) -> None:
         empty_cache.mkdir()
         (empty_cache / "mrcnn_dpt_t_1x.safetensors").symlink_to(rule_file)
         model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x")
         assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
 
+    @pytest.mark.slow
     def test_the_cached_weights_are_all_that_fills_it(self, rule_file: Path, empty_cache: Path) -> None:
         """No tensor is initialised at random first."""
         adopt(get_detector_info("mrcnn_dpt_t_1x"), rule_file)
@@ -116,6 +119,7 @@ class TestModel:
             file.truncate(1000)
         assert torch.equal(model.neck.fpn_convs[0].conv.bias, rule_model("mrcnn_dpt_t_1x").neck.fpn_convs[0].conv.bias)
 
+    @pytest.mark.slow
     def test_half_precision_weights_are_widened(self, rule_file: Path, tmp_path: Path) -> None:
         convert(rule_file, tmp_path / "half.safetensors", half=True)
         model: Any = dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=tmp_path / "half.safetensors")
@@ -336,6 +340,7 @@ class TestOwnClasses:
         model: Any = dpt_zoo.create_model(NANO, weights=write_pth(tmp_path, three_classes, meta))
         assert model.dataset_meta == {"classes": names}
 
+    @pytest.mark.slow
     def test_names_of_as_many_as_coco_has(self, rule_file: Path, empty_cache: Path, tmp_path: Path) -> None:
         """A user's file may name the classes; the authors' files never do: their classes are COCO's."""
         path = tmp_path / "named.safetensors"
@@ -401,6 +406,7 @@ class TestRefusals:
         ):
             dpt_zoo.create_model("retinanet_dpt_t_1x", weights=rule_file)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_numbers_that_are_not_finite(self, tmp_path: Path, value: float) -> None:
         state = {name: tensor.clone() for name, tensor in rule_model("retinanet_dpt_t_1x").state_dict().items()}
@@ -447,6 +453,7 @@ class TestImageNetStart:
         backbone.init_weights()
         assert all(torch.equal(tensor, state[name]) for name, tensor in backbone.state_dict().items())
 
+    @pytest.mark.slow
     def test_what_cannot_be_used(self, tmp_path: Path) -> None:
         from dpt_zoo.models.detection import DPT
 

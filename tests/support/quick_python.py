@@ -23,13 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PRELOADED = (
-    "dpt_zoo.cli",
-    "dpt_zoo.inference.pytorch_backend",
-    "dpt_zoo.training.trainer",
-    "dpt_zoo.evaluation.models",
-)
-PRELOADED += ("mmdet.apis", "mmdet.datasets", "mmdet.evaluation", "matplotlib.figure", "torch.distributed.run")
+PRELOADED = [
+    *("dpt_zoo.cli", "dpt_zoo.evaluation.models", "dpt_zoo.inference.pytorch_backend", "dpt_zoo.training.trainer"),
+    *("mmdet.apis", "mmdet.datasets", "mmdet.evaluation", "matplotlib.figure", "torch.distributed.run"),
+]
 
 CLIENT = f"""#!{sys.executable} -IS
 import json, os, signal, socket, sys
@@ -103,7 +100,7 @@ def _serve(connection: socket.socket, pid: int) -> None:
     """Tell a client how its process ends, and kill the process if the client was killed."""
     process = os.pidfd_open(pid)
     connection.sendall(pid.to_bytes(8, "big"))
-    ready, _, _ = select.select([connection, process], [], [])
+    ready, _, _ = select.select([connection.fileno(), process], [], [])
     if process not in ready:
         os.kill(pid, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
