@@ -32,13 +32,8 @@ def find_configs() -> list[Path]:
     return sorted(data_path("configs/more").glob("*.py"))
 
 
-def digit_options(config: Path, warm_up: int = 50) -> dict[str, Any]:
-    """Return the settings with which a config trains the demo's backbone on digit scenes.
-
-    Args:
-        config: a file of `configs/more`.
-        warm_up: number of iterations until the learning rate is reached.
-    """
+def digit_options(config: Path, side: int = SIDE) -> dict[str, Any]:
+    """Return the settings with which a file of `configs/more` trains the demo's backbone on scenes of `side` pixels."""
     cfg = Config.fromfile(config)
     pipeline = cfg.train_dataloader.dataset.pipeline
     neck_channels = CHANNELS if len(cfg.model.neck.in_channels) == len(CHANNELS) else CHANNELS[-1:]
@@ -48,30 +43,15 @@ def digit_options(config: Path, warm_up: int = 50) -> dict[str, Any]:
         "model.backbone.init_cfg.checkpoint": DEMO,
         "model.neck.in_channels": neck_channels,
         "train_dataloader.dataset.pipeline": [each for each in pipeline if each["type"] not in ENLARGING],
-        "val_dataloader.dataset.pipeline.1.scale": (SIDE, SIDE),
+        "val_dataloader.dataset.pipeline.1.scale": (side, side),
         "val_dataloader.batch_size": 8,
         "optim_wrapper.optimizer.lr": 5e-4,
         "optim_wrapper.clip_grad": {"max_norm": 10.0},
         "param_scheduler": [
-            {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": warm_up},
+            {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 50},
             {"type": "CosineAnnealingLR", "by_epoch": True, "convert_to_iter_based": True},
         ],
     }
-
-
-def train_on_digits(config: Path, scenes: Path, work_dir: Path, *, epochs: int, batch_size: int = 8) -> Path:
-    """Train a config on digit scenes, and return the file of the weights."""
-    return dpt_zoo.train(
-        config,
-        data_root=scenes,
-        work_dir=work_dir,
-        epochs=epochs,
-        batch_size=batch_size,
-        workers=0,
-        seed=0,
-        device="cpu",
-        cfg_options=digit_options(config),
-    )
 
 
 def measure(configs: Sequence[Path], folder: Path, num_train: int, num_test: int, epochs: int) -> list[list[str]]:
@@ -82,7 +62,17 @@ def measure(configs: Sequence[Path], folder: Path, num_train: int, num_test: int
     for config in configs:
         work_dir = folder / config.stem
         start = time.perf_counter()
-        weights = train_on_digits(config, scenes, work_dir, epochs=epochs)
+        weights = dpt_zoo.train(
+            config,
+            data_root=scenes,
+            work_dir=work_dir,
+            epochs=epochs,
+            batch_size=8,
+            workers=0,
+            seed=0,
+            device="cpu",
+            cfg_options=digit_options(config),
+        )
         minutes = (time.perf_counter() - start) / 60
         (trained,) = work_dir.glob("*.py")
         metrics = dpt_zoo.evaluate(trained, weights=weights, data_root=scenes, workers=0, device="cpu").metrics
