@@ -13,8 +13,7 @@ from train_more_detectors import DEMO, digit_options, find_configs
 
 import dpt_zoo
 from dpt_zoo.data.digits import CLASSES, make_digit_scenes
-from dpt_zoo.models.factory import find_num_classes, read_classes
-from dpt_zoo.weights.reading import read_weights
+from dpt_zoo.models.factory import find_num_classes
 
 CONFIGS = {path.stem: path for path in find_configs()}
 NUM_STEPS = 10
@@ -55,9 +54,9 @@ def test_it_learns_and_detects(name: str, scenes: Path, tmp_path: Path) -> None:
     assert len(losses) == NUM_STEPS and sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
     (config,) = (tmp_path / "run").glob("*.py")
-    assert read_classes(Config.fromfile(config), read_weights(weights)) == CLASSES
-    metrics = dpt_zoo.evaluate(config, weights=weights, **settings).metrics
-    assert [*metrics] == (["bbox", "segm"] if "mask" in name else ["bbox"])
+    evaluation = dpt_zoo.evaluate(config, weights=weights, **settings)
+    assert [*evaluation.per_class] == (["bbox", "segm"] if "mask" in name else ["bbox"])
+    assert tuple(evaluation.per_class["bbox"]) == CLASSES
 
     (checkpoint,) = (tmp_path / "run").glob("epoch_1.pth")
     model = init_detector(str(config), str(checkpoint), device="cpu")

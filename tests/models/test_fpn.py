@@ -20,7 +20,8 @@ SIZES = {"min_size": 64, "max_size": 96}
 
 
 def make_mask_rcnn() -> MaskRCNN:
-    return MaskRCNN(torchvision_backbone(DEMO, out_channels=32), num_classes=4, **SIZES)
+    few = {"box_batch_size_per_image": 16, "rpn_post_nms_top_n_train": 50, "rpn_post_nms_top_n_test": 50}
+    return MaskRCNN(torchvision_backbone(DEMO, out_channels=32), num_classes=4, **SIZES, **few)
 
 
 def make_retinanet() -> RetinaNet:
@@ -42,7 +43,7 @@ def test_detectors_learn_save_load_and_detect(make: Any) -> None:
     target = {"boxes": torch.tensor([[30.0, 20, 70, 50]]), "labels": torch.tensor([2]), "masks": masks}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
-    for _ in range(8):
+    for _ in range(6):
         loss: Tensor = torch.stack([*model([image], [target]).values()]).sum()
         optimizer.zero_grad()
         loss.backward()
