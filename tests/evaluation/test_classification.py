@@ -70,7 +70,7 @@ class TestData:
         loaded = samples(imagenet)
         assert [label for _, _, label in loaded] == [*CLASSES]
         for path, (_, pixels, _) in zip(paths, loaded, strict=True):
-            image = Image.open(path)
+            image: Image.Image = Image.open(path)
             width, height = image.size
             image = image.resize((round(width * 256 / height), 256), Image.Resampling.BICUBIC)
             left, top = (round((side - 224) / 2) for side in image.size)

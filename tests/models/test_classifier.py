@@ -128,8 +128,9 @@ class TestTimmsConventions:
         assert model.num_features == model.head_hidden_size == 512
         assert cfg.pool_size == tuple(side // STRIDES[-1] for side in cfg.input_size[1:])
 
-    def test_every_parameter_gets_a_gradient(self) -> None:
-        model = timm.create_model("dpt_tiny", num_classes=42).train()
+    @pytest.mark.parametrize("name", ["dpt_tiny", "dpt_small", "dpt_medium"])
+    def test_every_parameter_gets_a_gradient(self, name: str) -> None:
+        model = timm.create_model(name, num_classes=42).train()
         outputs = model(random_images(7, (2, 3, 96, 96)))
         outputs.mean().backward()
         assert outputs.shape == (2, 42)
