@@ -59,7 +59,7 @@ def _few_proposals(train_cfg: Any) -> dict[str, Any]:
     if "rpn_proposal" not in train_cfg:
         return {}
     stages = [f".{stage}" for stage in range(len(train_cfg.rcnn))] if isinstance(train_cfg.rcnn, list) else [""]
-    samplers = {f"model.train_cfg.rcnn{stage}.sampler.num": 64 for stage in stages}
+    samplers = {f"model.train_cfg.rcnn{stage}.sampler.num": 32 for stage in stages}
     return {"model.train_cfg.rpn_proposal.max_per_img": 100, "model.test_cfg.rpn.max_per_img": 100, **samplers}
 
 
