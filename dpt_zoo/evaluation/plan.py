@@ -63,7 +63,7 @@ def make_plan(
     if not image_ids:
         raise DataError(f"{split.annotations}: none of its images can be read")
     categories = {category["name"]: category["id"] for category in ground_truth["categories"]}
-    classes = _match_classes(model.classes, tuple(categories), split.annotations)
+    classes = match_classes(model.classes, tuple(categories), split.annotations)
     settings = {
         "weights": hash_file(model.path).hexdigest(),
         "annotations": hash_file(split.annotations).hexdigest(),
@@ -85,7 +85,7 @@ def make_plan(
     )
 
 
-def _match_classes(classes: tuple[str, ...], names: tuple[str, ...], annotations: Path) -> tuple[str, ...]:
+def match_classes(classes: tuple[str, ...], names: tuple[str, ...], annotations: Path) -> tuple[str, ...]:
     """Return the model's class names, which must include the data's; a model without names takes the data's."""
     if classes == unnamed_classes(len(classes)) and len(names) == len(classes):
         return names
