@@ -91,7 +91,7 @@ def add_commands(commands: Any) -> None:
 
     add = reproduce.add_argument
     add("names", nargs="*", metavar="NAME", help="detectors, or patterns such as 'mrcnn*' (default: all twelve)")
-    add("--classifiers", action="store_true", help="the three ImageNet classifiers instead of the detectors")
+    add("--classifiers", action="store_true", help="the ImageNet classifiers (default: all three), not detectors")
     add(
         "--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017, or of ImageNet"
     )
@@ -189,10 +189,9 @@ def _reproduce_classifiers(args: argparse.Namespace) -> int:
     from ..reproduction.classifiers import reproduce_classifiers
     from ..reproduction.runner import ReproductionOptions
 
-    if vars(args).pop("names"):
-        raise InputError("--classifiers does not allow names of detectors: leave them out")
+    names = vars(args).pop("names")
     args.work_dir = args.work_dir or Path("runs", "results-classifiers")
-    results = reproduce_classifiers(ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
+    results = reproduce_classifiers(names, ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
     show(f"{results.table}\n{results.path}")
     return 0 if results.all_match else DIFFERENT
 

@@ -150,7 +150,7 @@ def find_num_classes(model_cfg: Any) -> dict[str, int]:
 def _find_heads(model_cfg: Any) -> dict[str, Any]:
     """Return the configs of the heads that classify, by their paths in a config. A cascade has a list of them."""
     prefix, owner = ("model.roi_head", model_cfg.roi_head) if "roi_head" in model_cfg else ("model", model_cfg)
-    heads = {}
+    heads: dict[str, Any] = {}
     for name in ("bbox_head", "mask_head"):
         match owner.get(name):
             case list(stages):
