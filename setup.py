@@ -48,6 +48,7 @@ QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
+DATASETS = ["datasets>=3"]  # those of Hugging Face
 LOGGERS = [*TORCH, "tensorboard", "wandb>=0.19", "mlflow-skinny>=3", "alembic>=1.13", "clearml>=1.16"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
 
@@ -98,6 +99,7 @@ setup(
         "app": APP,
         "video": VIDEO,
         "demo": DEMO,
+        "datasets": DATASETS,
         "loggers": LOGGERS,
         "docs": DOCS,
         "test": [
@@ -105,6 +107,7 @@ setup(
             *APP,
             *VIDEO,
             *DEMO,
+            *DATASETS,
             *LOGGERS,
             *DOCS,
             "build",

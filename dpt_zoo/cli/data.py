@@ -1,4 +1,4 @@
-"""`dpt-zoo check-data` and `make-digits`: check a data set, and make one of handwritten digits."""
+"""`dpt-zoo check-data`, `convert-data`, `split-data` and `make-digits`: check and prepare data sets."""
 
 import argparse
 import dataclasses
@@ -17,15 +17,34 @@ if TYPE_CHECKING:
     from ..data.checks import CheckedSplit
 
 
+DATA_HELP = "folder or zip archive of a data set: COCO, YOLO, Pascal VOC, ... (see the documentation)"
+
+
 def add_commands(commands: Any) -> None:
     """Add the subcommands to argparse's `commands`."""
     check = commands.add_parser("check-data", help="check a data set: show its contents, errors and warnings")
-    check.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of COCO, YOLO or Pascal VOC data")
+    check.add_argument("data", nargs="?", type=Path, metavar="DATA", help=DATA_HELP)
     check.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of DATA")
     check.add_argument("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
     check.add_argument("--jobs", type=int, metavar="N", help="number of images to read at a time")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=run_check_data)
+
+    convert = commands.add_parser("convert-data", help="write a data set in COCO's, YOLO's or Pascal VOC's layout")
+    convert.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
+    convert.add_argument("output", type=Path, metavar="OUT", help="new folder")
+    convert.add_argument("--to", dest="layout", choices=("coco", "yolo", "voc"), default="coco", help="(default: coco)")
+    convert.set_defaults(run=run_convert_data)
+
+    split = commands.add_parser("split-data", help="split a data set of one folder, for training and validation")
+    add = split.add_argument
+    add("data", type=Path, metavar="DATA", help=DATA_HELP)
+    add("output", type=Path, metavar="OUT", help="new folder, in COCO's layout")
+    add("--val", type=float, default=0.2, metavar="F", help="fraction of the images to validate with (default: 0.2)")
+    add("--test", type=float, default=0.0, metavar="F", help="fraction of the images to test with (default: 0)")
+    add("--stratify", action="store_true", help="keep the fractions for each class too")
+    add("--seed", type=int, default=0, metavar="N", help="random seed (default: %(default)s)")
+    split.set_defaults(run=run_split_data)
 
     digits = commands.add_parser("make-digits", help="make a small data set of handwritten digits")
     add = digits.add_argument
@@ -54,6 +73,26 @@ def run_check_data(args: argparse.Namespace) -> int:
         for name, split in results.items():
             _print(name, split)
     return BAD_INPUT if any(issue.type.is_error for split in checked for issue in split.issues) else 0
+
+
+def run_convert_data(args: argparse.Namespace) -> int:
+    """Convert a data set, and print what could not be written."""
+    from ..data.conversion import convert_data
+
+    with progress_bar("copying images") as progress:
+        lost = convert_data(**vars(args), progress=progress)
+    show("\n  ".join([f"{args.output}: written", *lost]))
+    return 0
+
+
+def run_split_data(args: argparse.Namespace) -> int:
+    """Split a data set."""
+    from ..data.conversion import split_data
+
+    with progress_bar("copying images") as progress:
+        counts = split_data(**vars(args), progress=progress)
+    show(f"{args.output}: " + ", ".join(f"{plural(count, 'image')} in {name}" for name, count in counts.items()))
+    return 0
 
 
 def run_make_digits(args: argparse.Namespace) -> int:

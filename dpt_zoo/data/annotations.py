@@ -1,16 +1,27 @@
 """Conversion of labels in other formats to COCO annotations, and helpers to read them."""
 
+import contextlib
+import io
+import itertools
+import math
+import mmap
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
 
 from ..errors import ImageError
+from ..utils.files import exists
 from ..utils.image_files import read_size
+from ..utils.images import DECODER_ERRORS
+from ..utils.json_files import parse_json
 from .annotation_checks import MAX_NUMBER, polygon_area
 from .checks import PROVENANCE
 from .issues import Issue, IssueType
@@ -46,13 +57,35 @@ class LabelledSplit:
         """
         x1, y1, x2, y2 = box
         areas = [polygon_area(np.array(polygon).reshape(-1, 2)) for polygon in polygons]
+        area = round(sum(areas), 2) if areas else abs((x2 - x1) * (y2 - y1))
+        self._add(category, [x1, y1, x2 - x1, y2 - y1], area, polygons, where)
+
+    def add_polygons(self, category: str, polygons: list[list[float]], where: str) -> None:
+        """Add an object to the last image as `add_object` does, with the box of its `polygons`."""
+        xs, ys = (list(itertools.chain(*(polygon[start::2] for polygon in polygons))) for start in (0, 1))
+        self.add_object(category, [min(xs), min(ys), max(xs), max(ys)], polygons, where)
+
+    def add_mask(self, category: str, mask: NDArray[Any], where: str) -> None:
+        """Add an object to the last image as `add_object` does, with a `mask` (H, W) of the whole image.
+
+        Raises:
+            ValueError: The mask is empty.
+        """
+        rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+        area = int(coco_mask.area(rle))
+        if not area:
+            raise ValueError("the mask has no pixels")
+        segmentation = {"size": list(mask.shape), "counts": rle["counts"].decode()}
+        self._add(category, coco_mask.toBbox(rle).tolist(), area, segmentation, where)
+
+    def _add(self, category: str, bbox: list[float], area: float, segmentation: Any, where: str) -> None:
         annotation = {
             "id": len(self.annotations) + 1,
             "image_id": len(self.images),
             "category": category,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": round(sum(areas), 2) if areas else abs((x2 - x1) * (y2 - y1)),
-            "segmentation": polygons,
+            "bbox": bbox,
+            "area": area,
+            "segmentation": segmentation,
             "iscrowd": 0,
             PROVENANCE: where,
         }
@@ -71,6 +104,17 @@ class LabelledSplit:
             return
         yield from ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
 
+    def read_json(self, path: Path) -> dict[str, Any] | None:
+        """Return the object in a JSON file, or None and add an issue if it cannot be read or is no object."""
+        try:
+            content = parse_json(path.read_text(encoding="utf-8-sig"))
+            if not isinstance(content, dict):
+                raise ValueError(f"the file holds {reprlib.repr(content)}")
+        except (OSError, ValueError, RecursionError) as error:
+            self.add_issue(IssueType.LABEL, self.relative(path), str(error))
+            return None
+        return content
+
     def add_file(self, path: Path) -> tuple[int, int] | None:
         """Add an image file. Return the (height, width) in its header, or None and add an issue if it is unreadable."""
         name = self.relative(path)
@@ -81,6 +125,91 @@ class LabelledSplit:
             return None
         self.add_image(name, image_size, name)
         return image_size
+
+
+def has_keys(file: Path, *keys: str) -> bool:
+    """Return whether all `keys` occur in a JSON file, without parsing it."""
+    with mapped(file) as content:
+        return all(re.search(rb'"%s"\s*:' % key.encode(), content) for key in keys)
+
+
+@contextlib.contextmanager
+def mapped(file: Path) -> Iterator[mmap.mmap | bytes]:
+    """Yield the content of a file, in memory only where it is used, or nothing if it cannot be read."""
+    with contextlib.ExitStack() as stack:
+        content: mmap.mmap | bytes = b""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the file is empty
+            stream = stack.enter_context(file.open("rb"))
+            content = stack.enter_context(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        yield content
+
+
+def find_image(folder: Path, name: str) -> Path | None:
+    """Find an image by the `name` in a label: it may have backslashes, or folders that exist no more."""
+    parts = name.replace("\\", "/").split("/")
+    return next((path for path in (folder.joinpath(*parts), folder / parts[-1]) if exists(path)), None)
+
+
+def check_number(value: Any) -> float:
+    """Return a coordinate from a JSON file.
+
+    Raises:
+        ValueError: It is not a finite number, or too large.
+    """
+    if type(value) not in (int, float) or not abs(value) < MAX_NUMBER:
+        raise ValueError(f"{reprlib.repr(value)} is not a number below {MAX_NUMBER:,.0f}")
+    return value  # type: ignore[no-any-return]
+
+
+def check_points(points: Any, minimum: int = 3) -> list[list[float]]:
+    """Return the points [x, y] of a shape in a JSON file.
+
+    Raises:
+        ValueError: There are fewer than `minimum`, or one is invalid.
+    """
+    if not isinstance(points, list) or len(points) < minimum:
+        raise ValueError(f"its points are {reprlib.repr(points)}: it needs {minimum}")
+    if any(not isinstance(point, list) or len(point) != 2 for point in points):
+        raise ValueError(f"its points are {reprlib.repr(points)}, not [[x, y], ...]")
+    return [[check_number(x), check_number(y)] for x, y in points]
+
+
+def ellipse_polygon(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0) -> list[float]:
+    """Return a polygon of 64 points for an ellipse with the `radii` along its axes, turned by an `angle` in radians."""
+    steps = [2 * math.pi * number / 64 for number in range(64)]
+    xs = [radii[0] * math.cos(step) for step in steps]
+    ys = [radii[1] * math.sin(step) for step in steps]
+    cos, sin = math.cos(angle), math.sin(angle)
+    points = ((x * cos - y * sin + centre[0], x * sin + y * cos + centre[1]) for x, y in zip(xs, ys, strict=True))
+    return [round(value, 3) for point in points for value in point]
+
+
+def read_mask(png: bytes, corner: Sequence[float], image_size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return a mask (H, W) of the whole image from a PNG of the pixels whose upper left corner is (x, y).
+
+    The alpha channel is the mask, if the PNG has one.
+
+    Raises:
+        ValueError: The PNG is damaged, or not inside the image.
+    """
+    x, y = map(round, corner)
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            width, height = image.size
+            fits = 0 <= x <= image_size[1] - width and 0 <= y <= image_size[0] - height
+            inside = _read_channel(image) if fits else None
+    except DECODER_ERRORS as error:
+        raise ValueError("the mask is no PNG that can be read") from error
+    if inside is None:
+        raise ValueError(f"the mask of {width}x{height} pixels at {x}, {y} is not in the image")
+    mask = np.zeros(image_size, dtype=bool)
+    mask[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+    return mask
+
+
+def _read_channel(image: Image.Image) -> NDArray[np.bool_]:
+    channel = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
+    return np.asarray(channel) > 0
 
 
 def parse_number(text: str | None) -> float:

@@ -383,7 +383,7 @@ def _check_content(content: Any, keys: Sequence[str]) -> str | None:
     if not isinstance(content, dict):
         return f"the file only holds {reprlib.repr(content)}"
     if "shapes" in content and "imagePath" in content:
-        return "this is LabelMe's file of one image: convert all of them to one COCO file"
+        return "this is labelme's file of one image: give the folder of all of them as the data set"
     missing = [key for key in keys if not isinstance(content.get(key), list)]
     if missing:
         return f"the file has no list of {', '.join(missing)}"

@@ -18,6 +18,7 @@ EXTRAS = {
     "video": ("av",),
     "app": ("gradio",),
     "demo": ("sklearn",),
+    "datasets": ("datasets",),
     "loggers": ("tensorboard", "wandb", "mlflow", "clearml"),
 }
 """The extras of `setup.py`, and the packages that only they install."""
