@@ -120,22 +120,29 @@ def _make_whole(parent: Any, key: Any) -> bool:
 
 
 def _number_ids(content: Mapping[str, Any]) -> list[str]:
-    """Replace ids that are text by numbers, wherever they occur: "7" by 7, or all ids of a list by 1, 2, 3, ..."""
+    """Replace ids that are text by numbers, wherever they occur: "7" by 7, or the ids of a list by 1, 2, 3, ..."""
     messages = []
     for key, reference in (("images", "image_id"), ("categories", "category_id"), ("annotations", None)):
         owners = [(entry, "id") for entry in list_entries(content, key)]
+        texts = list(dict.fromkeys(id for entry, name in owners if isinstance(id := entry.get(name), str)))
+        are_numbers = all(map(_is_number, texts))
+        if not are_numbers and not all(isinstance(entry.get(name), str) for entry, name in owners):
+            continue  # one of them is an error
+        numbers = {text: int(text) if are_numbers else number for number, text in enumerate(texts, 1)}
         if reference:
             owners += [(entry, reference) for entry in list_entries(content, "annotations")]
-        known = dict.fromkeys(str(entry[name]) for entry, name in owners if type(entry.get(name)) in (int, str))
-        if not any(isinstance(entry.get(name), str) for entry, name in owners):
-            continue
-        are_numbers = all(re.fullmatch("[0-9]{1,18}", text) for text in known)
-        numbers = {text: int(text) if are_numbers else number for number, text in enumerate(known, 1)}
+        changed = []
         for entry, name in owners:
-            if type(entry.get(name)) in (int, str):
-                entry[name] = numbers[str(entry[name])]
-        messages.append(f"the ids of {key} were text, such as {next(iter(known))!a}")
+            if isinstance(id := entry.get(name), str) and (id in numbers or (are_numbers and _is_number(id))):
+                entry[name] = numbers[id] if id in numbers else int(id)
+                changed.append(id)
+        if changed:
+            messages.append(f"{plural(len(changed), 'id')} of {key} were text, such as {changed[0]!a}")
     return messages
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch("[0-9]{1,18}", text) is not None
 
 
 def _complete_annotation(annotation: dict[str, Any]) -> Iterator[str]:
@@ -168,7 +175,7 @@ def spell(name: str) -> list[str]:
     unquoted = unquote(slashed.rpartition("?d=")[2])  # /data/local-files/?d=my%20photo.jpg
     last = unquoted.rpartition("/")[2]
     spellings = [slashed, unquoted]
-    spellings += [last] if leaves_folder(slashed) or "://" in slashed else []
+    spellings += [last] if re.search(r"/upload/|://|\?d=", slashed) else []
     spellings += [last[9:]] if re.match("[0-9a-f]{8}-", last) else []
     spellings += [unicodedata.normalize(form, each) for form in ("NFC", "NFD") for each in spellings]
     return [each for each in dict.fromkeys(spellings) if each and each != name and not leaves_folder(each)]
