@@ -3,8 +3,10 @@
 import argparse
 import dataclasses
 import json
+import sys
 import tempfile
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,14 @@ def add_commands(commands: Any) -> None:
     check.add_argument("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
     check.add_argument("--jobs", type=int, metavar="N", help="number of images to read at a time")
     check.add_argument("--json", action="store_true", help="print JSON")
+    check.add_argument(
+        "--report",
+        nargs="?",
+        const=Path("data_report"),
+        type=Path,
+        metavar="DIR",
+        help="write a page with pictures (default: data_report)",
+    )
     check.set_defaults(run=run_check_data)
 
     convert = commands.add_parser("convert-data", help="write a data set in COCO's, YOLO's or Pascal VOC's layout")
@@ -65,13 +75,17 @@ def run_check_data(args: argparse.Namespace) -> int:
 
     with tempfile.TemporaryDirectory() as work_dir, progress_bar("reading images") as progress:
         splits = find_splits(args.data, Path(work_dir)) if args.data else [SplitFiles(args.annotations.stem, *pair)]
-        checked = check_splits(splits, jobs=args.jobs, progress=progress)
-    results = {files.name: split for files, split in zip(splits, checked, strict=True)}
+        copies = Path(work_dir, "completed") if args.report else None
+        checked = check_splits(splits, find_leaks=True, work_dir=copies, jobs=args.jobs, progress=progress)
+        results = {files.name: split for files, split in zip(splits, checked, strict=True)}
+        page = _write_report(args.report, results) if args.report else None
     if args.json:
         show(json.dumps([_as_json(name, split) for name, split in results.items()], indent=2))
     else:
         for name, split in results.items():
             _print(name, split)
+    if page:
+        show(f"report: {page}", to=sys.stderr)
     return BAD_INPUT if any(issue.type.is_error for split in checked for issue in split.issues) else 0
 
 
@@ -103,6 +117,13 @@ def run_make_digits(args: argparse.Namespace) -> int:
         make_digit_scenes(**vars(args), progress=progress)
     show(f"{args.folder}: {args.num_train:,} scenes for training, {args.num_test:,} for testing")
     return 0
+
+
+def _write_report(folder: Path, splits: Mapping[str, "CheckedSplit"]) -> Path:
+    from ..evaluation.data_report import write_data_report
+
+    with progress_bar("drawing issues") as progress:
+        return write_data_report(folder, splits, progress=progress)
 
 
 def _print(name: str, split: "CheckedSplit") -> None:

@@ -46,6 +46,7 @@ class IssueType(Enum):
     LARGE_AREA = "area larger than the box", "the AP of small, medium and large objects depends on it", False
     CROWD = "crowd with polygons", "crowds are groups stored as RLE, and are not learned: is it one?", False
     ID_ZERO = "annotation id 0", "COCO's evaluation counts this object as missed: number from 1", False
+    LEAK = "image in two splits", "its results are too good: keep it in one of them", False
     ORPHAN = "label without image", "the label is ignored", False
 
     def __init__(self, title: str, advice: str, is_error: bool = True) -> None:
