@@ -9,6 +9,7 @@ from typing import Any
 
 from ..utils.text import format_percent
 from .printing import is_main_process, print_table, show
+from .weights import fetch_coco
 
 DIFFERENT = 1
 """The exit status of `reproduce` if a detector failed, or if a metric differs from the published one."""
@@ -84,6 +85,7 @@ def add_commands(commands: Any) -> None:
     add = reproduce.add_argument
     add("names", nargs="*", metavar="NAME", help="detectors, or patterns such as 'mrcnn*' (default: all twelve)")
     add("--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017")
+    add("--download", action="store_true", help="first fetch COCO's images and annotations into --data-root")
     add("--work-dir", type=Path, metavar="DIR", help="default: runs/results, or runs/results-FORMAT")
     add("--processes", type=int, default=1, metavar="N", help="processes for each detector: the number of GPUs")
     add("--format", choices=("onnx", "openvino"), default="pytorch", help="export each detector, and evaluate the file")
@@ -124,6 +126,8 @@ def run_reproduce(args: argparse.Namespace) -> int:
     from ..reproduction.runner import ReproductionOptions, reproduce, select_names
 
     names = select_names(vars(args).pop("names"))
+    if vars(args).pop("download"):
+        fetch_coco(["coco-val2017", "coco-annotations"], args.data_root)
     if args.work_dir is None:
         args.work_dir = Path("runs", "results" if args.format == "pytorch" else f"results-{args.format}")
     results = reproduce(names, ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
