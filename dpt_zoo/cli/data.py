@@ -127,7 +127,7 @@ def _write_report(folder: Path, splits: Mapping[str, "CheckedSplit"]) -> Path:
 
 
 def _print(name: str, split: "CheckedSplit") -> None:
-    from ..data.issues import describe
+    from ..formats.issues import describe
 
     show(
         f"{name}: {plural(split.num_images, 'image')}, {split.num_empty_images:,} without objects; "

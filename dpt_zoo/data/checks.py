@@ -17,19 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, ImageError
+from ..formats.annotations import MAX_NUMBER, PROVENANCE
+from ..formats.issues import Issue, IssueType, describe, list_names
 from ..utils.files import exists, expand_user, make_folder, open_atomic
 from ..utils.images import load_image
 from ..utils.json_files import parse_json
 from ..utils.progress import ProgressCallback
 from ..utils.text import plural
 from ..utils.validation import check_integer
-from .annotation_checks import MAX_NUMBER, Finding, check_box, check_mask, format_size
+from .annotation_checks import Finding, check_box, check_mask, format_size
 from .completion import complete, leaves_folder, remove_parents
 from .duplicates import find_duplicates, make_thumbnail
-from .issues import Issue, IssueType, describe, list_names
-
-PROVENANCE = "converted_from"
-"""The first key of a converted file, with its original's path; in an image or annotation, the place of its label."""
 
 _Entry = dict[str, Any]
 

@@ -16,11 +16,12 @@ from typing import Any, Literal, get_args
 import yaml
 
 from ..errors import DataError, InputError, OutputError
+from ..formats.annotations import PROVENANCE
 from ..utils.files import exists, expand_user, remove
 from ..utils.progress import ProgressCallback
 from ..utils.text import plural
 from ..utils.validation import check_integer
-from .checks import PROVENANCE, CheckedSplit, check_splits, raise_errors
+from .checks import CheckedSplit, check_splits, raise_errors
 from .layouts import find_splits
 
 Layout = Literal["coco", "yolo", "voc"]
@@ -292,7 +293,7 @@ def _choose_stratified(content: _Json, fractions: Mapping[str, float], generator
     for annotation in content["annotations"]:
         classes.get(annotation["image_id"], set()).add(annotation["category_id"])
     left = {id: own or {None} for id, own in sorted(classes.items())}
-    wanted = Counter({name: fraction * len(left) for name, fraction in fractions.items()})  # type: ignore[misc]
+    wanted = {name: fraction * len(left) for name, fraction in fractions.items()}
     counts = Counter(each for own in left.values() for each in own)
     lacking = {each: {name: share * count for name, share in fractions.items()} for each, count in counts.items()}
     chosen: dict[int, str] = {}
@@ -304,7 +305,7 @@ def _choose_stratified(content: _Json, fractions: Mapping[str, float], generator
         for id in ids:
             name = max(fractions, key=lambda name: (lacking[rarest][name], wanted[name]))
             chosen[id] = name
-            wanted[name] -= 1  # type: ignore[misc]
+            wanted[name] -= 1
             for each in left.pop(id):
                 lacking[each][name] -= 1
     return chosen

@@ -10,17 +10,17 @@ import re
 from pathlib import Path
 
 from ..errors import DataError
+from ..formats.annotations import PROVENANCE, LabelledSplit, has_keys, mapped
+from ..formats.huggingface import read_huggingface
+from ..formats.labelme import read_labelme
+from ..formats.supervisely import read_supervisely
+from ..formats.via import read_via
+from ..formats.voc import read_voc
+from ..formats.yolo import find_description, read_yolo
 from ..utils.files import exists, expand_user, is_clutter, list_files, make_folder, open_atomic
-from .annotations import LabelledSplit, has_keys, mapped
 from .archives import unpack
-from .checks import PROVENANCE, SplitFiles
+from .checks import SplitFiles
 from .completion import leaves_folder, spell
-from .formats.huggingface import read_huggingface
-from .formats.labelme import read_labelme
-from .formats.supervisely import read_supervisely
-from .formats.via import read_via
-from .formats.voc import read_voc
-from .formats.yolo import find_description, read_yolo
 
 
 def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:

@@ -8,9 +8,9 @@ from typing import Literal
 from mmengine.config import Config
 
 from ..errors import DataError
+from ..formats.issues import IssueType, describe
 from ..utils.progress import ProgressCallback
 from .checks import CheckedSplit, SplitFiles, check_splits, raise_errors
-from .issues import IssueType, describe
 from .layouts import find_splits
 
 Split = Literal["train", "val"]

@@ -11,8 +11,8 @@ from PIL import Image
 
 from ..data.annotation_checks import measure_mask, parse_box
 from ..data.checks import CheckedSplit
-from ..data.issues import Issue, IssueType
 from ..errors import ImageError
+from ..formats.issues import Issue, IssueType
 from ..inference.detections import Detections
 from ..inference.drawing import draw
 from ..utils.files import make_folder, open_atomic

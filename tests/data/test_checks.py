@@ -20,8 +20,8 @@ from small_data import CLASSES, HEIGHT, POLYGON, WIDTH, Json, coco_annotation, c
 
 from dpt_zoo.data.annotation_checks import check_mask
 from dpt_zoo.data.checks import CheckedSplit, SplitFiles, check_splits, raise_errors
-from dpt_zoo.data.issues import IssueType, describe
 from dpt_zoo.errors import DataError, InputError
+from dpt_zoo.formats.issues import IssueType, describe
 
 NAN = float("nan")
 INF = float("inf")

@@ -22,8 +22,8 @@ from dpt_zoo.data import checks
 from dpt_zoo.data.annotation_checks import measure_mask
 from dpt_zoo.data.checks import CheckedSplit, SplitFiles, check_splits, raise_errors
 from dpt_zoo.data.completion import remove_parents
-from dpt_zoo.data.issues import IssueType
 from dpt_zoo.errors import DataError
+from dpt_zoo.formats.issues import IssueType
 
 Change = Callable[[Json], object]
 

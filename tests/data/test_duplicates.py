@@ -14,8 +14,8 @@ from small_data import make_coco
 from dpt_zoo.data.checks import CheckedSplit, check_splits
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.data.duplicates import find_duplicates, make_thumbnail
-from dpt_zoo.data.issues import IssueType
 from dpt_zoo.data.layouts import find_splits
+from dpt_zoo.formats.issues import IssueType
 from dpt_zoo.utils.images import load_image
 
 NUM_LEAKS = 10

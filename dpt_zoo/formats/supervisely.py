@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ...utils.files import exists, list_files
-from ...utils.image_files import find_images
-from ..annotations import LabelledSplit, check_number, check_points, has_keys, read_mask
-from ..issues import IssueType
+from ..utils.files import exists, list_files
+from ..utils.image_files import find_images
+from .annotations import LabelledSplit, check_number, check_points, has_keys, read_mask
+from .issues import IssueType
 
 WITHOUT_EXTENT = ("point", "line", "graph")
 MAX_PNG = 1 << 26

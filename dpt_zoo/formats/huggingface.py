@@ -7,12 +7,12 @@ from typing import Any
 
 from PIL import Image
 
-from ...errors import DataError
-from ...utils.dependencies import explain_imports
-from ...utils.files import exists, list_files, make_folder, open_atomic
-from ...utils.images import DECODER_ERRORS, FORMATS
-from ..annotations import LabelledSplit, check_number
-from ..issues import IssueType
+from ..errors import DataError
+from ..utils.dependencies import explain_imports
+from ..utils.files import exists, list_files, make_folder, open_atomic
+from ..utils.images import DECODER_ERRORS, FORMATS
+from .annotations import LabelledSplit, check_number
+from .issues import IssueType
 
 LABELS = ("category", "categories", "category_id", "label", "labels", "class")
 """The usual names of an object's class."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...utils.files import is_clutter, list_files
-from ...utils.image_files import find_images
-from ..annotations import LabelledSplit, check_points, ellipse_polygon, find_image, has_keys, read_mask
-from ..issues import IssueType
+from ..utils.files import is_clutter, list_files
+from ..utils.image_files import find_images
+from .annotations import LabelledSplit, check_points, ellipse_polygon, find_image, has_keys, read_mask
+from .issues import IssueType
 
 WITHOUT_EXTENT = ("point", "points", "line", "linestrip")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from ...errors import DataError
-from ...utils.files import exists, expand_user, list_files, walk_files
-from ...utils.image_files import find_images
-from ..annotations import LabelledSplit, parse_number
-from ..issues import IssueType
+from ..errors import DataError
+from ..utils.files import exists, expand_user, list_files, walk_files
+from ..utils.image_files import find_images
+from .annotations import LabelledSplit, parse_number
+from .issues import IssueType
 
 _SPLITS = ("train", "val", "test")
 

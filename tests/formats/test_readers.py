@@ -19,9 +19,9 @@ from small_data import HEIGHT, WIDTH, make_coco, make_image
 from tool_exports import EXPORTS, Expected, labelme, png, supervisely, supervisely_with_short_names, via, write_json
 
 from dpt_zoo.data.checks import SplitFiles, check_splits, raise_errors
-from dpt_zoo.data.issues import IssueType
 from dpt_zoo.data.layouts import find_splits
 from dpt_zoo.errors import DataError
+from dpt_zoo.formats.issues import IssueType
 
 
 @pytest.fixture

@@ -22,9 +22,13 @@ from ..utils.files import exists
 from ..utils.image_files import read_size
 from ..utils.images import DECODER_ERRORS
 from ..utils.json_files import parse_json
-from .annotation_checks import MAX_NUMBER, polygon_area
-from .checks import PROVENANCE
 from .issues import Issue, IssueType
+
+PROVENANCE = "converted_from"
+"""The first key of a converted file, with its original's path; in an image or annotation, the place of its label."""
+
+MAX_NUMBER = 1e6
+"""The largest coordinate in pixels. pycocotools runs out of memory on very long outlines."""
 
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
 """A decimal number. Python's `float` also takes `0_5`, digits of other scripts, and `nan`."""
@@ -125,6 +129,12 @@ class LabelledSplit:
             return None
         self.add_image(name, image_size, name)
         return image_size
+
+
+def polygon_area(points: NDArray[np.float64]) -> float:
+    """Return the area of a polygon with the `points` (N, 2), by the shoelace formula."""
+    xs, ys = points.T
+    return abs(float(xs @ np.roll(ys, -1) - ys @ np.roll(xs, -1))) / 2
 
 
 def has_keys(file: Path, *keys: str) -> bool:

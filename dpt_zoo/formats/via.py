@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError
-from ...utils.files import is_clutter, list_files
-from ..annotations import LabelledSplit, check_number, check_points, ellipse_polygon, find_image, has_keys
-from ..issues import IssueType
+from ..errors import DataError
+from ..utils.files import is_clutter, list_files
+from .annotations import LabelledSplit, check_number, check_points, ellipse_polygon, find_image, has_keys
+from .issues import IssueType
 
 CLASS_NAMES = ("class", "label", "name", "category", "type", "object")
 """The usual names of the attribute that has the class; the only attribute may have any name."""

@@ -6,10 +6,10 @@ from xml.etree.ElementTree import Element
 
 import defusedxml.ElementTree
 
-from ...utils.files import exists, is_clutter, list_files
-from ...utils.image_files import find_images
-from ..annotations import LabelledSplit, parse_number
-from ..issues import IssueType
+from ..utils.files import exists, is_clutter, list_files
+from ..utils.image_files import find_images
+from .annotations import LabelledSplit, parse_number
+from .issues import IssueType
 
 
 def read_voc(folder: Path) -> tuple[list[str], list[LabelledSplit]]:

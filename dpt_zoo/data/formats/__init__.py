@@ -1,1 +1,0 @@
-"""Readers of the labels that tools write, and writers: one module for each format."""
