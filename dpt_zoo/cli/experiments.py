@@ -35,7 +35,7 @@ def add_commands(commands: Any) -> None:
     for add in (train.add_argument, evaluate.add_argument):
         file = ", or a file of `dpt-zoo export`" if add == evaluate.add_argument else ""
         add("model", metavar="NAME|FILE", help=f"a detector of `dpt-zoo list`, or a config file, configs/....py{file}")
-        add("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data (default: the config's)")
+        add("--data-root", type=Path, metavar="DIR", help="folder or zip archive of a data set (default: the config's)")
         add("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of --data-root")
         add("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
         add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")

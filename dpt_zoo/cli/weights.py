@@ -89,7 +89,7 @@ def run_download(args: argparse.Namespace) -> int:
 
 
 def fetch_coco(names: Sequence[str], data_root: Path) -> None:
-    """Fetch archives of COCO, and print where they are."""
+    """Fetch the archives of COCO with these `names` into the folder `data_root`, and print where they are."""
     from ..reproduction.coco import download_coco
     from ..utils.progress import Downloads
 

@@ -34,7 +34,7 @@ def prepare_splits(
     with_masks: bool | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[Split, CheckedSplit]:
-    """Find and check the data of a config, or the COCO, YOLO or Pascal VOC data in a folder instead.
+    """Find and check the data of a config, or the data set in a folder or zip archive instead.
 
     What is completed or left out is logged as a warning.
 

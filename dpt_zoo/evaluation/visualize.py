@@ -117,7 +117,10 @@ def _to_detections(pixels: NDArray[np.uint8], objects: Sequence[CocoDict], class
 
 
 def to_rle(segmentation: list[list[float]] | CocoDict | None, height: int, width: int) -> RLE:
-    """Return polygons, run lengths or a compressed RLE as a compressed RLE; None as an empty one."""
+    """Return a `segmentation` of an image with `height` and `width` as a compressed RLE.
+
+    It may be polygons, run lengths, a compressed RLE or, for an empty one, None.
+    """
     if not segmentation:
         return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
     if isinstance(segmentation, list):

@@ -65,12 +65,12 @@ class LabelledSplit:
         self._add(category, [x1, y1, x2 - x1, y2 - y1], area, polygons, where)
 
     def add_polygons(self, category: str, polygons: list[list[float]], where: str) -> None:
-        """Add an object to the last image as `add_object` does, with the box of its `polygons`."""
+        """Add an object as `add_object` does: `category`, the box of the `polygons`, `where`."""
         xs, ys = (list(itertools.chain(*(polygon[start::2] for polygon in polygons))) for start in (0, 1))
         self.add_object(category, [min(xs), min(ys), max(xs), max(ys)], polygons, where)
 
     def add_mask(self, category: str, mask: NDArray[Any], where: str) -> None:
-        """Add an object to the last image as `add_object` does, with a `mask` (H, W) of the whole image.
+        """Add an object as `add_object` does: `category`, a `mask` (H, W) of the whole image, `where`.
 
         Raises:
             ValueError: The mask is empty.
@@ -138,7 +138,7 @@ def polygon_area(points: NDArray[np.float64]) -> float:
 
 
 def has_keys(file: Path, *keys: str) -> bool:
-    """Return whether all `keys` occur in a JSON file, without parsing it."""
+    """Return whether all `keys` occur in a JSON `file`, without parsing it."""
     with mapped(file) as content:
         return all(re.search(rb'"%s"\s*:' % key.encode(), content) for key in keys)
 
@@ -172,7 +172,7 @@ def check_number(value: Any) -> float:
 
 
 def check_points(points: Any, minimum: int = 3) -> list[list[float]]:
-    """Return the points [x, y] of a shape in a JSON file.
+    """Return the `points` [x, y] of a shape in a JSON file.
 
     Raises:
         ValueError: There are fewer than `minimum`, or one is invalid.
@@ -185,7 +185,7 @@ def check_points(points: Any, minimum: int = 3) -> list[list[float]]:
 
 
 def ellipse_polygon(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0) -> list[float]:
-    """Return a polygon of 64 points for an ellipse with the `radii` along its axes, turned by an `angle` in radians."""
+    """Return a polygon of 64 points for an ellipse at `centre` with the `radii`, turned by an `angle` in radians."""
     steps = [2 * math.pi * number / 64 for number in range(64)]
     xs = [radii[0] * math.cos(step) for step in steps]
     ys = [radii[1] * math.sin(step) for step in steps]
@@ -195,7 +195,7 @@ def ellipse_polygon(centre: Sequence[float], radii: Sequence[float], angle: floa
 
 
 def read_mask(png: bytes, corner: Sequence[float], image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return a mask (H, W) of the whole image from a PNG of the pixels whose upper left corner is (x, y).
+    """Return a mask of a whole image with `image_size` (H, W) from a `png` of the pixels from `corner` (x, y) on.
 
     The alpha channel is the mask, if the PNG has one.
 

@@ -60,7 +60,8 @@ def train(
 
     Args:
         model: a config file, or the name of a detector.
-        data_root: a folder of COCO, YOLO or Pascal VOC data (see docs/data.md); by default the data in the config.
+        data_root: a folder or zip archive of COCO, YOLO, Pascal VOC, ... (see docs/data.md); by default the data in
+            the config.
         annotations: a COCO annotation file to train on, instead of `data_root`; then nothing is validated.
         images: the folder of the images of `annotations`.
         work_dir: the folder for checkpoints, logs and `model.safetensors`; by default `runs/NAME` for a model NAME.
