@@ -25,7 +25,8 @@ def make_thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def find_duplicates(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     """Yield pairs of images that look the same, as places in the arrays of thumbnails `first` and `second`.
 
-    Their shape is `(N, SIDE, SIDE + 1)`. Pictures are not recognised if they were cropped, mirrored or turned. Plain images are left out.
+    The arrays are `(N, SIDE, SIDE + 1)`. Pictures are not recognised if they were cropped, mirrored or turned. Plain
+    images are left out.
     """
     places = [np.flatnonzero(images.std(axis=(1, 2)) >= MIN_CONTRAST) for images in (first, second)]
     signs = _signs(first[places[0]])

@@ -74,7 +74,7 @@ def plot_sizes(path: Path, boxes: Mapping[str, Sequence[tuple[float, float]]]) -
     figure = Figure((7, 4), dpi=110, layout="constrained")
     axes = figure.subplots()
     sides = {name: np.sqrt([max(width * height, 1.0) for width, height in each]) for name, each in boxes.items()}
-    bins = np.geomspace(1, max([2.0, *(each.max() for each in sides.values() if each.size)]), 40)
+    bins = np.geomspace(1, max([2.0, *(each.max() for each in sides.values() if each.size)]), 40).tolist()
     for name, each in sides.items():
         shares = np.full(each.size, 100 / max(1, each.size))
         axes.hist(each, bins=bins, weights=shares, histtype="step", linewidth=2, label=printable(name))

@@ -168,7 +168,7 @@ def check_number(value: Any) -> float:
     """
     if type(value) not in (int, float) or not abs(value) < MAX_NUMBER:
         raise ValueError(f"{reprlib.repr(value)} is not a number below {MAX_NUMBER:,.0f}")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def check_points(points: Any, minimum: int = 3) -> list[list[float]]:

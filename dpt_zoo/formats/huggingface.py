@@ -63,7 +63,7 @@ def read_huggingface(folder: Path, work_dir: Path) -> tuple[list[str], list[Labe
 
 def _find_classes(folder: Path, features: Any) -> tuple[str, list[str]]:
     """Return the name of the objects' feature with the class, and the classes, if they are numbers with names."""
-    objects = features.get("objects") if "image" in features else None
+    objects: Any = features.get("objects") if "image" in features else None
     objects = getattr(objects, "feature", objects[0] if isinstance(objects, list) else objects)
     key = next((key for key in LABELS if isinstance(objects, Mapping) and key in objects), None)
     if key is None or "bbox" not in objects:

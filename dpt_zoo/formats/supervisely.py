@@ -89,7 +89,7 @@ def _flat(points: Any) -> list[float]:
 
 def _draw(polygons: list[list[float]], size: tuple[int, int]) -> NDArray[np.bool_]:
     rles = coco_mask.frPyObjects(polygons, *size)
-    return coco_mask.decode(coco_mask.merge(rles)).astype(bool)  # type: ignore[no-any-return]
+    return coco_mask.decode(coco_mask.merge(rles)).astype(bool)
 
 
 def _read_bitmap(bitmap: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -203,7 +203,8 @@ def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedS
     train, val = data["train"], data.get("val")
     show(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "
-        f"train on ({train.num_empty_images:,} without objects), {val.num_images if val else 0:,} to validate with",
+        f"train on ({train.num_empty_images:,} without objects), {val.num_images if val else 0:,} to validate with"
+        + ("" if val else ": `dpt-zoo split-data` makes such a split"),
         to=sys.stderr,
     )
     return data

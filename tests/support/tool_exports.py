@@ -24,13 +24,13 @@ Expected = dict[str, Objects]
 
 RECTANGLE = [8, 6, 40, 30]  # xyxy
 SQUARE = [12.0, 10.0, 30.0, 10.0, 30.0, 20.0, 12.0, 20.0]
-HOLE = [16, 12, 24, 12, 24, 18, 16, 18]
+HOLE = [16.0, 12.0, 24.0, 12.0, 24.0, 18.0, 16.0, 18.0]
 
 
 def draw(*polygons: list[float]) -> NDArray[np.bool_]:
     """Return the mask of polygons."""
     rles = coco_mask.frPyObjects([list(polygon) for polygon in polygons], HEIGHT, WIDTH)
-    return coco_mask.decode(coco_mask.merge(rles)).astype(bool)  # type: ignore[no-any-return]
+    return coco_mask.decode(coco_mask.merge(rles)).astype(bool)
 
 
 def box_mask(x1: int, y1: int, x2: int, y2: int) -> NDArray[np.bool_]:
@@ -144,7 +144,7 @@ def text_ids(root: Path) -> Expected:
 
 
 def _labelme(path: Path, image_path: str, shapes: list[dict[str, Any]]) -> None:
-    common = {"group_id": None, "description": "", "flags": {}, "mask": None}
+    common: dict[str, Any] = {"group_id": None, "description": "", "flags": {}, "mask": None}
     content = {"version": "5.5.0", "flags": {}, "shapes": [{**common, **shape} for shape in shapes]}
     write_json(path, content | {"imagePath": image_path, "imageData": None, "imageHeight": HEIGHT, "imageWidth": WIDTH})
 
@@ -158,7 +158,7 @@ def labelme(root: Path) -> Expected:
     inside[0] = inside[-1] = inside[:, 0] = inside[:, -1] = True
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[10:20, 12:30] = inside
-    shapes = [
+    shapes: list[dict[str, Any]] = [
         {"label": "cat", "shape_type": "rectangle", "points": [[x2, y2], [x1, y1]]},
         {"label": "dog", "shape_type": "polygon", "points": pairs(POLYGON)},
         {"label": "cat", "shape_type": "mask", "points": [[12, 10], [29, 19]]}
@@ -230,7 +230,7 @@ def _supervisely(root: Path, dataset: str, name: str, objects: list[dict[str, An
 def supervisely(root: Path) -> Expected:
     """A rectangle that includes its last pixel, a polygon with a hole, and a bitmap in an alpha channel."""
     bitmap = np.tri(10, 18, dtype=bool)
-    objects = [
+    objects: list[dict[str, Any]] = [
         {"classTitle": "cat", "geometryType": "rectangle"}
         | {"points": {"exterior": [[8, 6], [39, 29]], "interior": []}},
         {"classTitle": "dog", "geometryType": "polygon"}

@@ -221,7 +221,7 @@ class TestOnesOwnData:
         layers = ("roi_head.bbox_head.fc_cls", "roi_head.mask_head.conv_logits")
         names = ", ".join(f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))
         assert f"tensors of mrcnn_dpt_nano_digits, left out for other classes: {names}\n" in reported
-        assert "4 images with 5 objects of 2 classes to train on, 4 to validate with" in reported
+        assert "4 images with 5 objects of 2 classes to train on (1 without objects), 4 to validate with" in reported
         model: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits", weights=result)
         assert model.dataset_meta["classes"] == ("cat", "dog")
         assert model.roi_head.bbox_head.num_classes == 2
