@@ -333,7 +333,9 @@ def _check_annotations(
 def _check_leaks(split: CheckedSplit, other: CheckedSplit) -> None:
     if split.thumbnails and other.thumbnails:
         images, others = (sorted(each.thumbnails, key=lambda image: image.where) for each in (split, other))
-        arrays = (np.stack([*map(each.thumbnails.get, names)]) for each, names in ((split, images), (other, others)))
+        arrays = (
+            np.stack([each.thumbnails[name] for name in names]) for each, names in ((split, images), (other, others))
+        )
         for place, other_place in find_duplicates(*arrays):
             image = images[place]
             split.add(IssueType.LEAK, f"it looks the same as {others[other_place].where}", image.where, image.id)

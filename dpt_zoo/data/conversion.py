@@ -131,7 +131,7 @@ def _read(split: CheckedSplit) -> _Json:
     content.pop(PROVENANCE, None)
     for entry in (*content["images"], *content["annotations"]):
         entry.pop(PROVENANCE, None)
-    return content  # type: ignore[no-any-return]
+    return content
 
 
 def _write(
@@ -171,8 +171,8 @@ def _write(
 
 def _find_key(name: str, splits: Sequence[str]) -> str:
     """Return the name that YOLO and VOC have for a split: "train", "val" or "test"."""
-    keys = ("train", "val", "test")
-    (key,) = [key for key in keys if name.startswith(key)] or ["train" if len(splits) == 1 else None]
+    default = "train" if len(splits) == 1 else None
+    key = next((key for key in ("train", "val", "test") if name.startswith(key)), default)
     if key is None or sum(other.startswith(key) for other in splits) > 1:
         raise DataError(f"these layouts have the splits train, val and test, one of each, not {', '.join(splits)}")
     return key
@@ -275,7 +275,8 @@ def _choose(content: _Json, fractions: Mapping[str, float], generator: random.Ra
     """Return the split of each image."""
     ids = sorted(image["id"] for image in content["images"])
     generator.shuffle(ids)
-    chosen, start, share = {}, 0, 0.0
+    chosen: dict[int, str] = {}
+    start, share = 0, 0.0
     for name, fraction in fractions.items():
         share += fraction
         end = round(share * len(ids))

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import supervision as sv
 from detection_runs import SETTINGS, detections_in, frames_of, result_of, write
-from dpt_zoo.data.voc import read_voc
+from dpt_zoo.formats.voc import read_voc
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
