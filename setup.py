@@ -51,6 +51,7 @@ VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 SCALE = ["pyarrow>=19", "fsspec>=2024.6"]  # data sets of any size; object storage also needs s3fs, gcsfs or adlfs
 RAY = [*SCALE, "ray[default]>=2.40"]
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
+DATASETS = ["datasets>=3"]  # those of Hugging Face
 LOGGERS = [*TORCH, "tensorboard", "wandb>=0.19", "mlflow-skinny>=3", "alembic>=1.13", "clearml>=1.16"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
 
@@ -104,6 +105,7 @@ setup(
         "scale": SCALE,
         "ray": RAY,
         "demo": DEMO,
+        "datasets": DATASETS,
         "loggers": LOGGERS,
         "docs": DOCS,
         "test": [
@@ -113,6 +115,7 @@ setup(
             *VIDEO,
             *RAY,
             *DEMO,
+            *DATASETS,
             *LOGGERS,
             *DOCS,
             "build",

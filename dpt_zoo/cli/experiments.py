@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..utils.text import format_percent
 from .printing import is_main_process, print_table, show
+from .weights import fetch_coco
 
 if TYPE_CHECKING:
     from ..evaluation.result import Evaluation
@@ -41,7 +42,7 @@ def add_commands(commands: Any) -> None:
         count = {"nargs": "?"} if add == evaluate.add_argument else {}
         models = f"a detector of `dpt-zoo list`, weights that say what they are, or a config file, configs/....py{file}"
         add("model", metavar="NAME|FILE", **count, help=models)
-        add("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data (default: the config's)")
+        add("--data-root", type=Path, metavar="DIR", help="folder or zip archive of a data set (default: the config's)")
         add("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of --data-root")
         add("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
         add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
@@ -95,6 +96,7 @@ def add_commands(commands: Any) -> None:
     add(
         "--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017, or of ImageNet"
     )
+    add("--download", action="store_true", help="first fetch COCO's images and annotations into --data-root")
     add("--work-dir", type=Path, metavar="DIR", help="default: runs/results, or runs/results-FORMAT")
     add("--processes", type=int, default=1, metavar="N", help="processes for each detector: the number of GPUs")
     add("--format", choices=("onnx", "openvino"), default="pytorch", help="export each detector, and evaluate the file")
@@ -177,6 +179,8 @@ def run_reproduce(args: argparse.Namespace) -> int:
     if vars(args).pop("classifiers"):
         return _reproduce_classifiers(args)
     names = select_names(vars(args).pop("names"))
+    if vars(args).pop("download"):
+        fetch_coco(["coco-val2017", "coco-annotations"], args.data_root)
     if args.work_dir is None:
         args.work_dir = Path("runs", "results" if args.format == "pytorch" else f"results-{args.format}")
     results = reproduce(names, ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))

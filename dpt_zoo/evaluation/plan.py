@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.checks import CheckedSplit
-from ..data.issues import IssueType, list_names
 from ..errors import DataError, InputError, OutputError
+from ..formats.issues import IssueType, list_names
 from ..models.factory import unnamed_classes
 from ..utils.files import hash_file, open_atomic
 from .metrics import CocoDict

@@ -67,6 +67,24 @@ def plot_confusion(path: Path, classes: Sequence[str], confusion: NDArray[np.int
     _save(figure, path)
 
 
+def plot_sizes(path: Path, boxes: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """Write a PNG of the sizes of objects in each split, given their widths and heights in pixels."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((7, 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    sides = {name: np.sqrt([max(width * height, 1.0) for width, height in each]) for name, each in boxes.items()}
+    bins = np.geomspace(1, max([2.0, *(each.max() for each in sides.values() if each.size)]), 40).tolist()
+    for name, each in sides.items():
+        shares = np.full(each.size, 100 / max(1, each.size))
+        axes.hist(each, bins=bins, weights=shares, histtype="step", linewidth=2, label=printable(name))
+    for side in (32, 96):  # COCO's limits of small and of large objects
+        axes.axvline(side, color="#bbbbbb", linestyle="--")
+    axes.set(xscale="log", xlabel="square root of the box's area, pixels (dashed: 32 and 96)", ylabel="objects, %")
+    axes.legend()
+    _save(figure, path)
+
+
 def _plot_curves(axes: Any, precision: NDArray[np.float64]) -> None:
     """Plot the mean over classes of `precision`: `(10, 101, num_classes)`."""
     axes.set(xlim=(0, 101), ylim=(0, 101), xlabel="recall, %", ylabel="precision, %")

@@ -64,7 +64,8 @@ def train(
     Args:
         model: a config file, the name of a detector, or weights that say which model they are for (see
             `create_model`).
-        data_root: a folder of COCO, YOLO or Pascal VOC data (see docs/data.md); by default the data in the config.
+        data_root: a folder or zip archive of COCO, YOLO, Pascal VOC, ... (see docs/data.md); by default the data in
+            the config.
         annotations: a COCO annotation file to train on, instead of `data_root`; then nothing is validated.
         images: the folder of the images of `annotations`.
         work_dir: the folder for checkpoints, logs and `model.safetensors`; by default `runs/NAME` for a model NAME.
@@ -207,7 +208,8 @@ def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedS
     train, val = data["train"], data.get("val")
     show(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "
-        f"train on ({train.num_empty_images:,} without objects), {val.num_images if val else 0:,} to validate with",
+        f"train on ({train.num_empty_images:,} without objects), {val.num_images if val else 0:,} to validate with"
+        + ("" if val else ": `dpt-zoo split-data` makes such a split"),
         to=sys.stderr,
     )
     return data
