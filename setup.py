@@ -46,7 +46,7 @@ OPENVINO = ["openvino>=2025.2"]
 EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
 QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
-SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus-client>=0.22", "python-multipart>=0.0.22"]
+SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus_client>=0.22", "python-multipart>=0.0.22"]
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
@@ -119,6 +119,7 @@ setup(
             "pytest<9.2",  # pytest-xdist 3.8 ignores groups with later versions
             "pytest-xdist",
             "ruff",
+            "schemathesis",
             "setuptools>=77",
             "tensorboard",
             "torchmetrics",

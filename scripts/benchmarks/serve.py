@@ -111,7 +111,7 @@ class Service:
         numbers, lock = iter(range(num_requests)), threading.Lock()
 
         def ask_in_turn(client: int) -> list[float]:
-            times = []
+            times: list[float] = []
             with contextlib.closing(http.client.HTTPConnection(self.url)) as connection:
                 while True:
                     with lock:
