@@ -121,13 +121,14 @@ def test_a_part_that_kills_its_worker(
     names = ["000001.png", "000002.png", "poison.png", "000003.png"]
     for name in names:
         (tmp_path / name).symlink_to(scenes / names[0])
-    monkeypatch.setattr(process, "PROGRAM", (sys.executable, str(ROOT / "tests" / "support" / "poisoned_worker.py")))
+    monkeypatch.setattr(process, "PROGRAM", (sys.executable, str(ROOT / "tests" / "support" / "dying_worker.py")))
     command = ("detect-dataset", tmp_path, "--output", tmp_path / "out", "--model", model, "--images-per-part", 2)
     status, output, errors = run(*command, "--workers", 1)
     assert (status, output.splitlines()[1]) == (2, f"{tmp_path}/out: 1 part")
     first, second = errors.splitlines()
     assert first == "dpt-zoo: 1 part failed three times, and will be tried again by the same command:"
     assert second.startswith("  part-000001-") and second.endswith(": its process died (signal SIGKILL)")
+    assert len((tmp_path / "deaths").read_text().splitlines()) == 3
     monkeypatch.undo()
     status, output, errors = run(*command, "--workers", 1)
     assert (status, errors, output.splitlines()[1]) == (0, "", f"{tmp_path}/out: 2 parts")
