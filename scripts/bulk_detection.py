@@ -153,9 +153,8 @@ def measure_memory(args: argparse.Namespace, folder: Path) -> None:
         for part in range(count // 500):
             _wait(lambda part=part: len(_parts(folder / "out")) > part)  # type: ignore[misc]
             (worker,) = (pid for pid in _find_processes() if _command(pid).endswith("dpt_zoo.bulk.process"))
-            print(
-                f"memory: {500 * (part + 1):,} images: {_private(worker):.1f} MiB, caller {_private(process.pid):.1f} MiB"
-            )
+            sizes = f"{_private(worker):.1f} MiB, its caller {_private(process.pid):.1f} MiB"
+            print(f"memory: after {500 * (part + 1):,} images the worker has {sizes}", flush=True)
 
 
 def measure_kills(args: argparse.Namespace, folder: Path) -> None:
@@ -176,15 +175,14 @@ def measure_kills(args: argparse.Namespace, folder: Path) -> None:
         choices = random.Random(args.seed)
         with _Victim(runner, args.model, images, folder / runner) as victim:
             for limit in sorted(choices.sample(range(1, len(expected) - 3), 5)):
-                _wait(lambda limit=limit: len(_parts(folder / runner)) >= limit or victim.has_ended())
+                victim.wait_for_parts(limit)
                 time.sleep(choices.random())
-                before = {path: path.stat().st_mtime_ns for path in _parts(folder / runner)}
-                print(
-                    f"kills: {runner}: {len(before)} of {len(expected)} parts finished: {victim.kill(choices)} killed"
-                )
+                before = victim.times()
+                killed = victim.kill(choices)
+                print(f"kills: {runner}: {len(before)} of {len(expected)} parts finished: {killed} killed", flush=True)
             statuses = victim.finish()
-            assert all(path.stat().st_mtime_ns == then for path, then in before.items())
-        assert _contents(folder / runner) == expected, "other files"
+            assert before.items() <= victim.times().items(), "a finished part was done again"
+            assert _contents(folder / runner) == expected, "other files"
         print(
             f"kills: {runner}: {len(expected)} files with the same bytes, {count:,} images once; exit status {statuses}"
         )
@@ -195,11 +193,8 @@ class _Victim:
 
     def __init__(self, runner: str, model: str, images: Path, output: Path) -> None:
         self._runner, self._arguments = runner, (model, images, output)
+        self._ranks = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)] if runner == "rank" else [{}]
         self._cluster: Any = None
-        if runner == "rank":
-            self._ranks: list[dict[str, str]] = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
-        else:
-            self._ranks = [{}]
 
     def __enter__(self) -> "_Victim":
         options = ["--images-per-part", "50"]
@@ -220,8 +215,13 @@ class _Victim:
         if self._cluster:
             self._cluster.shutdown()
 
-    def has_ended(self) -> bool:
-        return all(process.poll() is not None for process in self._processes)
+    def wait_for_parts(self, number: int) -> None:
+        """Wait until this number of parts is finished, or the run has ended."""
+        _wait(lambda: len(self.times()) >= number or all(each.poll() is not None for each in self._processes))
+
+    def times(self) -> dict[str, int]:
+        """Return when each finished part was written."""
+        return {path.name: path.stat().st_mtime_ns for path in _parts(self._arguments[2])}
 
     def kill(self, choices: random.Random) -> str:
         """Kill a runner, a worker or a node, and start the runner or another node."""
@@ -245,7 +245,7 @@ class _Victim:
         return f"a {kind}"
 
     def finish(self) -> list[int]:
-        """Wait for the end of the run; continue it once more if a part was set aside."""
+        """Wait for the end of the run, and return its exit statuses."""
         return [process.wait() for process in self._processes]
 
     def _start(self, rank: dict[str, str]) -> "subprocess.Popen[bytes]":
