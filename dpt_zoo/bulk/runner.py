@@ -38,10 +38,12 @@ class LocalRunner:
     Args:
         model, options: see `PartWorker`.
         num_workers: the number of processes.
+        local_rank: the number of this process among those of its machine that have as many workers.
     """
 
-    def __init__(self, model: str, options: Mapping[str, Any], num_workers: int) -> None:
-        self._workers = [WorkerProcess(model, options) for _ in range(num_workers)]
+    def __init__(self, model: str, options: Mapping[str, Any], num_workers: int, local_rank: int) -> None:
+        numbers = range(local_rank * num_workers, (local_rank + 1) * num_workers)
+        self._workers = [WorkerProcess(model, options, number) for number in numbers]
 
     def describe(self) -> dict[str, Any]:
         """Return what `PartWorker.describe` does."""
