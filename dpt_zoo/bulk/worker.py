@@ -18,7 +18,6 @@ from .plan import Plan, PlanReader, check_settings, read_plan
 from .results import Counts, read_counts, write_part
 from .storage import Folder, is_local
 
-
 LOCAL_RANK = "LOCAL_RANK"
 """The variable with the number of a worker on its machine, which chooses one of several GPUs."""
 
