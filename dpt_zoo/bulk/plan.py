@@ -180,7 +180,7 @@ def wait_for_plan(folder: Folder, settings: Mapping[str, Any], seconds: float) -
 
 
 def check_settings(folder: Folder, earlier: Settings, ours: Settings | Mapping[str, Any]) -> None:
-    """Check that the settings of the run in a folder are ours, or those of ours that are known.
+    """Check that the settings `earlier`, of the run in a folder, are `ours`, or those of ours that are known.
 
     Raises:
         InputError: A setting differs.

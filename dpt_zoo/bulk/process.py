@@ -30,7 +30,8 @@ class WorkerProcess:
     """The caller's side: starts the process when it is needed, and again when it has died.
 
     Args:
-        model, options: see `PartWorker`.
+        model: see `PartWorker`.
+        options: see `PartWorker`.
         number: the worker's number on this machine, which chooses one of several GPUs.
     """
 
@@ -50,7 +51,7 @@ class WorkerProcess:
         return description
 
     def detect(self, address: str, index: int, progress: Callable[[int], None]) -> Counts:
-        """Call `PartWorker.detect`, with the same errors; also `PartError` if the process died."""
+        """Call `PartWorker.detect` with `address`, `index` and `progress`; raise `PartError` also if the process died."""
         return Counts(**self._call("detect", [address, index], progress))
 
     def close(self) -> None:

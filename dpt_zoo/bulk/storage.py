@@ -43,7 +43,7 @@ def is_folder(address: str) -> bool:
 def file_exists(address: str) -> bool:
     """Return whether there is a file or a folder at an address."""
     if is_local(address):
-        return exists(address)
+        return exists(Path(address))
     files, path = _file_system(address)
     with storage_errors(address):
         files.invalidate_cache()
@@ -160,7 +160,7 @@ class Folder:
                 raise OutputError(f"{redact(self.address)}/{name} cannot be written: {reason}") from error
 
     def share(self, name: str, like: str) -> None:
-        """Give a private file the permissions of the file `like`."""
+        """Give the private file `name` the permissions of the file `like`."""
         if is_local(self.address):
             Path(self.address, name).chmod(Path(self.address, like).stat().st_mode)
 

@@ -62,10 +62,6 @@ def test_a_run_from_and_to_a_bucket(bucket: str, scenes: Path, model: Path, fini
         if row.detections is not None and other.detections is not None:
             assert row.detections.to_json()["objects"] == other.detections.to_json()["objects"]
     assert len(pd.read_parquet(f"{bucket}/out")) == len(results)
-    again = detect_dataset(f"{bucket}/scenes", f"{bucket}/out", model=model, images_per_part=5, workers=1)
-    assert again == run
-    with pytest.raises(InputError, match="a run with other inputs"):
-        detect_dataset(f"{bucket}/scenes/*1.png", f"{bucket}/out", model=model, images_per_part=5, workers=1)
 
 
 def test_every_input(bucket: str, tmp_path: Path) -> None:
