@@ -86,7 +86,13 @@ def make_plan(
 
 
 def match_classes(classes: tuple[str, ...], names: tuple[str, ...], annotations: Path) -> tuple[str, ...]:
-    """Return the model's class names, which must include the data's; a model without names takes the data's."""
+    """Return the model's `classes`, which must include the data's `names`; a model without names takes the data's.
+
+    `annotations` is the data's file, for error texts.
+
+    Raises:
+        DataError: The data have classes that the model does not know.
+    """
     if classes == unnamed_classes(len(classes)) and len(names) == len(classes):
         return names
     known = set(classes)
