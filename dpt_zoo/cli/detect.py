@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..inference.inputs import ImageInput
 
 FORMATS = ("json", "jsonl", "coco", "csv", "yolo", "voc", "labelstudio")
+SHARED = ("score_threshold", "max_detections", "nms_iou", "class_agnostic_nms", "amp")
+"""The options that are arguments of the detector and on which the results of a run depend."""
 _OUTPUTS = (  # all that a run may write to its folder
     *("run.json", "detections.jsonl", "detections.json", "coco.json", "detections.csv", "labels", "data.yaml"),
     *("annotations", "labelstudio.json", "labelstudio.xml", "pictures", "crops", "masks"),
@@ -57,6 +59,9 @@ def add_detector_options(add: Callable[..., object]) -> None:
     """Add the options that are arguments of `Detector`, except the model, with argparse's `add_argument`."""
     add("--weights", metavar="W", help="path, https://... or hf://org/repo/file (default: the model's own)")
     add("--score-threshold", type=float, default=0.3, metavar="S", help="the lowest score (default: %(default)s)")
+    add("--max-detections", type=int, metavar="N", help="the most objects of an image (default: the model's, 100)")
+    add("--nms-iou", type=float, metavar="IOU", help="IoU above which one of two is kept (default: the model's, 0.5)")
+    add("--class-agnostic-nms", action="store_true", help="compare objects of different classes, too")
     add("--scale", nargs=2, type=int, metavar=("LONG", "SHORT"), help="resize images to fit these sides (pixels)")
     batch_size = "images processed at once (default: 1, or that of an exported file)"
     add("--batch-size", type=int, metavar="N", help=batch_size)
@@ -84,7 +89,7 @@ def run_detect(args: argparse.Namespace) -> int:
     images, videos = _find_inputs(args.inputs)
     folder = _choose_folder(args.work_dir, args.resume)
     make_folder(folder, "--work-dir")
-    shared = {"score_threshold": args.score_threshold, "scale": args.scale and tuple(args.scale), "amp": args.amp}
+    shared = {name: getattr(args, name) for name in SHARED} | {"scale": args.scale and tuple(args.scale)}
     options = {name: getattr(args, name) for name in ("weights", "device", "compile", "batch_size", "num_threads")}
     detector = Detector(args.model, **shared, **options)
     if args.save_masks and not detector.has_masks:

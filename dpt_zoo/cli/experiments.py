@@ -81,6 +81,7 @@ def add_commands(commands: Any) -> None:
     add = evaluate.add_argument
     add("--predictions", metavar="DIR", help="results of `dpt-zoo detect-dataset`, instead of a model")
     add("--weights", metavar="W", help="NAME, path, https://... or hf://org/repo/file (default: the model's own)")
+    add("--max-detections", type=int, metavar="N", help="objects of an image that count (default: 100)")
     add("--tasks", nargs="+", choices=("bbox", "segm"), help="boxes, masks or both (default: all of the model)")
     add("--evaluator", choices=("faster-coco-eval", "pycocotools"), help="library for the metrics; both give the same")
     add("--work-dir", type=Path, metavar="DIR", help="write predictions, metrics and a report with pictures")
@@ -115,6 +116,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Evaluate, and print COCO's tables."""
+    from ..evaluation.metrics import MAX_DETECTIONS
     from ..manifest.records import read_manifest
 
     if args.model in read_manifest().classifiers:
@@ -135,6 +137,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
         show("\n  ".join([title, *map(str, evaluation.skipped)]), to=sys.stderr)
     if evaluation.metrics:
         _print_metrics("", evaluation.metrics)
+        if evaluation.max_detections != MAX_DETECTIONS:
+            limits = f"{evaluation.max_detections} predictions of an image count"
+            show(f"{limits}: AP is not COCO's, which counts {MAX_DETECTIONS}")
     for task, classes in evaluation.per_class.items() if per_class else ():
         show()
         _print_metrics(f"{task}, by class", classes)
@@ -201,6 +206,5 @@ def _reproduce_classifiers(args: argparse.Namespace) -> int:
 
 
 def _print_metrics(title: str, rows: Mapping[Any, Mapping[str, float | None]]) -> None:
-    from ..evaluation.metrics import NAMES
-
-    print_table((title, *NAMES), [(name, *map(format_percent, metrics.values())) for name, metrics in rows.items()])
+    names = next(iter(rows.values()))
+    print_table((title, *names), [(name, *map(format_percent, metrics.values())) for name, metrics in rows.items()])

@@ -20,7 +20,7 @@ from ..utils.environment import versions
 from ..utils.files import make_folder
 from ..utils.progress import progress_bar
 from .error_analysis import ErrorAnalysis
-from .metrics import CocoDict, CocoMetrics, Evaluator, Task
+from .metrics import MAX_DETECTIONS, CocoDict, CocoMetrics, Evaluator, Task
 from .models import EvaluatedModel, open_model
 from .options import EvaluationOptions
 from .plan import UNREADABLE, Plan, make_plan
@@ -43,6 +43,7 @@ def evaluate(
     batch_size: int | None = None,
     workers: int | None = None,
     amp: bool = False,
+    max_detections: int | None = None,
     evaluator: Evaluator = "faster-coco-eval",
     work_dir: str | Path | None = None,
     resume: bool = False,
@@ -68,6 +69,8 @@ def evaluate(
         batch_size: images in a batch, at least 1.
         workers: data loading processes, for each process that detects. Not for an exported file.
         amp: compute in half precision where that is safe. Requires a GPU. Not for an exported file.
+        max_detections: the number of objects that are detected in an image and count, at least 100; by default that of
+            the config, of which COCO's 100 count. With more, AP is not COCO's, and AR100 becomes AR300, for example.
         evaluator: the library that computes the metrics; both give the same numbers.
         work_dir: the folder to write predictions, metrics (`evaluation.json`) and a report with pictures to.
         resume: keep the predictions in `work_dir`, which must be of the same evaluation, and add the missing ones.
@@ -132,7 +135,10 @@ def _measure(plan: Plan, ground_truth: CocoDict, measured: EvaluatedModel, optio
     """Compare the predictions with the ground truth in one pass, and write the files that the options name."""
     tasks = options.tasks or measured.tasks
     start = time.perf_counter()
-    metrics = None if options.format_only else CocoMetrics(ground_truth, tasks, plan.image_ids, options.evaluator)
+    limit = options.max_detections or MAX_DETECTIONS
+    metrics = None
+    if not options.format_only:
+        metrics = CocoMetrics(ground_truth, tasks, plan.image_ids, options.evaluator, limit)
     errors = ErrorAnalysis(ground_truth) if metrics and (options.work_dir or options.show_dir) else None
     num_images = 0
     detecting = 0.0
@@ -159,6 +165,7 @@ def _measure(plan: Plan, ground_truth: CocoDict, measured: EvaluatedModel, optio
         num_images=num_images,
         limit=options.limit,
         amp=options.amp,
+        max_detections=limit,
         skipped=plan.skipped,
         weights=plan.weights,
         annotations=plan.annotations,

@@ -19,6 +19,7 @@ from ..engine.runner import quiet_runner, unwrapped
 from ..errors import ImageError, InputError
 from ..inference.detector import Detector, is_exported
 from ..inference.inputs import ImageInput
+from ..inference.limits import Limits
 from ..models.factory import read_classes, set_num_classes
 from ..utils.devices import device_name
 from ..utils.environment import processor_name, versions
@@ -84,6 +85,7 @@ class _ConfiguredModel:
             self.cfg.test_dataloader.batch_size = options.batch_size
         if options.workers is not None:
             configs.set_workers(self.cfg, options.workers)
+        self.cfg.model.test_cfg = Limits(max_detections=options.max_detections).apply(self.cfg.model.test_cfg)
         self._options = options
         self._tensors: Mapping[str, Tensor] = {}
 
@@ -138,8 +140,16 @@ class _ExportedFile:
             raise InputError(f"{options.model} names no data: choose data_root, or annotations and images")
         self.cfg = Config({"val_dataloader": {"dataset": {}}})
         self._path, self._device = Path(options.model), options.device
-        # At 0, the graph returns the objects down to the recipe's own threshold.
-        self._detector = Detector(self._path, score_threshold=0, device=self._device, batch_size=options.batch_size)
+        self._max_detections = options.max_detections
+        self._detector = Detector(
+            self._path,
+            score_threshold=1,
+            max_detections=options.max_detections,
+            device=self._device,
+            batch_size=options.batch_size,
+        )
+        assert self._detector.metadata is not None
+        self._detector.score_threshold = self._detector.metadata.lowest_score  # detect all that the graph returns
         self.tasks: tuple[Task, ...] = ("bbox", "segm") if self._detector.has_masks else ("bbox",)
 
     @property
@@ -157,7 +167,7 @@ class _ExportedFile:
             raise InputError(f"{self._path}: an exported file is evaluated by one process: start it without torchrun")
 
     def read(self) -> ModelFile:
-        return ModelFile(self._path, self._detector.classes, "exported")
+        return ModelFile(self._path, self._detector.classes, f"exported {self._max_detections}")
 
     def detect(self, plan: Plan) -> None:
         images: list[dict[str, Any]] = json.loads(Path(plan.annotations["path"]).read_bytes())["images"]

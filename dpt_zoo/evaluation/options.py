@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..utils.files import expand_user
 from ..utils.validation import check_integer, check_not_empty, check_one_data_set
-from .metrics import EVALUATORS, TASKS, Evaluator, Task
+from .metrics import EVALUATORS, MAX_DETECTIONS, TASKS, Evaluator, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class EvaluationOptions:
     batch_size: int | None = None
     workers: int | None = None
     amp: bool = False
+    max_detections: int | None = None
     evaluator: Evaluator = "faster-coco-eval"
     work_dir: Path | None = None
     resume: bool = False
@@ -43,7 +44,7 @@ class EvaluationOptions:
         if self.tasks is not None:
             tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(dict.fromkeys(self.tasks))
             object.__setattr__(self, "tasks", tasks)
-        for name, minimum in (("limit", 1), ("batch_size", 1), ("workers", 0)):
+        for name, minimum in (("limit", 1), ("batch_size", 1), ("workers", 0), ("max_detections", MAX_DETECTIONS)):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum)
                 object.__setattr__(self, name, int(getattr(self, name)))  # not NumPy's, which JSON cannot hold

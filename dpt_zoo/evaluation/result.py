@@ -25,6 +25,7 @@ class Evaluation:
         num_images: the number of evaluated images.
         limit: the largest number of images to evaluate; None for all.
         amp: whether the detector computed in half precision.
+        max_detections: the number of predictions of an image that count; with more than 100, AP is not COCO's.
         skipped: the images that could not be read, and why.
         weights: the "path" and "sha256" of the weights file.
         annotations: the "path" and "sha256" of the annotation file.
@@ -40,6 +41,7 @@ class Evaluation:
     num_images: int
     limit: int | None
     amp: bool
+    max_detections: int
     skipped: tuple[str, ...]
     weights: dict[str, str]
     annotations: dict[str, str]

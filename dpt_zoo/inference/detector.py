@@ -19,6 +19,7 @@ from .backend import Backend, Resized
 from .detections import Detections
 from .graph_metadata import GraphMetadata
 from .inputs import ImageInput, find_input, find_inputs
+from .limits import Limits
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,12 @@ class Detector:
             Runtime, or .xml for OpenVINO; or a model from `create_model`, which is not changed: it stays on its device,
             and it is in eval mode only during a call.
         weights: a path or a URL of other weights, see `create_model`; by default the zoo's own. Only for a name.
-        score_threshold: the lowest score of an object to return, in [0, 1].
+        score_threshold: the lowest score of an object to return, in [0, 1]. A file was exported with a lowest one.
+        max_detections: the largest number of objects to return of an image; by default that of the config, or of the
+            file: 100 for COCO. A larger number takes more time and memory. A file returns at most its own.
+        nms_iou: of two boxes of a class with a higher IoU, in [0, 1], only the one with the higher score is returned;
+            by default that of the config, 0.5 for COCO. A file has its own.
+        class_agnostic_nms: compare boxes of different classes, too. A file has its own.
         device: "cpu", "cuda", "cuda:1", ..., or by default "auto" for a GPU if there is one. An exported file can also
             use the other devices of its runtime, such as "openvino:GPU". Not for a model from `create_model`.
         amp: compute in half precision where that is safe. It needs a GPU, or a CPU with fast bfloat16. Not for a file.
@@ -58,6 +64,7 @@ class Detector:
         classes: the names of all classes of the model.
         has_masks: whether objects have masks.
         score_threshold: the lowest score of an object that is returned.
+        max_detections, nms_iou, class_agnostic_nms: those of the arguments.
 
     Raises:
         InputError: An argument is not supported.
@@ -71,6 +78,9 @@ class Detector:
         *,
         weights: str | Path | None = None,
         score_threshold: float = 0.3,
+        max_detections: int | None = None,
+        nms_iou: float | None = None,
+        class_agnostic_nms: bool = False,
         device: "str | torch.device | None" = None,
         amp: bool = False,
         compile: bool = False,
@@ -79,6 +89,11 @@ class Detector:
         num_threads: int | None = None,
     ) -> None:
         check_fraction("score_threshold", score_threshold)
+        self.score_threshold = float(score_threshold)
+        self.max_detections = max_detections
+        self.nms_iou = nms_iou
+        self.class_agnostic_nms = class_agnostic_nms
+        limits = self._limits
         for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
             if value is not None:
                 check_integer(name, value, 1)
@@ -99,6 +114,7 @@ class Detector:
             exported = ExportedBackend(
                 Path(model), device=device, scale=scale, batch_size=batch_size, num_threads=num_threads
             )
+            exported.check_limits(limits)
             self.metadata, self._backend = exported.metadata, exported
         else:
             if num_threads is not None:
@@ -114,7 +130,11 @@ class Detector:
             self.model, self._backend = backend.model, backend
         self.classes = self._backend.classes
         self.has_masks = self._backend.has_masks
-        self.score_threshold = float(score_threshold)
+
+    @property
+    def _limits(self) -> Limits:
+        """What limits the objects, or raise `InputError`."""
+        return Limits(self.score_threshold, self.max_detections, self.nms_iou, self.class_agnostic_nms)
 
     @classmethod
     def from_pretrained(cls, repo: str, *, revision: str = "main", **options: Any) -> "Detector":
@@ -228,7 +248,7 @@ class Detector:
 
     def _predict(self, batch: list["_Prepared"]) -> list[Detections]:
         """Run the network on images of one padded size."""
-        predictions = self._backend.predict([each.resized for each in batch if each.resized], self.score_threshold)
+        predictions = self._backend.predict([each.resized for each in batch if each.resized], self._limits)
         return [
             Detections(
                 boxes=objects.boxes,

@@ -368,6 +368,7 @@ def evaluation(tasks: tuple[Task, ...] = ("bbox", "segm"), **changes: Any) -> Ev
         "num_images": 5000,
         "limit": None,
         "amp": False,
+        "max_detections": 100,
         "skipped": (),
         "weights": {"path": "zoo/mrcnn_dpt_t_1x.safetensors", "sha256": "ab" * 32},
         "annotations": {"path": "coco/val.json", "sha256": "cd" * 32},
@@ -460,6 +461,13 @@ def test_a_part_is_marked_as_one(tmp_path: Path) -> None:
     assert "\n- 0.jpg: damaged \\<b\\>\n" in text
     assert text.count("damaged") == 10
     assert text.endswith("- and 2 more: see `evaluation.json`\n")
+
+
+def test_more_predictions_than_cocos(tmp_path: Path) -> None:
+    task: Any = {name.replace("100", "300"): value for name, value in metrics(50).items()}
+    text = page(tmp_path, evaluation(("bbox",), metrics={"bbox": task}, max_detections=300))
+    assert "\n> **300 predictions of an image count: AP is not COCO's, which counts 100.**\n" in text
+    assert "| AR300 | 50.0 | with 300 |" in text and "AR100" not in text
 
 
 def test_report_of_nothing(tmp_path: Path) -> None:
