@@ -44,7 +44,10 @@ def add_commands(commands: Any) -> None:
     add("--weights", metavar="W", help="path, https://... or hf://org/repo/file (default: the model's own)")
     add("--work-dir", type=Path, metavar="DIR", help="folder for the results (default: detections, detections-2, ...)")
     add("--resume", action="store_true", help="continue the run in --work-dir, or in the last default folder")
-    add("--score-threshold", type=float, default=0.3, metavar="S", help="the lowest score (default: %(default)s)")
+    score = (
+        "the lowest score (default: %(default)s), or `tuned` for those that `dpt-zoo evaluate` wrote into the weights"
+    )
+    add("--score-threshold", type=_parse_threshold, default=0.3, metavar="S", help=score)
     add("--classes", nargs="+", metavar="CLASS", help="keep only these classes")
     formats = f"{', '.join(FORMATS)} (default: json)"
     add("--format", nargs="+", choices=FORMATS, default=["json"], metavar="FORMAT", help=formats)
@@ -79,9 +82,9 @@ def run_detect(args: argparse.Namespace) -> int:
     images, videos = _find_inputs(args.inputs)
     folder = _choose_folder(args.work_dir, args.resume)
     make_folder(folder, "--work-dir")
-    shared = {"score_threshold": args.score_threshold, "scale": args.scale and tuple(args.scale), "amp": args.amp}
+    shared = {"scale": args.scale and tuple(args.scale), "amp": args.amp}
     options = {name: getattr(args, name) for name in ("weights", "device", "compile", "batch_size", "num_threads")}
-    detector = Detector(args.model, **shared, **options)
+    detector = Detector(args.model, score_threshold=args.score_threshold, **shared, **options)
     if args.save_masks and not detector.has_masks:
         raise InputError(f"--save-masks: {args.model} has no masks: choose a Mask R-CNN")
     for name in args.classes or ():
@@ -92,6 +95,7 @@ def run_detect(args: argparse.Namespace) -> int:
         weights=detector.weights_sha256,
         classes=detector.classes,
         kept_classes=tuple(args.classes or detector.classes),
+        score_threshold=detector.score_thresholds or detector.score_threshold,
         **shared,
     )
     image_writer = ImageWriter(folder, not args.no_pictures, crops=args.save_crops, masks=args.save_masks)
@@ -119,6 +123,10 @@ def run_detect(args: argparse.Namespace) -> int:
     failures = [f"{plural(len(run.failures), 'input')} failed:", *(printable(str(each)) for each in run.failures)]
     complain("\n  ".join(failures))
     return BAD_INPUT
+
+
+def _parse_threshold(text: str) -> float | str:
+    return text if text == "tuned" else float(text)
 
 
 def _find_inputs(names: Sequence[str]) -> tuple[list["ImageInput"], list["VideoInput"]]:

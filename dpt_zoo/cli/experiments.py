@@ -10,6 +10,7 @@ from typing import Any
 from ..utils.text import format_percent
 from .printing import is_main_process, print_table, show
 
+_THRESHOLD = ("score", "precision", "recall", "f1")
 DIFFERENT = 1
 """The exit status of `reproduce` if a detector failed, or if a metric differs from the published one."""
 
@@ -72,6 +73,8 @@ def add_commands(commands: Any) -> None:
     add("--format-only", action="store_true", help="write COCO results for a test server, without metrics")
     add("--show-dir", type=Path, metavar="DIR", help="draw ground truth and predictions on all images")
     add("--per-class", action="store_true", help="also print the metrics of each class")
+    tuning = "write the best score threshold of each class into the weights: by F1, or with at least this precision"
+    add("--tune-thresholds", nargs="?", const="f1", type=_parse_criterion, metavar="PRECISION", help=tuning)
 
     add = reproduce.add_argument
     add("names", nargs="*", metavar="NAME", help="detectors, or patterns such as 'mrcnn*' (default: all twelve)")
@@ -79,6 +82,10 @@ def add_commands(commands: Any) -> None:
     add("--work-dir", type=Path, metavar="DIR", help="default: runs/results, or runs/results-FORMAT")
     add("--processes", type=int, default=1, metavar="N", help="processes for each detector: the number of GPUs")
     add("--format", choices=("onnx", "openvino"), default="pytorch", help="export each detector, and evaluate the file")
+
+
+def _parse_criterion(text: str) -> float | str:
+    return text if text == "f1" else float(text)
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -108,6 +115,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
     for task, classes in evaluation.per_class.items() if per_class else ():
         show()
         _print_metrics(f"{task}, by class", classes)
+    if evaluation.thresholds:
+        show()
+        rows = [(name, *(_format(each[key]) for key in _THRESHOLD)) for name, each in evaluation.thresholds.items()]
+        print_table(("threshold", *_THRESHOLD), rows)
     return 0
 
 
@@ -121,6 +132,10 @@ def run_reproduce(args: argparse.Namespace) -> int:
     results = reproduce(names, ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
     show(f"{results.summary}\n{args.work_dir / 'results.md'}")
     return DIFFERENT if results.num_failed or results.num_different else 0
+
+
+def _format(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _print_metrics(title: str, rows: Mapping[Any, Mapping[str, float | None]]) -> None:

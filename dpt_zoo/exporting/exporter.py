@@ -221,6 +221,7 @@ def _describe(
         license=license,
         precision="float16" if half else "float32",
         versions={**versions(), **{package: importlib.metadata.version(package) for package in PACKAGES[suffix]}},
+        score_thresholds=model.dataset_meta.get("score_thresholds"),
     )
 
 

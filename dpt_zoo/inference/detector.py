@@ -2,8 +2,9 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import islice
 from numbers import Real
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from ..errors import DependencyError, ImageError, InputError
 from ..utils.validation import check_fraction, check_integer
-from .backend import Backend, Resized
+from .backend import Backend, Objects, Resized
 from .detections import Detections
 from .graph_metadata import GraphMetadata
 from .inputs import ImageInput, find_input, find_inputs
@@ -42,7 +43,8 @@ class Detector:
             Runtime, or .xml for OpenVINO; or a model from `create_model`, which is not changed: it stays on its device,
             and it is in eval mode only during a call.
         weights: a path or a URL of other weights, see `create_model`; by default the zoo's own. Only for a name.
-        score_threshold: the lowest score of an object to return, in [0, 1].
+        score_threshold: the lowest score of an object to return, in [0, 1]; "tuned" for that of each class which
+            `evaluate(..., tune_thresholds="f1")` wrote into the weights.
         device: "cpu", "cuda", "cuda:1", ..., or by default "auto" for a GPU if there is one. An exported file can also
             use the other devices of its runtime, such as "openvino:GPU". Not for a model from `create_model`.
         amp: compute in half precision where that is safe. It needs a GPU, or a CPU with fast bfloat16. Not for a file.
@@ -58,6 +60,7 @@ class Detector:
         classes: the names of all classes of the model.
         has_masks: whether objects have masks.
         score_threshold: the lowest score of an object that is returned.
+        score_thresholds: the lowest score of an object of each class, if they are tuned, else None.
 
     Raises:
         InputError: An argument is not supported.
@@ -70,7 +73,7 @@ class Detector:
         model: "str | Path | torch.nn.Module",
         *,
         weights: str | Path | None = None,
-        score_threshold: float = 0.3,
+        score_threshold: float | Literal["tuned"] = 0.3,
         device: "str | torch.device | None" = None,
         amp: bool = False,
         compile: bool = False,
@@ -78,7 +81,8 @@ class Detector:
         batch_size: int | None = None,
         num_threads: int | None = None,
     ) -> None:
-        check_fraction("score_threshold", score_threshold)
+        if score_threshold != "tuned":
+            check_fraction("score_threshold", score_threshold)
         for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
             if value is not None:
                 check_integer(name, value, 1)
@@ -114,7 +118,8 @@ class Detector:
             self.model, self._backend = backend.model, backend
         self.classes = self._backend.classes
         self.has_masks = self._backend.has_masks
-        self.score_threshold = float(score_threshold)
+        self.score_thresholds = self._find_tuned() if score_threshold == "tuned" else None
+        self.score_threshold = min(self.score_thresholds) if self.score_thresholds else float(score_threshold)
 
     @classmethod
     def from_pretrained(cls, repo: str, *, revision: str = "main", **options: Any) -> "Detector":
@@ -134,6 +139,13 @@ class Detector:
     def weights_sha256(self) -> str:
         """The digest of the weights, see `weights.digests.tensors_sha256`."""
         return self._backend.weights_sha256
+
+    def _find_tuned(self) -> tuple[float, ...]:
+        """Return the thresholds in the model's file."""
+        owner = self.model.dataset_meta if self.metadata is None else asdict(self.metadata)
+        if owner.get("score_thresholds") is None:
+            raise InputError("score_threshold='tuned': tune the thresholds of this model by `dpt-zoo evaluate` first")
+        return tuple(owner["score_thresholds"])
 
     def __call__(self, image: ImageLike) -> Detections:
         """Detect the objects in one image.
@@ -229,6 +241,8 @@ class Detector:
     def _predict(self, batch: list["_Prepared"]) -> list[Detections]:
         """Run the network on images of one padded size."""
         predictions = self._backend.predict([each.resized for each in batch if each.resized], self.score_threshold)
+        if self.score_thresholds:
+            predictions = [_select(objects, self.score_thresholds) for objects in predictions]
         return [
             Detections(
                 boxes=objects.boxes,
@@ -250,6 +264,13 @@ class _Prepared(NamedTuple):
     input: ImageInput
     image: Any
     resized: Resized | None = None
+
+
+def _select(objects: Objects, thresholds: Sequence[float]) -> Objects:
+    """Return the objects of at least the threshold of their class."""
+    kept = objects.scores >= np.asarray(thresholds)[objects.labels]
+    rles = None if objects.rles is None else [rle for rle, is_kept in zip(objects.rles, kept, strict=True) if is_kept]
+    return Objects(objects.boxes[kept], objects.scores[kept], objects.labels[kept], rles)
 
 
 def is_exported(model: object) -> TypeGuard[str | Path]:

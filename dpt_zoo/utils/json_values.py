@@ -69,6 +69,11 @@ def is_classes(value: Any) -> bool:
     return isinstance(value, list | tuple) and 0 < len(value) <= 10_000 and all(map(is_text, value))
 
 
+def is_scores(value: Any) -> bool:
+    """Return whether a value is a list of 1 to 10,000 numbers from 0 to 1."""
+    return isinstance(value, list | tuple) and 0 < len(value) <= 10_000 and all(map(is_number(0, 1), value))
+
+
 def is_mapping(is_key: Check, is_valid: Check) -> Check:
     """Return a check for objects of at most 100 valid keys and values."""
     return lambda value: (

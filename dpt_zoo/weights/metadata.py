@@ -20,6 +20,7 @@ from ..utils.json_values import (
     is_list,
     is_mapping,
     is_number,
+    is_scores,
     is_text,
     or_none,
 )
@@ -160,8 +161,6 @@ _VALID: Mapping[str, Check] = {
     "license": _is_license,
     "metrics": is_mapping(lambda task: task in ("bbox", "segm"), is_mapping(is_text, is_number(0, 100))),
     "training": is_mapping(is_text, _is_fact),
-    "score_thresholds": or_none(
-        lambda value: isinstance(value, list | tuple) and 0 < len(value) <= 10_000 and all(map(is_number(0, 1), value))
-    ),
+    "score_thresholds": or_none(is_scores),
 }
 """Whether the value of each entry is valid."""
