@@ -1,15 +1,16 @@
-"""`dpt-zoo train`, `evaluate` and `reproduce`: train detectors, and measure them."""
+"""`dpt-zoo train`, `evaluate`, `compare` and `reproduce`: train detectors, and measure them."""
 
 import argparse
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..utils.text import format_percent
+from ..utils.text import format_percent, plural, printable
 from .printing import is_main_process, print_table, show
 
+_MAX_SHOWN = 10  # classes, and images
 _THRESHOLD = ("score", "precision", "recall", "f1")
 DIFFERENT = 1
 """The exit status of `reproduce` if a detector failed, or if a metric differs from the published one."""
@@ -31,6 +32,14 @@ def add_commands(commands: Any) -> None:
         description="Evaluate each detector in its own process. Finished evaluations are not repeated.",
     )
     reproduce.set_defaults(run=run_reproduce)
+
+    compare = commands.add_parser(
+        "compare",
+        help="set evaluations of the same images side by side",
+        description="Print the metrics, the classes that differ most, and the images that only one of them gets right.",
+    )
+    compare.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="the --work-dir of `dpt-zoo evaluate`")
+    compare.set_defaults(run=run_compare)
 
     for add in (train.add_argument, evaluate.add_argument):
         file = ", or a file of `dpt-zoo export`" if add == evaluate.add_argument else ""
@@ -120,6 +129,38 @@ def run_evaluate(args: argparse.Namespace) -> int:
         rows = [(name, *(_format(each[key]) for key in _THRESHOLD)) for name, each in evaluation.thresholds.items()]
         print_table(("threshold", *_THRESHOLD), rows)
     return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Print evaluations side by side."""
+    from ..evaluation.comparing import compare
+
+    comparison = compare(args.folders)
+    names = tuple(map(str, args.folders))
+    for task in comparison.tasks:
+        print_table((task, *names), [(name, *_differences(row)) for name, row in comparison.metrics(task).items()])
+        show()
+    for task in comparison.tasks:
+        rows = list(comparison.class_differences(task).items())[:_MAX_SHOWN]
+        print_table((f"{task} AP", *names), [(name, *_differences(row)) for name, row in rows])
+        show()
+    for other in range(1, len(names)):
+        for right, wrong in ((0, other), (other, 0)):
+            images = comparison.only_right_in(right, wrong)
+            show(f"{plural(len(images), 'image')} right only in {names[right]}, not in {names[wrong]}")
+            for image in images[:_MAX_SHOWN]:
+                show(printable(f"  {image}: {plural(comparison.num_errors[image][wrong], 'error')}"))
+    return 0
+
+
+def _differences(row: Sequence[float | None]) -> list[str]:
+    """Format a metric of each evaluation, with the difference to the first."""
+    first, *others = row
+    cells = [format_percent(first)]
+    for value in others:
+        difference = "" if first is None or value is None else f" ({value - first:+.1f})"
+        cells.append(f"{format_percent(value)}{difference}")
+    return cells
 
 
 def run_reproduce(args: argparse.Namespace) -> int:

@@ -24,6 +24,8 @@ from .inputs import ImageInput, find_input, find_inputs
 if TYPE_CHECKING:
     import torch
 
+    from .explain import Explanation
+
 READERS = 2
 """Threads that read, decode and resize images while the network runs."""
 ImageLike = Union[str, Path, bytes, bytearray, Image.Image, NDArray[Any], "torch.Tensor"]
@@ -162,6 +164,35 @@ class Detector:
         if isinstance(result, ImageError):
             raise result
         return result
+
+    def explain(self, image: ImageLike, object: int | None = None) -> "Explanation":
+        """Return where the network looks in an image: the patches that its DePatch stages predict.
+
+        Args:
+            image: the image, as for a call.
+            object: the index of a detected object, to find out which patches its score depends on. Needs about as much
+                memory as training on one image.
+
+        Raises:
+            ImageError: The image cannot be read.
+            InputError: The model is an exported file, or there is no such object.
+        """
+        if self.metadata is not None:
+            raise InputError("explain needs the network, which an exported file hides: use the model it was made from")
+        from .explain import Explanation
+        from .pytorch_backend import PyTorchBackend
+
+        assert isinstance(self._backend, PyTorchBackend)
+        prepared = self._prepare(find_input(image))
+        ((_, detections),) = self._detect([prepared])
+        if isinstance(detections, ImageError) or prepared.resized is None:
+            raise detections
+        if object is not None:
+            check_integer("object", object, 0)
+            if object >= len(detections):
+                raise InputError(f"object is {object}, but {len(detections)} objects were detected, counted from 0")
+        stages = self._backend.explain(prepared.resized, detections, object)
+        return Explanation(detections, stages, object)
 
     def stream(
         self, inputs: ImageLike | Iterable[ImageLike], on_error: Literal["raise", "skip"] = "raise"

@@ -581,8 +581,8 @@ class TestTunedThresholds:
 
     def test_the_command(self, digits: Path, described: Path, run: Run, tmp_path: Path) -> None:
         arguments = ("--data-root", digits, "--workers", 0, "--limit", 2, "--tune-thresholds", "0.9")
-        status, out, err = run("evaluate", described, *arguments)
-        assert (status, err) == (0, "") and re.search(r"threshold +score +precision +recall +f1\n", out)
+        status, out, _ = run("evaluate", described, *arguments)
+        assert status == 0 and re.search(r"threshold +score +precision +recall +f1\n", out)
         scene = next((digits / "val2017").iterdir())
         command = (
             "detect",
