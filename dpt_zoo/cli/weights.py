@@ -160,6 +160,7 @@ def remove_from_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -
 def run_convert(args: argparse.Namespace) -> int:
     """Convert a weights file, or a model's weights, to another format."""
     from ..weights.converting import convert
+    from ..weights.metadata import check_license
 
     is_file = os.path.isfile(args.input)  # noqa: PTH113
     path = Path(args.input) if is_file else _fetch(args.input)
@@ -169,6 +170,7 @@ def run_convert(args: argparse.Namespace) -> int:
     if args.license is not None:
         if metadata is None:
             raise InputError("--license needs --model, because the file does not say which model it is for")
+        check_license(args.license)
         metadata = dataclasses.replace(metadata, license=args.license)
     weights = convert(path, args.output, to=args.to, half=args.half, metadata=metadata)
     show(f"{args.output}: {len(weights.tensors)} tensors, {format_size(args.output)}")

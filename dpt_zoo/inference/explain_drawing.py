@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MAX_PATCHES = 300  # drawn in a stage: of more, those of some rows and columns
 MAX_IMPORTANT = 40  # drawn in a stage for an object: those on which its score depends most
-MAX_SHIFT, MAX_GROWTH = 1.0, 4.0  # at the ends of the colour scales
+MAX_SHIFT, MAX_GROWTH = 0.5, 3.0  # at the ends of the colour scales; what is beyond has their colours
 
 
 def draw_patches(path: Path, explanation: "Explanation") -> None:
@@ -103,7 +103,7 @@ def _add_scales(figure: Any, panels: Any, explanation: "Explanation") -> None:
         return
     figure.colorbar(_shift_scale(), ax=panels, label="points: shift, in distances of neighbouring patches", **style)
     bar = figure.colorbar(_growth_scale(), ax=panels, label="boxes: length, in that of the regular grid's", **style)
-    bar.set_ticks([0.25, 0.5, 1, 2, 4], labels=["1/4", "1/2", "1", "2", "4"])
+    bar.set_ticks([1 / 3, 0.5, 1, 2, 3], labels=["1/3", "1/2", "1", "2", "3"])
     bar.minorticks_off()
 
 

@@ -145,6 +145,16 @@ def write_metadata(metadata: WeightsMetadata, input: Path, output: Path) -> None
         shutil.copyfileobj(source, target, 1 << 20)
 
 
+def check_license(license: str) -> None:
+    """Check a licence that a user gave.
+
+    Raises:
+        InputError: It is not an SPDX identifier.
+    """
+    if not _is_license(license):
+        raise InputError(f"license must be an SPDX identifier, such as MIT or Apache-2.0, not {license!r}")
+
+
 def _is_license(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[\w.+-]{1,64}", value, re.ASCII) is not None
 

@@ -98,6 +98,7 @@ class TestWriting:
             "are not mrcnn_dpt_nano_digits's weights"
             in run("convert", SHIPPED, output, "--model", "mrcnn_dpt_nano_digits")[2]
         )
+        assert "license must be an SPDX identifier" in run("convert", DEMO, output, "--license", "a b")[2]
         assert "--license needs --model" in run("convert", SHIPPED, output, "--license", "MIT")[2]
 
     def test_it_is_shown_escaped(self, run: Run, described: Path) -> None:
