@@ -21,7 +21,7 @@ from ..weights.cache import CacheEntry, default_cache_dir, list_entries
 from .printing import BAD_INPUT, cache_state, complain, format_size, print_table, show
 
 if TYPE_CHECKING:
-    from ..weights.metadata import WeightsMetadata
+    from ..manifest.metadata import WeightsMetadata
 
 
 def add_commands(commands: Any) -> None:
@@ -159,8 +159,8 @@ def remove_from_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -
 
 def run_convert(args: argparse.Namespace) -> int:
     """Convert a weights file, or a model's weights, to another format."""
+    from ..manifest.metadata import check_license
     from ..weights.converting import convert
-    from ..weights.metadata import check_license
 
     is_file = os.path.isfile(args.input)  # noqa: PTH113
     path = Path(args.input) if is_file else _fetch(args.input)

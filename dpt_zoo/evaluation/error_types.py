@@ -30,7 +30,7 @@ MEANINGS = {
 class ErrorType(NamedTuple):
     """A type of error: how many there are, and by how much AP at IoU 0.5 would rise without them, in percent."""
 
-    count: int
+    number: int
     cost: float
 
 

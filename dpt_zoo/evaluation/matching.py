@@ -150,7 +150,10 @@ def _find_errors(
 
 
 def compute_overlaps(predictions: Sequence[CocoDict], annotations: Sequence[CocoDict]) -> NDArray[np.float64]:
-    """Return the IoU of each prediction with each object; for a crowd, the fraction of the prediction inside it."""
+    """Return the IoU of each of `predictions` with each of `annotations`, `(predictions, annotations)`.
+
+    For a crowd, it is the fraction of the prediction inside it.
+    """
     if not predictions or not annotations:
         return np.zeros((len(predictions), len(annotations)))
     boxes = (np.array([each["bbox"] for each in dicts], np.float64) for dicts in (predictions, annotations))

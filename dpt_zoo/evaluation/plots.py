@@ -72,7 +72,7 @@ def plot_confusion(path: Path, classes: Sequence[str], confusion: NDArray[np.int
 def plot_thresholds(path: Path, matches: Matches, thresholds: Mapping[str, Mapping[str, float | None]]) -> None:
     """Write a PNG of precision, recall and F1 by score threshold: the mean over classes, and each class's F1.
 
-    `thresholds` are the chosen ones, as in `Evaluation`; they are marked on the curves of F1.
+    `thresholds` are those chosen from `matches`, as in `Evaluation`; they are marked on the curves of F1.
     """
     from matplotlib.figure import Figure
 

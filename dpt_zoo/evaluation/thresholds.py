@@ -49,7 +49,7 @@ class Threshold(NamedTuple):
 
 
 def compute_curve(matches: Matches, label: int) -> Curve:
-    """Return the curve of a class that has objects."""
+    """Return the curve of the class with index `label` in `matches`, which has objects."""
     chosen = matches.labels == label
     scores, is_right = matches.scores[chosen], matches.outcomes[chosen] == RIGHT
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)[: len(scores)])  # of each score
@@ -59,7 +59,7 @@ def compute_curve(matches: Matches, label: int) -> Curve:
 
 
 def choose_threshold(curve: Curve, criterion: Criterion) -> Threshold:
-    """Return the best threshold on a class's curve; of equally good ones, the highest.
+    """Return the best threshold by a `criterion` on a class's `curve`; of equally good ones, the highest.
 
     It lies halfway between two scores, so that it keeps a distance from both. If no threshold has the precision that is
     asked for, it is the one with the highest precision.
@@ -77,7 +77,7 @@ def choose_threshold(curve: Curve, criterion: Criterion) -> Threshold:
 
 
 def tune_thresholds(matches: Matches, criterion: Criterion) -> dict[str, Threshold]:
-    """Return the threshold of each class that has objects, by name."""
+    """Return the best threshold by a `criterion` of each class in `matches` that has objects, by name."""
     return {
         name: choose_threshold(compute_curve(matches, label), criterion)
         for label, name in enumerate(matches.classes)
@@ -100,7 +100,7 @@ def check_tunable(weights: str | Path) -> None:
 
 
 def write_thresholds(path: Path, classes: Sequence[str], thresholds: Mapping[str, Threshold]) -> None:
-    """Write the threshold of each of the model's `classes` into its weights file; `DEFAULT` for those not measured.
+    """Write the `thresholds` of the model's `classes` into its weights file; `DEFAULT` for those not measured.
 
     Raises:
         OutputError: The file cannot be written. It is unchanged.

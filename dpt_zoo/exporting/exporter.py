@@ -30,13 +30,13 @@ from ..inference.detector import ImageLike
 from ..inference.graph_metadata import OUTPUTS, GraphMetadata
 from ..inference.inputs import ImageInput, find_inputs
 from ..manifest.locations import is_location
+from ..manifest.metadata import UNKNOWN_LICENSE
 from ..manifest.records import read_manifest
 from ..models.factory import check_detector, create_model
 from ..utils.environment import versions
 from ..utils.files import atomic_path
 from ..utils.validation import check_integer
 from ..weights.digests import tensors_sha256
-from ..weights.metadata import UNKNOWN_LICENSE
 from ..weights.store import read_metadata
 from .graph import DetectorGraph, build_graph
 

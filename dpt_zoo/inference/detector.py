@@ -24,7 +24,7 @@ from .inputs import ImageInput, find_input, find_inputs
 if TYPE_CHECKING:
     import torch
 
-    from .explain import Explanation
+    from ..explaining.patches import Explanation
 
 READERS = 2
 """Threads that read, decode and resize images while the network runs."""
@@ -133,7 +133,10 @@ class Detector:
             options: the other arguments of `Detector`.
 
         Raises:
-            InputError, FetchError, OutputError, WeightsError: As for `Detector`.
+            InputError: The name of the repository or another argument is invalid.
+            FetchError: The weights cannot be downloaded.
+            OutputError: The weights cannot be stored.
+            WeightsError: The repository is not of this project, or its weights are damaged.
         """
         return cls(f"hf://{repo}@{revision}", **options)
 
@@ -179,7 +182,7 @@ class Detector:
         """
         if self.metadata is not None:
             raise InputError("explain needs the network, which an exported file hides: use the model it was made from")
-        from .explain import Explanation
+        from ..explaining.patches import Explanation
         from .pytorch_backend import PyTorchBackend
 
         assert isinstance(self._backend, PyTorchBackend)

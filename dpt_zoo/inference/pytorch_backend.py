@@ -27,13 +27,13 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..explaining.patches import StagePatches, trace_patches
 from ..models.cpu import FastConvolutions
 from ..models.factory import check_detector, create_model
 from ..utils.torch_defaults import torch_defaults
 from ..weights.digests import tensors_sha256
 from .backend import Objects, Resized
 from .detections import RLE, Detections, encode_mask
-from .explain import StagePatches, trace_patches
 
 CACHED_OBJECTS = 16
 """Number of objects that the mask head upsamples at once, so that its largest tensor stays in a CPU's cache."""
@@ -96,7 +96,7 @@ class PyTorchBackend:
         return {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
 
     def explain(self, image: Resized, detections: Detections, index: int | None) -> tuple[StagePatches, ...]:
-        """Return the patches of the DePatch stages for an image, see `trace_patches`."""
+        """Return the patches of the DePatch stages for an `image`; for `detections` and `index`, see `trace_patches`."""
         with torch_defaults(), _eval_mode(self.model):
             return trace_patches(self.model, self.pack([image]), detections, index)
 

@@ -14,8 +14,8 @@ from mmdet.utils import get_test_pipeline_cfg
 
 from ..data.issues import list_names
 from ..errors import InputError
+from ..manifest.metadata import WeightsMetadata
 from ..manifest.records import DemoDetector, PublishedDetector, read_manifest
-from ..weights.metadata import WeightsMetadata
 
 ARCHITECTURES = {"RetinaNet": "retinanet", "MaskRCNN": "mask_rcnn"}
 """The architecture by the type of a config's model."""

@@ -17,13 +17,13 @@ from ..engine import config as configs
 from ..engine.distributed import process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError, WeightsError
+from ..manifest.metadata import WeightsMetadata
 from ..models.metadata import describe
 from ..utils.files import expand_user, make_folder
 from ..utils.progress import progress_bar
 from ..utils.streams import show
 from ..utils.validation import check_integer, check_not_empty, check_one_data_set
 from ..weights.converting import with_metadata, write_safetensors
-from ..weights.metadata import WeightsMetadata
 from ..weights.reading import read_weights
 from .checkpoints import find_checkpoints, find_facts, find_metrics
 

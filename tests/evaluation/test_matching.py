@@ -163,7 +163,7 @@ def test_errors_by_type_are_as_defined(seed: int) -> None:
             each["score"] += 1e-3 * (number + 20 * each["image_id"]) / 400
     errors = compute_error_types(match(ground_truth, predictions))
     counts, costs = define_errors(ground_truth, predictions)
-    assert {name: error.count for name, error in errors.items()} == counts
+    assert {name: error.number for name, error in errors.items()} == counts
     assert {name: error.cost for name, error in errors.items()} == pytest.approx(costs, abs=1e-9)
 
 

@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 import dpt_zoo
 from dpt_zoo.engine.config import load_config
 from dpt_zoo.errors import FetchError, InputError, WeightsError
+from dpt_zoo.manifest.metadata import METADATA_KEY, WeightsMetadata
 from dpt_zoo.manifest.model_card import own_card
 from dpt_zoo.models.metadata import describe
 from dpt_zoo.weights.converting import convert
-from dpt_zoo.weights.metadata import METADATA_KEY, WeightsMetadata, write_metadata
+from dpt_zoo.weights.metadata import write_metadata
 from dpt_zoo.weights.publishing import hub_config, publish
 from dpt_zoo.weights.reading import META_KEY
 from dpt_zoo.weights.store import read_metadata

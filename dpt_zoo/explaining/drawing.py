@@ -10,7 +10,7 @@ from ..utils.files import open_atomic
 from ..utils.text import printable
 
 if TYPE_CHECKING:
-    from .explain import Explanation, StagePatches
+    from .patches import Explanation, StagePatches
 
 MAX_PATCHES = 300  # drawn in a stage: of more, those of some rows and columns
 MAX_IMPORTANT = 40  # drawn in a stage for an object: those on which its score depends most

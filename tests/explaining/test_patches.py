@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import dpt_zoo
 from dpt_zoo.errors import InputError
-from dpt_zoo.inference.explain import Explanation
+from dpt_zoo.explaining.patches import Explanation
 from dpt_zoo.models.depatch import DePatch
 
 SCENE = ROOT / "dpt_zoo" / "app" / "examples" / "digits-1.png"

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..models.depatch import DePatch, grid_points
-from .detections import Detections
+
+if TYPE_CHECKING:
+    from ..inference.detections import Detections
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Explanation:
         object: the index of the object that the patches' importance is for, or None.
     """
 
-    detections: Detections
+    detections: "Detections"
     stages: tuple[StagePatches, ...]
     object: int | None
 
@@ -79,13 +81,13 @@ class Explanation:
         Raises:
             OutputError: The file cannot be written.
         """
-        from .explain_drawing import draw_patches
+        from .drawing import draw_patches
 
         draw_patches(Path(path), self)
 
 
 def trace_patches(
-    model: Any, batch: dict[str, Any], detections: Detections, index: int | None
+    model: Any, batch: dict[str, Any], detections: "Detections", index: int | None
 ) -> tuple[StagePatches, ...]:
     """Run the network on an image, and return the patches of its DePatch stages.
 
@@ -145,7 +147,7 @@ def _recorded(backbone: nn.Module) -> Iterator[list[_Record]]:
 
 
 def _object_logit(
-    model: Any, features: tuple[Tensor, ...], detections: Detections, index: int, scale_factor: tuple[float, float]
+    model: Any, features: tuple[Tensor, ...], detections: "Detections", index: int, scale_factor: tuple[float, float]
 ) -> Tensor:
     """Return the log-odds of a detected object's class, a scalar: their gradient is the score's, but for a factor.
 
