@@ -96,7 +96,7 @@ class PyTorchBackend:
         return {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
 
     def explain(self, image: Resized, detections: Detections, index: int | None) -> tuple[StagePatches, ...]:
-        """Return the patches of the DePatch stages for an `image`; for `detections` and `index`, see `trace_patches`."""
+        """Return the patches of the stages for an `image`; for `detections` and `index`, see `trace_patches`."""
         with torch_defaults(), _eval_mode(self.model):
             return trace_patches(self.model, self.pack([image]), detections, index)
 

@@ -34,6 +34,14 @@ logger = logging.getLogger(__name__)
 
 DETECTOR_ATTRIBUTES = ("cfg", "dataset_meta", "data_preprocessor", "backbone", "neck")
 CLASS_LAYERS = {"retina_cls", "fc_cls", "fc_reg", "conv_logits"}  # their shapes depend on the number of classes
+CLASSIFYING_LAYERS = {
+    "roi_head.bbox_head.fc_cls": 1,
+    "roi_head.bbox_head.0.fc_cls": 1,
+    "bbox_head.fc_cls": 1,
+    "bbox_head.atss_cls": 0,
+    "bbox_head.conv_cls": 0,
+}
+"""The layers that classify in Faster and Mask R-CNN, their cascades, DETR, ATSS and FCOS; 1 if it has a background."""
 
 
 def create_model(
@@ -130,16 +138,26 @@ def build_detector(cfg: Config, num_classes: int) -> nn.Module:
 
 def set_num_classes(model_cfg: Any, num_classes: int) -> None:
     """Set `num_classes` in the heads of `model_cfg`, the `model` of a config."""
-    owner = model_cfg.get("roi_head", model_cfg)
-    for head in {"bbox_head", "mask_head"} & set(owner):
-        owner[head].num_classes = num_classes
+    for head in _find_heads(model_cfg).values():
+        head.num_classes = num_classes
 
 
 def find_num_classes(model_cfg: Any) -> dict[str, int]:
     """Return `num_classes` of the heads of `model_cfg` that `set_num_classes` sets, by their paths in a config."""
+    return {path: head.num_classes for path, head in _find_heads(model_cfg).items() if "num_classes" in head}
+
+
+def _find_heads(model_cfg: Any) -> dict[str, Any]:
+    """Return the configs of the heads that classify, by their paths in a config. A cascade has a list of them."""
     prefix, owner = ("model.roi_head", model_cfg.roi_head) if "roi_head" in model_cfg else ("model", model_cfg)
-    heads = sorted({"bbox_head", "mask_head"} & set(owner))
-    return {f"{prefix}.{head}": owner[head].num_classes for head in heads if "num_classes" in owner[head]}
+    heads = {}
+    for name in ("bbox_head", "mask_head"):
+        match owner.get(name):
+            case list(stages):
+                heads |= {f"{prefix}.{name}.{index}": head for index, head in enumerate(stages)}
+            case dict(head):
+                heads[f"{prefix}.{name}"] = head
+    return heads
 
 
 def find_class_tensors(model: nn.Module) -> list[str]:
@@ -180,10 +198,10 @@ def _open_record(
 
 def _find_num_classes(cfg: Any, weights: Weights | None, path: Path) -> int:
     """Return the number of classes of weights at `path`, or else of the config. Refuse weights whose metadata lies."""
-    num_configured: int = cfg.model.get("roi_head", cfg.model).bbox_head.num_classes
+    num_configured: int = next(iter(find_num_classes(cfg.model).values()))
     if weights is None:
         return num_configured
-    num_classes = _count_classes(weights.tensors, has_masks="roi_head" in cfg.model) or num_configured
+    num_classes = _count_classes(weights.tensors) or num_configured
     metadata = find_metadata(weights.meta, path)
     if metadata and len(metadata.classes) != num_classes:
         named = len(metadata.classes)
@@ -193,14 +211,13 @@ def _find_num_classes(cfg: Any, weights: Weights | None, path: Path) -> int:
     return num_classes
 
 
-def _count_classes(tensors: Mapping[str, Tensor], *, has_masks: bool) -> int | None:
-    """Derive the number of classes from the biases of a Mask R-CNN (`has_masks`) or a RetinaNet; None if that fails."""
-    lengths = {name: tensor.shape[0] for name, tensor in tensors.items() if tensor.ndim == 1}
-    if has_masks:
-        num_classes = lengths.get("roi_head.bbox_head.fc_cls.bias", 0) - 1  # the last class is the background
-    else:  # retina_cls has one bias for each anchor and class, retina_reg has four for each anchor
-        num_classes = 4 * lengths.get("bbox_head.retina_cls.bias", 0) // (lengths.get("bbox_head.retina_reg.bias") or 1)
-    return num_classes if num_classes > 0 else None
+def _count_classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """Derive the number of classes from the bias of the layer that classifies; None if there is no such layer."""
+    lengths = {name.removesuffix(".bias"): len(tensor) for name, tensor in tensors.items() if tensor.ndim == 1}
+    if "bbox_head.retina_cls" in lengths:  # one bias for each anchor and class; retina_reg has four for each anchor
+        return 4 * lengths["bbox_head.retina_cls"] // (lengths.get("bbox_head.retina_reg") or 1) or None
+    counts = (lengths[layer] - num_others for layer, num_others in CLASSIFYING_LAYERS.items() if layer in lengths)
+    return max(next(counts, 0), 0) or None
 
 
 def _dataset_meta(cfg: Any, num_classes: int, meta: Mapping[str, Any], path: Path) -> dict[str, Any]:

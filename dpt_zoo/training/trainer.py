@@ -1,6 +1,5 @@
 """Training and fine-tuning, in one call."""
 
-import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from ..utils.validation import check_integer, check_not_empty, check_one_data_se
 from ..weights.converting import with_metadata, write_safetensors
 from ..weights.reading import read_weights
 from .checkpoints import find_checkpoints, find_facts, find_metrics
+from .loggers import add_loggers
 
 
 def train(
@@ -46,7 +46,11 @@ def train(
     compile: bool = False,
     gradient_checkpointing: bool = False,
     ema: bool = False,
-    tensorboard: bool = False,
+    patience: int | None = None,
+    freeze: Sequence[str] = (),
+    keep_empty: bool | None = None,
+    balance: bool = False,
+    loggers: Sequence[str] = (),
     seed: int | None = None,
     deterministic: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
@@ -76,7 +80,12 @@ def train(
         compile: compile the backbone with `torch.compile`.
         gradient_checkpointing: recompute the backbone's activations in the backward pass, which saves memory.
         ema: validate and save an exponential moving average of the weights.
-        tensorboard: also log for TensorBoard.
+        patience: number of validations without a better box AP after which training stops; by default it does not.
+        freeze: parts of the model that are not trained: "backbone", "neck", ...
+        keep_empty: whether to train on images without objects; by default, if a detector is fine-tuned.
+        balance: draw images of rare classes more often.
+        loggers: trackers of experiments to log with: "tensorboard", "wandb", "mlflow", "clearml". One that fails is
+            reported, and the run continues.
         seed: the seed of all random choices, 0 to 2**32 - 1; random by default.
         deterministic: raise an error for operations that are not reproducible.
         cfg_options: config settings to change by path, after all other options: `{"model.backbone.size": "small"}`.
@@ -88,6 +97,7 @@ def train(
 
     Raises:
         UnknownModelError: No model has this name.
+        DependencyError: A tracker is not installed.
         InputError: An argument is invalid.
         DataError: The data cannot be used. The text lists every issue.
         FetchError: The weights to start from cannot be fetched.
@@ -131,14 +141,19 @@ class TrainingOptions:
     compile: bool
     gradient_checkpointing: bool
     ema: bool
-    tensorboard: bool
+    patience: int | None
+    freeze: Sequence[str]
+    keep_empty: bool | None
+    balance: bool
+    loggers: Sequence[str]
     seed: int | None
     deterministic: bool
     cfg_options: Mapping[str, Any]
     device: str | torch.device | None
 
     def __post_init__(self) -> None:
-        for name, minimum in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0), ("seed", 0)):
+        minimums = {"epochs": 1, "batch_size": 1, "accumulate": 1, "patience": 1, "workers": 0, "seed": 0}
+        for name, minimum in minimums.items():
             value = getattr(self, name)
             if value is not None or name == "accumulate":
                 check_integer(name, value, minimum, 2**32 - 1 if name == "seed" else None)
@@ -152,8 +167,6 @@ class TrainingOptions:
         self._take("work_dir", "work_dir")
         if not (self.resume or self.cfg_options.get("resume")):  # then it is a checkpoint to resume from
             self._take("load_from", "weights", only_compare=not self.fine_tunes)
-        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise InputError("tensorboard is not installed: pip install tensorboard")
         check_one_data_set(self.data_root, self.annotations, self.images)
 
     @property
@@ -194,7 +207,7 @@ def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedS
     train, val = data["train"], data.get("val")
     show(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "
-        f"train on, {val.num_images if val else 0:,} to validate with",
+        f"train on ({train.num_empty_images:,} without objects), {val.num_images if val else 0:,} to validate with",
         to=sys.stderr,
     )
     return data
@@ -221,6 +234,10 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
         configs.set_workers(cfg, options.workers)
     if options.ema:
         configs.add_hook(cfg, type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.0005, gamma=500)
+    keep_empty = options.fine_tunes if options.keep_empty is None else options.keep_empty
+    if keep_empty or options.keep_empty is False:
+        configs.merge_cfg_options(cfg, {"train_dataloader.dataset.filter_cfg": {"filter_empty_gt": not keep_empty}})
+    configs.freeze(cfg, options.freeze)
     if options.gradient_checkpointing:
         cfg.model.backbone.gradient_checkpointing = True
     configs.add_hook(cfg, type="ProgressHook")
@@ -237,11 +254,14 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
         configs.set_paths(cfg, data)  # those of the settings, checked and made absolute
     if distributed:
         cfg.launcher = distributed["launcher"]
-    if options.tensorboard:
-        configs.add_tensorboard(cfg)
+    add_loggers(cfg, options.loggers)
+    if options.patience is not None:
+        configs.set_patience(cfg, options.patience)
     if options.scale_lr:
         cfg.auto_scale_lr.enable = False  # MMEngine would scale it again
     configs.check_training_config(cfg)
+    if options.balance:
+        configs.balance_classes(cfg, data["train"])
 
 
 def _describe(cfg: Config, data: CheckedSplit) -> WeightsMetadata | None:
