@@ -21,7 +21,7 @@ from ..weights.cache import CacheEntry, default_cache_dir, list_entries
 from .printing import BAD_INPUT, cache_state, complain, format_size, print_table, show
 
 if TYPE_CHECKING:
-    from ..weights.metadata import WeightsMetadata
+    from ..manifest.metadata import WeightsMetadata
 
 
 def add_commands(commands: Any) -> None:
@@ -180,6 +180,7 @@ def remove_from_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -
 
 def run_convert(args: argparse.Namespace) -> int:
     """Convert a weights file, or a model's weights, to another format."""
+    from ..manifest.metadata import check_license
     from ..weights.converting import convert
 
     is_file = os.path.isfile(args.input)  # noqa: PTH113
@@ -190,6 +191,7 @@ def run_convert(args: argparse.Namespace) -> int:
     if args.license is not None:
         if metadata is None:
             raise InputError("--license needs --model, because the file does not say which model it is for")
+        check_license(args.license)
         metadata = dataclasses.replace(metadata, license=args.license)
     weights = convert(path, args.output, to=args.to, half=args.half, metadata=metadata)
     show(f"{args.output}: {len(weights.tensors)} tensors, {format_size(args.output)}")

@@ -22,9 +22,10 @@ UNREADABLE = (IssueType.MISSING_IMAGE, IssueType.UNREADABLE_IMAGE)  # `skip_miss
 
 
 class ModelFile(NamedTuple):
-    """The file of a model's weights, the names of its classes, and the settings that predictions depend on."""
+    """A file of weights, their digest, the names of the classes, and settings that predictions depend on."""
 
     path: Path
+    digest: str
     classes: tuple[str, ...]
     config: str
 
@@ -65,7 +66,7 @@ def make_plan(
     categories = {category["name"]: category["id"] for category in ground_truth["categories"]}
     classes = match_classes(model.classes, tuple(categories), split.annotations)
     settings = {
-        "weights": hash_file(model.path).hexdigest(),
+        "weights": model.digest,
         "annotations": hash_file(split.annotations).hexdigest(),
         "config": hashlib.sha256(model.config.encode()).hexdigest(),
     }
@@ -80,7 +81,7 @@ def make_plan(
         category_ids=tuple(categories.get(name) for name in classes),
         folder=folder,
         remaining=tuple(indices[image_id] for image_id in image_ids if image_id not in finished),
-        weights={"path": str(model.path), "sha256": settings["weights"]},
+        weights={"path": str(model.path), "sha256": hash_file(model.path).hexdigest()},
         annotations={"path": str(split.annotations), "sha256": settings["annotations"]},
     )
 
