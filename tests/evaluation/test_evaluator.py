@@ -176,8 +176,8 @@ class TestMetrics:
 
 @pytest.mark.slow
 class TestProcesses:
-    def test_they_count_each_image_once(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
-        done = launch(3, digits, tmp_path)
+    def test_they_count_each_image_once(self, digits: Path, work_dir: Path, tmp_path: Path, quick_python: Path) -> None:
+        done = launch(3, digits, tmp_path, quick_python)
         output, errors = done.communicate(timeout=300)
         assert done.returncode == 0, errors
         assert sorted(row["image_id"] for row in lines(tmp_path)) == list(range(1, NUM_IMAGES + 1))
@@ -186,10 +186,10 @@ class TestProcesses:
         assert output.count("segm") == 1
 
     def test_a_killed_one_ends_the_others_and_the_evaluation_can_be_resumed(
-        self, digits: Path, work_dir: Path, tmp_path: Path
+        self, digits: Path, work_dir: Path, tmp_path: Path, quick_python: Path
     ) -> None:
         (tmp_path / "evaluation.json").write_text("of an earlier evaluation")
-        run = launch(2, digits, tmp_path)
+        run = launch(2, digits, tmp_path, quick_python)
         found = wait_for_results(tmp_path, 2)
         children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True)
         os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
@@ -207,7 +207,7 @@ class TestProcesses:
         assert all(text.count(line) == 1 for line in found)
 
 
-def launch(count: int, data: Path, work_dir: Path) -> subprocess.Popen[str]:
+def launch(count: int, data: Path, work_dir: Path, python: Path) -> subprocess.Popen[str]:
     """Start an evaluation in several processes by scripts/dist_test.sh."""
     script, options = (
         ROOT / "scripts/dist_test.sh",
@@ -217,6 +217,7 @@ def launch(count: int, data: Path, work_dir: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "VIRTUAL_ENV": sys.prefix,
+        "PYTHON_EXEC": str(python),  # what torchrun starts
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     pipe = subprocess.PIPE
@@ -485,6 +486,7 @@ class TestExportedFiles:
         assert [each["score"] for each in results] == pytest.approx(scores)
         assert f"| computed with | {evaluation.runtime} |" in (folder / "report.md").read_text()
 
+    @pytest.mark.slow
     def test_it_can_be_resumed(self, scenes: Path, file: Path, tmp_path: Path) -> None:
         folder = tmp_path / "work"
         dpt_zoo.evaluate(file, data_root=scenes, work_dir=folder, limit=2)

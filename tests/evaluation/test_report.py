@@ -302,6 +302,7 @@ def test_the_worst_images_are_in_a_grid(images: Path) -> None:
 # --- Plots
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [1, 2, 10, 80, 300])
 def test_confusion(tmp_path: Path, num_classes: int) -> None:
     classes = ["a $b$ \\frac$", "a" * 200, "猫", *map(str, range(num_classes))][:num_classes]
@@ -480,6 +481,7 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         page(tmp_path / "none", evaluation())
 
 
+@pytest.mark.slow
 def test_report_of_digit_scenes(tmp_path: Path) -> None:
     """Every fifth digit is missed, or taken for the next."""
     make_digit_scenes(tmp_path / "digits", num_train=1, num_test=12, size=96)

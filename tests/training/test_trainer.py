@@ -5,6 +5,7 @@ import functools
 import inspect
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -299,11 +300,12 @@ def test_the_folder_of_another_run_is_left_alone(digits: Path, tmp_path: Path, r
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["epoch_1.pth"]
 
 
-def test_two_processes(digits: Path, tmp_path: Path) -> None:
+def test_two_processes(digits: Path, tmp_path: Path, quick_python: Path) -> None:
     command = ["bash", "scripts/dist_train.sh", CONFIG, "2", "--data-root", str(digits)]
     command += ["--work-dir", str(tmp_path / "run")]
     command += ["--epochs", "1", "--batch-size", "1", "--workers", "0", "--seed", "0"]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    environment = {**os.environ, "PYTHON_EXEC": str(quick_python)}  # what torchrun starts
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("data: 6 images with") == 1
     assert done.stdout == f"{tmp_path}/run/model.safetensors\n"
