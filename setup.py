@@ -47,6 +47,7 @@ EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
 QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
 SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus_client>=0.22", "python-multipart>=0.0.22"]
+WEBDATASET = ["webdataset>=1"]  # shards of ImageNet
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 SCALE = ["pyarrow>=19", "fsspec>=2024.6"]  # data sets of any size; object storage also needs s3fs, gcsfs or adlfs
 RAY = [*SCALE, "ray[default]>=2.40"]
@@ -102,6 +103,7 @@ setup(
         "app": APP,
         "serve": SERVE,
         "video": VIDEO,
+        "webdataset": [*TORCH, *WEBDATASET],
         "scale": SCALE,
         "ray": RAY,
         "demo": DEMO,
@@ -113,6 +115,7 @@ setup(
             *APP,
             *SERVE,
             *VIDEO,
+            *WEBDATASET,
             *RAY,
             *DEMO,
             *DATASETS,

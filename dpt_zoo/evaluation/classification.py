@@ -24,6 +24,7 @@ from ..engine.runner import from_main_process
 from ..errors import DataError, ImageError, InputError
 from ..manifest.records import Classifier, read_manifest
 from ..models.classifier import adapt_checkpoint
+from ..utils.dependencies import explain_imports
 from ..utils.devices import device_name
 from ..utils.environment import versions
 from ..utils.files import expand_user, hash_file, make_folder
@@ -79,6 +80,7 @@ def evaluate_classifier(
     Raises:
         InputError: An argument cannot be used.
         DataError: There are no images of the classes.
+        DependencyError: The shards need the package webdataset, which is not installed.
         ImageError: An image cannot be read.
         FetchError, WeightsError: The weights cannot be fetched, or are of another model.
         OutputError: `work_dir` cannot be written.
@@ -191,12 +193,15 @@ def _open_images(root: Path, network: nn.Module, limit: int | None) -> _Images |
 
     Raises:
         InputError: Several processes cannot share it.
+        DependencyError: The package webdataset is not installed.
         DataError: It has no images of ImageNet's classes.
     """
     transform = create_transform(**resolve_data_config({}, model=network), is_training=False)
     if (root / "_info.json").is_file():
         if get_world_size() > 1:
             raise InputError(f"{root}: WebDataset shards are evaluated by one process: start it without torchrun")
+        with explain_imports():
+            import webdataset  # noqa: F401  (timm's reader needs it)
         reader = create_reader("wds/", root=str(root), split="validation", is_training=False)
         return _Stream(reader, transform, limit)
     wordnet_ids = {name: index for index, name in enumerate(ImageNetInfo().label_names())}

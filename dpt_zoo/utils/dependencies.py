@@ -18,6 +18,7 @@ EXTRAS = {
     "video": ("av",),
     "scale": ("pyarrow", "fsspec"),
     "ray": ("ray",),
+    "webdataset": ("webdataset",),
     "app": ("gradio",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
     "demo": ("sklearn",),

@@ -182,7 +182,7 @@ class TestTraining:
         loader = create_loader(
             dataset,
             config["input_size"],
-            8,
+            4,
             is_training=True,
             num_workers=0,
             use_prefetcher=False,
