@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import supervision as sv
 from detection_runs import SETTINGS, detections_in, frames_of, result_of, write
-from dpt_zoo.formats.voc import read_voc
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
@@ -23,6 +22,7 @@ from dpt_zoo.batch.exporters import WRITERS
 from dpt_zoo.batch.journal import ImageResult, Journal
 from dpt_zoo.cli import detect
 from dpt_zoo.data.checks import SplitFiles, check_splits
+from dpt_zoo.formats.voc import read_voc
 
 
 @pytest.fixture
