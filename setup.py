@@ -46,7 +46,10 @@ OPENVINO = ["openvino>=2025.2"]
 EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
 QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
+SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus-client>=0.22", "python-multipart>=0.0.22"]
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
+SCALE = ["pyarrow>=19", "fsspec>=2024.6"]  # data sets of any size; object storage also needs s3fs, gcsfs or adlfs
+RAY = [*SCALE, "ray[default]>=2.40"]
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
 DATASETS = ["datasets>=3"]  # those of Hugging Face
 LOGGERS = [*TORCH, "tensorboard", "wandb>=0.19", "mlflow-skinny>=3", "alembic>=1.13", "clearml>=1.16"]
@@ -97,7 +100,10 @@ setup(
         "openvino": OPENVINO,
         "hub": HUB,
         "app": APP,
+        "serve": SERVE,
         "video": VIDEO,
+        "scale": SCALE,
+        "ray": RAY,
         "demo": DEMO,
         "datasets": DATASETS,
         "loggers": LOGGERS,
@@ -105,7 +111,9 @@ setup(
         "test": [
             *QUANTIZE,
             *APP,
+            *SERVE,
             *VIDEO,
+            *RAY,
             *DEMO,
             *DATASETS,
             *LOGGERS,
@@ -113,8 +121,12 @@ setup(
             "build",
             "hypothesis",
             "import-linter",
+            "duckdb",
+            "flask",
+            "flask-cors",
             "ipykernel",
             "jsonschema",
+            "moto[s3]",
             "mypy",
             "nbclient",
             "pandas",
@@ -122,6 +134,7 @@ setup(
             "pytest<9.2",  # pytest-xdist 3.8 ignores groups with later versions
             "pytest-xdist",
             "ruff",
+            "s3fs",
             "setuptools>=77",
             "torchmetrics",
             "trustme",

@@ -16,11 +16,13 @@ from mmengine.runner import Runner
 from ..data.checks import CheckedSplit
 from ..data.splits import Split
 from ..errors import InputError
+from ..manifest.locations import is_location
 from ..manifest.records import data_path, get_detector_info
 from ..models.factory import find_num_classes, set_num_classes
+from ..models.metadata import described_config
 from ..utils.devices import find_device
 from ..utils.files import expand_user
-from ..weights.store import find_weights
+from ..weights.store import find_weights, read_metadata
 
 RUNNER_SETTINGS = {
     *inspect.signature(Runner.__init__).parameters,
@@ -33,18 +35,23 @@ EPOCH_SETTINGS = ("milestones", "begin", "end", "T_max")
 
 
 def load_config(model: str | Path) -> Config:
-    """Load a config file, or the config of a detector of the zoo.
+    """Load a config file, or the config of a detector.
 
     Args:
-        model: a detector's name, or the path of a `.py` file, relative to the current or the project's folder.
+        model: a detector's name; the path of a `.py` file, relative to the current or the project's folder; or weights
+            that say which model they are for, see `create_model`.
 
     Raises:
         UnknownModelError: No detector has this name.
         InputError: The file does not exist, cannot be read, or is not a config to train a detector with.
+        FetchError, OutputError, WeightsError: The weights cannot be fetched, stored or used.
     """
     if not isinstance(model, str | os.PathLike):
         raise InputError(f"model must be a config file or a model's name, not {type(model).__name__}")
-    if not str(model).endswith(".py"):
+    is_config = str(model).endswith(".py")
+    if not is_config and is_location(model):
+        return described_config(read_metadata(model))
+    if not is_config:
         path = get_detector_info(str(model)).config_path
     elif not (path := expand_user(model)).is_file():
         path = data_path(str(model))

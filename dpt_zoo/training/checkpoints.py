@@ -5,7 +5,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +25,7 @@ from mmdet.evaluation import CocoMetric
 
 from ..engine.runner import from_main_process, report, unwrapped
 from ..errors import DPTZooError, InputError, OutputError, WeightsError
+from ..manifest.records import TASK_TITLES, Metrics
 from ..utils.files import open_atomic
 from ..utils.text import plural
 from ..utils.validation import check_integer
@@ -201,7 +202,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         is_best = not is_comparable or score > info.get("best_score", float("-inf"))
         if is_best:
             name = f"best_{metric}_epoch_{runner.epoch}.pth".replace("/", "_")
-            best = self._write(runner, name, runner.epoch, runner.iter, resumable=False)
+            best = self._write(runner, name, runner.epoch, runner.iter, resumable=False, metrics=metrics)
             previous = Path(info.get("best_ckpt", best))
             runner.message_hub.update_info_dict({"best_score": score, "best_ckpt": str(best), "best_metric": metric})
             if previous != best and is_comparable:
@@ -254,7 +255,15 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         report(runner, f"stopped by {name}; resume the run to continue from {last or 'the start'}")
         raise TrainingInterrupted(number, last)
 
-    def _write(self, runner: Runner, name: str, epoch: int, iteration: int, resumable: bool) -> Path:
+    def _write(
+        self,
+        runner: Runner,
+        name: str,
+        epoch: int,
+        iteration: int,
+        resumable: bool,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Path:
         """Write a checkpoint in the main process; the others wait for it, and fail if it fails."""
         if not all(torch.isfinite(parameter).all() for parameter in runner.model.parameters()):
             raise self._diverged(runner, "weights are not finite")
@@ -267,7 +276,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
                 name,
                 save_optimizer=resumable,
                 save_param_scheduler=resumable and runner.param_schedulers is not None,
-                meta={"epoch": epoch, "iter": iteration},
+                meta={"epoch": epoch, "iter": iteration, "metrics": dict(metrics or {})},
                 backend_args={"backend": "dpt_zoo.atomic"},
             )
         except OutputError as error:
@@ -283,6 +292,23 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
             f"{reason} in epoch {runner.epoch + 1}; {last}: start a new run with a lower learning rate "
             "(optim_wrapper.optimizer.lr in cfg_options), or check the data"
         )
+
+
+def find_facts(meta: Mapping[str, Any]) -> dict[str, float]:
+    """Return facts about the training from the meta of a checkpoint."""
+    names = {"epoch": "epoch", "iteration": "iter", "seed": "seed"}
+    return {name: meta[key] for name, key in names.items() if isinstance(meta.get(key), int)}
+
+
+def find_metrics(meta: Mapping[str, Any]) -> Metrics:
+    """Return the COCO metrics, in percent, from the meta of a checkpoint; none if it was not validated."""
+    names = {"mAP": "mAP", "mAP_50": "AP50", "mAP_75": "AP75", "mAP_s": "APs", "mAP_m": "APm", "mAP_l": "APl"}
+    metrics: Metrics = {}
+    for key, value in meta.get("metrics", {}).items():
+        task, _, item = key.rpartition("/")[2].partition("_")
+        if task in TASK_TITLES and item in names and isinstance(value, float) and 0 <= value <= 1:  # -1: undefined
+            metrics.setdefault(task, {})[names[item]] = round(100 * value, 1)
+    return metrics
 
 
 def _find_metrics(evaluator: Evaluator) -> list[str]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from ..engine import config as configs
 from ..engine.distributed import process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError
+from ..models.metadata import describe
 from ..utils.files import expand_user, make_folder
 from ..utils.progress import progress_bar
 from ..utils.streams import show
 from ..utils.validation import check_integer, check_not_empty, check_one_data_set
-from ..weights.converting import convert
-from .checkpoints import find_checkpoints
+from ..weights.converting import with_metadata, write_safetensors
+from ..weights.metadata import WeightsMetadata
+from ..weights.reading import read_weights
+from .checkpoints import find_checkpoints, find_facts, find_metrics
 from .loggers import add_loggers
 
 
@@ -59,7 +62,8 @@ def train(
     starts from its weights, with a smaller learning rate, for 12 epochs. The classes are always those of the data.
 
     Args:
-        model: a config file, or the name of a detector.
+        model: a config file, the name of a detector, or weights that say which model they are for (see
+            `create_model`).
         data_root: a folder or zip archive of COCO, YOLO, Pascal VOC, ... (see docs/data.md); by default the data in
             the config.
         annotations: a COCO annotation file to train on, instead of `data_root`; then nothing is validated.
@@ -106,6 +110,7 @@ def train(
     cfg = configs.load_config(model)
     # Merged now, because the data and the schedule depend on settings, and again after all options, to override them.
     configs.merge_cfg_options(cfg, {k: v for k, v in options.cfg_options.items() if not _extends_list(k)})
+    metadata = _describe(cfg)
     folder = options.work_dir or cfg.get("work_dir") or Path("runs", Path(model).stem)
     cfg.work_dir = str(expand_user(folder).absolute())
     cfg.resume = bool(options.resume or cfg.get("resume"))
@@ -114,7 +119,7 @@ def train(
             configs.use_amp(cfg, place)
         data = from_main_process(lambda: _prepare_data(cfg, options))
         _configure(cfg, options, data)
-        return _run(cfg, options)
+        return _run(cfg, options, data["train"], metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +172,7 @@ class TrainingOptions:
 
     @property
     def fine_tunes(self) -> bool:
-        """Whether the model is a name, not a config file."""
+        """Whether the model is a detector with weights, not a config file."""
         return not str(self.model).endswith(".py")
 
     def _take(self, setting: str, name: str, *, only_compare: bool = False) -> None:
@@ -261,7 +266,17 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
         configs.balance_classes(cfg, data["train"])
 
 
-def _run(cfg: Config, options: TrainingOptions) -> Path:
+def _describe(cfg: Config) -> WeightsMetadata | None:
+    """Return what the trained weights will say about the model of a config, or None if its settings are its own."""
+    try:
+        return describe(cfg)
+    except InputError as error:
+        if is_main_process():
+            show(f"model.safetensors can be used only with this config: {error}", to=sys.stderr)
+        return None
+
+
+def _run(cfg: Config, options: TrainingOptions, data: CheckedSplit, metadata: WeightsMetadata | None) -> Path:
     with quiet_runner(cfg, options.device) as runner:
         if options.compile:
             unwrapped(runner.model).get_submodule("backbone").compile()
@@ -269,5 +284,11 @@ def _run(cfg: Config, options: TrainingOptions) -> Path:
     result = Path(cfg.work_dir, "model.safetensors")
     if is_main_process():
         best = runner.message_hub.runtime_info.get("best_ckpt")
-        convert(Path(best) if best else find_checkpoints(result.parent)[-1], result)
+        weights = read_weights(Path(best) if best else find_checkpoints(result.parent)[-1])
+        if metadata:
+            facts = {**find_facts(weights.meta), "images": data.num_images, "objects": data.num_objects}
+            metrics = find_metrics(weights.meta)
+            metadata = replace(metadata, classes=tuple(data.classes), metrics=metrics, training=facts)
+            weights = with_metadata(weights, metadata)
+        write_safetensors(weights, result)
     return result

@@ -36,6 +36,7 @@ from dpt_zoo.training import trainer
 from dpt_zoo.training.loop import TrainingInterrupted
 from dpt_zoo.training.trainer import train
 from dpt_zoo.weights.reading import read_weights
+from dpt_zoo.weights.store import read_metadata
 
 CONFIG = "configs/demo/retinanet_dpt_nano_digits.py"
 MASK_CONFIG = "configs/demo/mask_rcnn_dpt_nano_digits.py"
@@ -67,7 +68,7 @@ def quick(work_dir: Path, data_root: Path, **options: Any) -> dict[str, Any]:
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
     """Return the config that `train` gives to the Runner, without training."""
-    monkeypatch.setattr(trainer, "_run", lambda cfg, options: cfg)
+    monkeypatch.setattr(trainer, "_run", lambda cfg, *_: cfg)
 
     def configure(model: str, **options: Any) -> Any:
         return train(model, **options)
@@ -90,6 +91,13 @@ class TestARun:
     def test_leaves_the_weights_in_one_file(self, work_dir: Path) -> None:
         model: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits", weights=work_dir / "model.safetensors")
         assert model.dataset_meta["classes"] == tuple("0123456789")
+
+    def test_the_file_says_what_it_is(self, work_dir: Path) -> None:
+        model: Any = dpt_zoo.create_model(work_dir / "model.safetensors")
+        assert (type(model).__name__, model.dataset_meta["classes"]) == ("MaskRCNN", tuple("0123456789"))
+        metadata = read_metadata(work_dir / "model.safetensors")
+        assert {name: metadata.training[name] for name in ("images", "seed")} == {"images": 6, "seed": 3}
+        assert metadata.metrics.keys() == {"bbox", "segm"} and 0 <= metadata.metrics["bbox"]["mAP"] <= 100
 
     def test_logs_text_json_lines_and_tensorboard(self, work_dir: Path) -> None:
         (text,) = work_dir.glob("*/*.log")
@@ -281,7 +289,7 @@ class TestOnesOwnData:
         assert load == {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
 
     def test_an_annotation_file_and_its_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(trainer, "_run", lambda cfg, options: cfg)
+        monkeypatch.setattr(trainer, "_run", lambda cfg, *_: cfg)
         path = make_coco(tmp_path / "data")
         pair = {"data_root": None, "annotations": path, "images": str(tmp_path / "data" / "train2017")}
         cfg: Any = train(CONFIG, **{**quick(tmp_path / "run", tmp_path), **pair})
