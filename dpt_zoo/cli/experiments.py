@@ -234,10 +234,13 @@ def run_reproduce(args: argparse.Namespace) -> int:
     """Evaluate detectors, and print the summary and the path of the table."""
     from ..reproduction.runner import ReproductionOptions, reproduce, select_names
 
+    is_download_needed = vars(args).pop("download")
     if vars(args).pop("classifiers"):
+        if is_download_needed:
+            raise InputError("--download fetches COCO, not ImageNet: leave it out with --classifiers")
         return _reproduce_classifiers(args)
     names = select_names(vars(args).pop("names"))
-    if vars(args).pop("download"):
+    if is_download_needed:
         fetch_coco(["coco-val2017", "coco-annotations"], args.data_root)
     if args.work_dir is None:
         args.work_dir = Path("runs", "results" if args.format == "pytorch" else f"results-{args.format}")

@@ -12,8 +12,8 @@ from .. import mmlab  # noqa: F401  (before mmdet)
 from mmdet.datasets import CocoDataset
 from mmdet.utils import get_test_pipeline_cfg
 
-from ..data.issues import list_names
 from ..errors import InputError
+from ..formats.issues import list_names
 from ..manifest.metadata import WeightsMetadata
 from ..manifest.records import DemoDetector, PublishedDetector, read_manifest
 

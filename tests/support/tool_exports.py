@@ -174,7 +174,7 @@ def labelme_in_folders(root: Path) -> Expected:
     """Labels and images in folders of their own, paths of Windows, an object of two parts, and a circle."""
     for split in ("train", "val"):
         make_image(root / split / "pictures" / "b.png")
-        shapes = [
+        shapes: list[dict[str, Any]] = [
             {"label": "dog", "shape_type": "polygon", "points": pairs(POLYGON), "group_id": 1},
             {"label": "dog", "shape_type": "polygon", "points": pairs(SQUARE), "group_id": 1},
             {"label": "cat", "shape_type": "circle", "points": [[30, 24], [30, 34]]},
