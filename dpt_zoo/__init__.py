@@ -11,6 +11,8 @@ from ._version import __version__
 from .utils.dependencies import explain_imports
 
 if TYPE_CHECKING:
+    from .bulk.detect import detect_dataset
+    from .bulk.ray_detector import RayDetector
     from .evaluation.evaluator import evaluate
     from .exporting.exporter import export
     from .inference.detections import Detections
@@ -28,6 +30,8 @@ __all__ = [
     "train",
     "evaluate",
     "export",
+    "detect_dataset",
+    "RayDetector",
     "list_models",
     "get_model_info",
     "__version__",
@@ -41,6 +45,8 @@ _MODULES = {
     "train": "training.trainer",
     "evaluate": "evaluation.evaluator",
     "export": "exporting.exporter",
+    "detect_dataset": "bulk.detect",
+    "RayDetector": "bulk.ray_detector",
     "list_models": "manifest.records",
     "get_model_info": "manifest.records",
 }
