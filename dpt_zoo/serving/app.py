@@ -75,10 +75,15 @@ class Service:
         self._api_keys = [key.encode() for key in api_keys]
         self._drawings = asyncio.Semaphore(MAX_DRAWINGS)
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether clients need a key."""
+        return bool(self._api_keys)
+
     def check_key(self, key: str) -> None:
         """Refuse a request without one of the keys."""
         matches = [hmac.compare_digest(key.encode(), each) for each in self._api_keys]
-        if self._api_keys and not any(matches):
+        if not any(matches):
             raise Refusal(401, "an API key is needed: Authorization: Bearer KEY")
 
     def find(self, model: str | None) -> tuple[str, Detector]:
@@ -152,12 +157,13 @@ def _check(result: Detections | BaseException) -> Result:
 def make_app(service: Service, *, is_local: bool = False) -> ASGIApp:
     """Return the application of a `service`. If `is_local`, it refuses host names of other machines."""
     app = FastAPI(title="DPT Zoo", version=__version__, docs_url=None, redoc_url=None)
-    bearer = HTTPBearer(auto_error=False, description="one of the server's API keys, if it has any")
+    bearer = HTTPBearer(auto_error=False, description="one of the server's API keys")
 
     async def check_key(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
         service.check_key(credentials.credentials if credentials else "")
 
-    private = APIRouter(dependencies=[Depends(check_key)], responses=dict.fromkeys((401, 404, 422, 503), PROBLEM))
+    keys = [Depends(check_key)] if service.needs_key else []
+    private = APIRouter(dependencies=keys, responses=dict.fromkeys((401, 404, 422, 503), PROBLEM))
     _add_detect(private, service)
     _add_models(private, service)
     app.include_router(private)
