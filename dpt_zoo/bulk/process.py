@@ -51,7 +51,7 @@ class WorkerProcess:
         return description
 
     def detect(self, address: str, index: int, progress: Callable[[int], None]) -> Counts:
-        """Call `PartWorker.detect` with these arguments; raise `PartError` also if the process died."""
+        """Call `PartWorker.detect` with `address`, `index` and `progress`. If the process dies, raise `PartError`."""
         return Counts(**self._call("detect", [address, index], progress))
 
     def close(self) -> None:
