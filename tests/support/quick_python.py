@@ -93,6 +93,7 @@ def wait_for_client(address: str) -> list[str]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.clear()
         os.environ.update(environment)
+        tempfile.tempdir = None  # TMPDIR may have changed
         os.chdir(folder)
         return arguments
 
