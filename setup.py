@@ -46,6 +46,7 @@ OPENVINO = ["openvino>=2025.2"]
 EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
 QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
+LARGE = ["tifffile>=2024.8"]  # windows of large images
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
@@ -95,12 +96,14 @@ setup(
         "openvino": OPENVINO,
         "hub": HUB,
         "app": APP,
+        "large": LARGE,
         "video": VIDEO,
         "demo": DEMO,
         "docs": DOCS,
         "test": [
             *QUANTIZE,
             *APP,
+            *LARGE,
             *VIDEO,
             *DEMO,
             *DOCS,

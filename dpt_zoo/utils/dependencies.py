@@ -16,6 +16,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "hub": ("huggingface_hub",),
     "video": ("av",),
+    "large": ("tifffile",),
     "app": ("gradio",),
     "demo": ("sklearn",),
 }
