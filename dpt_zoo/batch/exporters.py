@@ -22,12 +22,12 @@ from ..inference.detections import RLE, Detections, coco_category_ids
 from ..utils.files import open_atomic
 from ..utils.json_files import write_json_list
 from ..utils.text import printable
-from .journal import ImageResult, Journal
+from .journal import ImageResult, RunResults
 
 _RUN_BITS = (4, 8, 12, 16)  # the numbers of bits for the length of a run in Label Studio's masks
 
 
-def write_json(journal: Journal, folder: Path) -> None:
+def write_json(journal: RunResults, folder: Path) -> None:
     """Write `detections.json`: the model, its classes, and each image's line of the journal."""
     head = {name: getattr(journal.settings, name) for name in ("model", "score_threshold", "classes")}
     with open_atomic(folder / "detections.json") as file:
@@ -36,7 +36,7 @@ def write_json(journal: Journal, folder: Path) -> None:
         file.write(b"}\n")
 
 
-def write_coco(journal: Journal, folder: Path) -> None:
+def write_coco(journal: RunResults, folder: Path) -> None:
     """Write `coco.json`. Image ids are the file names if these are different numbers, as in COCO, else 1, 2, 3, ..."""
     classes = journal.settings.classes
     categories = [{"id": id, "name": name} for id, name in zip(coco_category_ids(classes), classes, strict=True)]
@@ -52,7 +52,7 @@ def write_coco(journal: Journal, folder: Path) -> None:
         file.write(b"}\n")
 
 
-def write_csv(journal: Journal, folder: Path) -> None:
+def write_csv(journal: RunResults, folder: Path) -> None:
     """Write `detections.csv`: one row for each object. Boxes and the areas of masks are in pixels."""
     with open_atomic(folder / "detections.csv") as file:
         rows = csv.writer(codecs.getwriter("utf-8")(file, "backslashreplace"), lineterminator="\r\n")
@@ -65,7 +65,7 @@ def write_csv(journal: Journal, folder: Path) -> None:
                 rows.writerow((result.name, result.frame, result.time, *values, *box, area))
 
 
-def write_yolo(journal: Journal, folder: Path) -> None:
+def write_yolo(journal: RunResults, folder: Path) -> None:
     """Write `data.yaml`, and `labels/STEM.txt` with a line per object: class, centre, width, height (0 to 1), score."""
     _write_folder(folder / "labels", ((f"{result.stem}.txt", _yolo_lines(result.detections)) for result in journal))
     names = dict(enumerate(journal.settings.classes))
@@ -73,12 +73,12 @@ def write_yolo(journal: Journal, folder: Path) -> None:
         file.write(yaml.safe_dump({"names": names}, allow_unicode=True, sort_keys=False).encode())
 
 
-def write_voc(journal: Journal, folder: Path) -> None:
+def write_voc(journal: RunResults, folder: Path) -> None:
     """Write `annotations/STEM.xml` in Pascal VOC's format: a box has its first and last pixel, counted from 1."""
     _write_folder(folder / "annotations", ((f"{result.stem}.xml", _voc_annotation(result)) for result in journal))
 
 
-def write_label_studio(journal: Journal, folder: Path) -> None:
+def write_label_studio(journal: RunResults, folder: Path) -> None:
     """Write tasks with boxes and masks to `labelstudio.json`, and the labelling interface to `labelstudio.xml`.
 
     Label Studio shows images of this machine if it runs with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="/".
@@ -96,7 +96,7 @@ def write_label_studio(journal: Journal, folder: Path) -> None:
         file.write(_to_bytes(view))
 
 
-WRITERS: Mapping[str, Callable[[Journal, Path], None] | None] = {
+WRITERS: Mapping[str, Callable[[RunResults, Path], None] | None] = {
     "json": write_json,
     "jsonl": None,
     "coco": write_coco,
@@ -113,7 +113,7 @@ def _coco_image(id: int, result: ImageResult) -> dict[str, Any]:
     return {"id": id, "file_name": result.name, "width": width, "height": height}
 
 
-def _coco_annotations(image_ids: Sequence[int], journal: Journal) -> Iterator[dict[str, Any]]:
+def _coco_annotations(image_ids: Sequence[int], journal: RunResults) -> Iterator[dict[str, Any]]:
     numbers = itertools.count(1)
     for image_id, result in zip(image_ids, journal, strict=True):
         for annotation in result.detections.to_coco(image_id):

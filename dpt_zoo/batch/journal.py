@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import InputError, OutputError
 from ..inference.detections import Detections
@@ -79,6 +79,44 @@ class ImageResult:
         return {"name": self.name, "stem": self.stem, **key, **video, **self.detections.to_json()}
 
 
+class RunResults(Protocol):
+    """The results of a run, which each iteration reads anew.
+
+    Attributes:
+        settings: the run's settings.
+    """
+
+    settings: RunSettings
+
+    def __iter__(self) -> Iterator[ImageResult]:
+        """Return the results of the images."""
+
+
+class Stems:
+    """The stems of a run's files, each for one image; file systems that ignore case keep them apart, too."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._numbers = Counter[str]()
+
+    def add(self, stem: str) -> None:
+        """Note that a stem is taken."""
+        self._taken.add(stem.casefold())
+
+    def new(self, name: str) -> str:
+        """Return an unused stem: "photo" for "photo.jpg"; if it is taken, "photo.jpg", then "photo.jpg-2", ..."""
+        # File systems allow names of 255 bytes: 160 leave room for what is added.
+        parts = (part.encode("utf-8", "ignore")[:160].decode("utf-8", "ignore") for part in name.split("/"))
+        path = PurePosixPath(*(part for part in parts if part not in ("", ".", "..")))
+        start = self._numbers[path.as_posix()] or 2
+        numbered = ((f"{path}-{number}", number) for number in itertools.count(start))
+        candidates = itertools.chain([(path.with_suffix("").as_posix(), 0), (path.as_posix(), 0)], numbered)
+        stem, number = next(each for each in candidates if each[0].casefold() not in self._taken)
+        self._numbers[path.as_posix()] = number
+        self.add(stem)
+        return stem
+
+
 class Journal:
     """The results of a run, `detections.jsonl`, and its settings, `run.json`. Iteration reads all results from disk.
 
@@ -100,8 +138,7 @@ class Journal:
         self._path = folder / RESULTS
         self._done: set[str] = set()
         self._names: set[str] = set()
-        self._stems: set[str] = set()
-        self._numbers = Counter[str]()
+        self._stems = Stems()
         size = 0  # bytes of the file to keep
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock_folder(folder))
@@ -109,7 +146,7 @@ class Journal:
                 _check_settings(folder, settings)
                 for result, end in self._read():
                     if result.frame is None:
-                        self._stems.add(result.stem.casefold())
+                        self._stems.add(result.stem)
                     if result.frame is None or result.is_last:
                         self._names.add(result.name if result.frame is None else result.name.rpartition("/")[0])
                         path = result.detections.path or result.name
@@ -142,17 +179,8 @@ class Journal:
         return list(make_unique(left.values(), self._names))
 
     def new_stem(self, name: str) -> str:
-        """Return an unused stem: "photo" for "photo.jpg"; if it is taken, "photo.jpg", then "photo.jpg-2", ..."""
-        # File systems allow names of 255 bytes: 160 leave room for what is added.
-        parts = (part.encode("utf-8", "ignore")[:160].decode("utf-8", "ignore") for part in name.split("/"))
-        path = PurePosixPath(*(part for part in parts if part not in ("", ".", "..")))
-        start = self._numbers[path.as_posix()] or 2
-        numbered = ((f"{path}-{number}", number) for number in itertools.count(start))
-        candidates = itertools.chain([(path.with_suffix("").as_posix(), 0), (path.as_posix(), 0)], numbered)
-        stem, number = next(each for each in candidates if each[0].casefold() not in self._stems)  # some ignore case
-        self._numbers[path.as_posix()] = number
-        self._stems.add(stem.casefold())
-        return stem
+        """Return an unused stem, see `Stems`."""
+        return self._stems.new(name)
 
     def append(self, result: ImageResult) -> None:
         """Write an image's line. If this fails, `OutputError` is raised, and the lines before it are unchanged."""

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,29 +44,35 @@ def add_commands(commands: Any) -> None:
     )
     add = detect.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="images, videos, folders, patterns, URLs, - (stdin), camera:0")
-    model = "a detector of `dpt-zoo list`, or a file of `dpt-zoo export`: .onnx, or .xml for OpenVINO"
-    add("--model", required=True, metavar="NAME", help=model)
-    add("--weights", metavar="W", help="path, https://... or hf://org/repo/file (default: the model's own)")
+    model = "a detector of `dpt-zoo list`, weights that say what they are, or a file of `dpt-zoo export`: .onnx or .xml"
+    add("--model", required=True, metavar="NAME|FILE", help=model)
     add("--work-dir", type=Path, metavar="DIR", help="folder for the results (default: detections, detections-2, ...)")
     add("--resume", action="store_true", help="continue the run in --work-dir, or in the last default folder")
-    add("--score-threshold", type=float, default=0.3, metavar="S", help="the lowest score (default: %(default)s)")
-    add("--max-detections", type=int, metavar="N", help="the most objects of an image (default: the model's, 100)")
-    add("--nms-iou", type=float, metavar="IOU", help="IoU above which one of two is kept (default: the model's, 0.5)")
-    add("--class-agnostic-nms", action="store_true", help="compare objects of different classes, too")
-    add("--classes", nargs="+", metavar="CLASS", help="keep only these classes")
-    formats = f"{', '.join(FORMATS)} (default: json)"
-    add("--format", nargs="+", choices=FORMATS, default=["json"], metavar="FORMAT", help=formats)
-    add("--no-pictures", action="store_true", help="do not draw pictures and videos")
-    add("--save-crops", action="store_true", help="write a picture of each object")
-    add("--save-masks", action="store_true", help="write a PNG with the object number of each pixel for each image")
-    add("--scale", nargs=2, type=int, metavar=("LONG", "SHORT"), help="resize images to fit these sides (pixels)")
-    batch_size = "images processed at once (default: 1, or that of an exported file)"
     add("--slice-size", type=int, metavar="PIXELS", help="detect in overlapping square slices of large images")
     overlap = "the part of a slice that it shares with the next (default: %(default)s)"
     add("--slice-overlap", type=float, default=0.2, metavar="PART", help=overlap)
     add("--whole-image", action="store_true", help="with slices, detect in the image as a whole, too")
     limit = "the largest image to accept (default: 178956970): a small file can fill the memory"
     add("--max-pixels", type=int, metavar="N", help=limit)
+    add("--classes", nargs="+", metavar="CLASS", help="keep only these classes")
+    formats = f"{', '.join(FORMATS)} (default: json)"
+    add("--format", nargs="+", choices=FORMATS, default=["json"], metavar="FORMAT", help=formats)
+    add("--no-pictures", action="store_true", help="do not draw pictures and videos")
+    add("--save-crops", action="store_true", help="write a picture of each object")
+    add("--save-masks", action="store_true", help="write a PNG with the object number of each pixel for each image")
+    add_detector_options(add)
+    detect.set_defaults(run=run_detect)
+
+
+def add_detector_options(add: Callable[..., object]) -> None:
+    """Add the options that are arguments of `Detector`, except the model, with argparse's `add_argument`."""
+    add("--weights", metavar="W", help="path, https://... or hf://org/repo/file (default: the model's own)")
+    add("--score-threshold", type=float, default=0.3, metavar="S", help="the lowest score (default: %(default)s)")
+    add("--max-detections", type=int, metavar="N", help="the most objects of an image (default: the model's, 100)")
+    add("--nms-iou", type=float, metavar="IOU", help="IoU above which one of two is kept (default: the model's, 0.5)")
+    add("--class-agnostic-nms", action="store_true", help="compare objects of different classes, too")
+    add("--scale", nargs=2, type=int, metavar=("LONG", "SHORT"), help="resize images to fit these sides (pixels)")
+    batch_size = "images processed at once (default: 1, or that of an exported file)"
     add("--batch-size", type=int, metavar="N", help=batch_size)
     devices = "cpu, cuda, cuda:1, or another device of an exported file's runtime (default: a GPU if there is one)"
     add("--device", default="auto", help=devices)
@@ -78,7 +84,6 @@ def add_commands(commands: Any) -> None:
     )
     add("--amp", action="store_true", help="use half precision; needs a GPU, or a CPU with fast bfloat16")
     add("--compile", action="store_true", help="compile the backbone")
-    detect.set_defaults(run=run_detect)
 
 
 def run_detect(args: argparse.Namespace) -> int:

@@ -5,10 +5,14 @@ import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from ..utils.text import format_percent
 from .printing import is_main_process, print_table, show
+
+if TYPE_CHECKING:
+    from ..evaluation.result import Evaluation
 
 DIFFERENT = 1
 """The exit status of `reproduce` if a detector failed, or if a metric differs from the published one."""
@@ -22,7 +26,8 @@ def add_commands(commands: Any) -> None:
         description="Train a config as it is, or fine-tune a detector of `dpt-zoo list` from its weights.",
     )
     train.set_defaults(run=run_train)
-    evaluate = commands.add_parser("evaluate", help="measure a detector on a data set")
+    text = "measure a detector or the results of detect-dataset on a data set, or a classifier on ImageNet"
+    evaluate = commands.add_parser("evaluate", help=text)
     evaluate.set_defaults(run=run_evaluate, evaluator="faster-coco-eval")
     reproduce = commands.add_parser(
         "reproduce",
@@ -33,7 +38,9 @@ def add_commands(commands: Any) -> None:
 
     for add in (train.add_argument, evaluate.add_argument):
         file = ", or a file of `dpt-zoo export`" if add == evaluate.add_argument else ""
-        add("model", metavar="NAME|FILE", help=f"a detector of `dpt-zoo list`, or a config file, configs/....py{file}")
+        count = {"nargs": "?"} if add == evaluate.add_argument else {}
+        models = f"a detector of `dpt-zoo list`, weights that say what they are, or a config file, configs/....py{file}"
+        add("model", metavar="NAME|FILE", **count, help=models)
         add("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data (default: the config's)")
         add("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of --data-root")
         add("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
@@ -56,12 +63,22 @@ def add_commands(commands: Any) -> None:
     add("--compile", action="store_true", help="compile the backbone")
     add("--gradient-checkpointing", action="store_true", help="use less memory and more time")
     add("--ema", action="store_true", help="validate and save a moving average of the weights")
-    add("--tensorboard", action="store_true", help="also log for TensorBoard")
+    add("--patience", type=int, metavar="N", help="stop after N validations without a better box AP")
+    add("--freeze", nargs="+", default=[], metavar="PART", help="parts that are not trained: backbone, neck, ...")
+    add(
+        "--keep-empty",
+        action=argparse.BooleanOptionalAction,
+        help="train on images without objects (default: if a detector is fine-tuned)",
+    )
+    add("--balance", action="store_true", help="draw images of rare classes more often")
+    trackers = ("tensorboard", "wandb", "mlflow", "clearml")
+    add("--logger", dest="loggers", nargs="+", default=[], choices=trackers, help="trackers of experiments to log with")
     add("--seed", type=int, metavar="N", help="random seed (default: random)")
     add("--deterministic", action="store_true", help="refuse operations that give different results in each run")
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the config to change")
 
     add = evaluate.add_argument
+    add("--predictions", metavar="DIR", help="results of `dpt-zoo detect-dataset`, instead of a model")
     add("--weights", metavar="W", help="NAME, path, https://... or hf://org/repo/file (default: the model's own)")
     add("--max-detections", type=int, metavar="N", help="objects of an image that count (default: 100)")
     add("--tasks", nargs="+", choices=("bbox", "segm"), help="boxes, masks or both (default: all of the model)")
@@ -75,7 +92,10 @@ def add_commands(commands: Any) -> None:
 
     add = reproduce.add_argument
     add("names", nargs="*", metavar="NAME", help="detectors, or patterns such as 'mrcnn*' (default: all twelve)")
-    add("--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017")
+    add("--classifiers", action="store_true", help="the three ImageNet classifiers instead of the detectors")
+    add(
+        "--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017, or of ImageNet"
+    )
     add("--work-dir", type=Path, metavar="DIR", help="default: runs/results, or runs/results-FORMAT")
     add("--processes", type=int, default=1, metavar="N", help="processes for each detector: the number of GPUs")
     add("--format", choices=("onnx", "openvino"), default="pytorch", help="export each detector, and evaluate the file")
@@ -94,11 +114,20 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Evaluate, and print COCO's tables."""
-    from ..evaluation.evaluator import evaluate
     from ..evaluation.metrics import MAX_DETECTIONS
+    from ..manifest.records import read_manifest
 
-    per_class = vars(args).pop("per_class")
-    evaluation = evaluate(**vars(args))
+    if args.model in read_manifest().classifiers:
+        return _evaluate_classifier(args)
+    per_class, predictions = vars(args).pop("per_class"), vars(args).pop("predictions")
+    if predictions is not None:
+        evaluation = _evaluate_predictions(predictions, args)
+    elif args.model is None:
+        raise InputError("name a model to evaluate, or --predictions DIR")
+    else:
+        from ..evaluation.evaluator import evaluate
+
+        evaluation = evaluate(**vars(args))
     if not is_main_process():
         return 0
     if evaluation.skipped:
@@ -115,16 +144,62 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate_classifier(args: argparse.Namespace) -> int:
+    """Evaluate a classifier, and print its accuracy."""
+    from ..evaluation.classification import evaluate_classifier
+
+    options = vars(args)
+    for name in ("annotations", "images", "skip_missing", "tasks", "output", "format_only", "show_dir", "per_class"):
+        if options.pop(name):
+            raise InputError(f"--{name.replace('_', '-')} is not for a classifier: leave it out")
+    del options["evaluator"]
+    if args.data_root is None:
+        raise InputError("--data-root is required with a classifier: a folder of ImageNet, with val")
+    chosen = {name: value for name, value in options.items() if value is not None}
+    accuracy = evaluate_classifier(**chosen)
+    if is_main_process():
+        percents = (f"{accuracy.top1:.2f}", f"{accuracy.top5:.2f}", f"{accuracy.num_images:,}")
+        print_table(("", "top-1", "top-5", "images"), [(args.model, *percents)])
+    return 0
+
+
+def _evaluate_predictions(predictions: str, args: argparse.Namespace) -> "Evaluation":
+    from ..evaluation.dataset_results import evaluate_results
+
+    used = ("annotations", "tasks", "skip_missing", "evaluator")
+    given = {name for name, value in vars(args).items() if value and (name, value) != ("device", "auto")}
+    if unused := sorted(given.difference(used)):
+        raise InputError(f"--predictions does not allow {', '.join(unused)}: leave them out")
+    if args.annotations is None:
+        raise InputError("--predictions needs --annotations FILE")
+    return evaluate_results(predictions, **{name: getattr(args, name) for name in used})
+
+
 def run_reproduce(args: argparse.Namespace) -> int:
     """Evaluate detectors, and print the summary and the path of the table."""
     from ..reproduction.runner import ReproductionOptions, reproduce, select_names
 
+    if vars(args).pop("classifiers"):
+        return _reproduce_classifiers(args)
     names = select_names(vars(args).pop("names"))
     if args.work_dir is None:
         args.work_dir = Path("runs", "results" if args.format == "pytorch" else f"results-{args.format}")
     results = reproduce(names, ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
     show(f"{results.summary}\n{args.work_dir / 'results.md'}")
     return DIFFERENT if results.num_failed or results.num_different else 0
+
+
+def _reproduce_classifiers(args: argparse.Namespace) -> int:
+    """Evaluate the classifiers, and print their table and its path."""
+    from ..reproduction.classifiers import reproduce_classifiers
+    from ..reproduction.runner import ReproductionOptions
+
+    if vars(args).pop("names"):
+        raise InputError("--classifiers does not allow names of detectors: leave them out")
+    args.work_dir = args.work_dir or Path("runs", "results-classifiers")
+    results = reproduce_classifiers(ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
+    show(f"{results.table}\n{results.path}")
+    return 0 if results.all_match else DIFFERENT
 
 
 def _print_metrics(title: str, rows: Mapping[Any, Mapping[str, float | None]]) -> None:

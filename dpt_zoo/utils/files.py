@@ -27,10 +27,11 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`. When the block succeeds, the file is synced to disk and renamed to `path`.
 
-    If `path` is a link, the file that it points to is replaced.
+    If `path` is a link, the file that it points to is replaced. `mode` are the file's permissions, by default the usual
+    ones.
 
     Raises:
         OutputError: The file cannot be written: no such folder, no permission, no space, ...
@@ -42,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if target.is_symlink() or (target.exists() and not target.is_file()):
             raise OSError("it is not a regular file")
-        partial.touch()
+        partial.touch(mode or 0o666)
         mode = partial.stat().st_mode
         yield partial
         partial.chmod(mode)  # a library may have replaced it by a file that only the user can read
@@ -98,6 +99,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     import fcntl
 
     descriptor = os.open(folder, os.O_RDONLY)
+    _lock_descriptors.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,7 +109,22 @@ def lock_folder(folder: Path) -> Iterator[None]:
             pass
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _lock_descriptors:  # not in a forked process
+            _lock_descriptors.remove(descriptor)
+            os.close(descriptor)
+
+
+_lock_descriptors: set[int] = set()
+
+
+def _release_in_child() -> None:
+    """Close the locks in a forked process, such as a data loader's worker: it may outlive the process that has them."""
+    while _lock_descriptors:
+        os.close(_lock_descriptors.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -1,5 +1,6 @@
 """Find image files, and read their sizes without decoding them."""
 
+import functools
 from pathlib import Path
 
 from PIL import ExifTags, Image
@@ -11,8 +12,13 @@ from .images import DECODER_ERRORS, FORMATS
 
 def find_images(folder: Path) -> list[Path]:
     """Return the image files in a folder and its subfolders, sorted, without hidden files and linked folders."""
-    suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
-    return [path for path in walk_files(folder) if path.suffix.lower() in suffixes]
+    return [path for path in walk_files(folder) if path.suffix.lower() in image_suffixes()]
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Return the suffixes of image files, such as ".jpg", in lower case."""
+    return frozenset(suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS)
 
 
 def read_size(path: Path) -> tuple[int, int]:
