@@ -46,6 +46,7 @@ OPENVINO = ["openvino>=2025.2"]
 EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
 QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
+LARGE = ["tifffile>=2024.8"]  # windows of large images
 SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus_client>=0.22", "python-multipart>=0.0.22"]
 WEBDATASET = ["webdataset>=1"]  # shards of ImageNet
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
@@ -101,6 +102,7 @@ setup(
         "openvino": OPENVINO,
         "hub": HUB,
         "app": APP,
+        "large": LARGE,
         "serve": SERVE,
         "video": VIDEO,
         "webdataset": [*TORCH, *WEBDATASET],
@@ -113,6 +115,7 @@ setup(
         "test": [
             *QUANTIZE,
             *APP,
+            *LARGE,
             *SERVE,
             *VIDEO,
             *WEBDATASET,

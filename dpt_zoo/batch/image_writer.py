@@ -31,12 +31,15 @@ class ImageWriter:
     masks: bool = False
 
     def write(self, result: ImageResult) -> None:
-        """Write an image's files, or raise `OutputError`. A frame gets no picture: it is in the drawn video."""
+        """Write an image's files, or raise `OutputError`.
+
+        A frame gets no picture: it is in the drawn video. An image that was too large to keep gets no picture or crops.
+        """
         detections = result.detections
-        if self.pictures and result.frame is None:
+        if self.pictures and result.frame is None and detections.image is not None:
             is_png = result.name.lower().endswith(".png") or max(detections.image_size) > 65_500  # JPEG's limit
             self._write(f"pictures/{result.stem}{'.png' if is_png else '.jpg'}", detections.plot())
-        if self.crops:
+        if self.crops and detections.image is not None:
             for number, (name, crop) in enumerate(zip(detections.names, detections.crop(), strict=True), 1):
                 folder = re.sub(r'[\x00-\x1f\\/:*?"<>|]|^\.+|[. ]+$', "_", name)[:50] or "_"  # any system accepts it
                 self._write(f"crops/{folder}/{result.stem}-{number}.jpg", crop)

@@ -32,6 +32,7 @@ class RunSettings:
         max_detections, nms_iou, class_agnostic_nms: those of `Detector`.
         scale: the longer and the shorter side that images are resized to fit, pixels; None for the config's own.
         amp: whether the model computes in half precision.
+        slice_size, slice_overlap, whole_image: those of `Views`.
     """
 
     model: str
@@ -44,6 +45,9 @@ class RunSettings:
     class_agnostic_nms: bool = False
     scale: tuple[int, int] | None = None
     amp: bool = False
+    slice_size: int | None = None
+    slice_overlap: float = 0.2
+    whole_image: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ..errors import DPTZooError, ImageError, InputError
 from ..inference.detections import Detections
 from ..inference.detector import Detector
 from ..inference.inputs import ImageInput, NamedInput
+from ..inference.views import Views
 from ..utils.files import make_folder
 from ..utils.progress import ProgressCallback
 from .image_writer import ImageWriter
@@ -44,7 +45,7 @@ class VideoInput(NamedInput):
 
 
 class DetectionRun:
-    """Detects objects with `detector`, and writes results to `journal` and pictures with `image_writer`.
+    """Detects objects with `detector` in `views`, and writes results to `journal` and pictures with `image_writer`.
 
     Attributes:
         num_images: the number of images and frames that are done.
@@ -52,13 +53,16 @@ class DetectionRun:
         failures: the errors of the inputs that failed.
     """
 
-    def __init__(self, detector: Detector, journal: Journal, image_writer: ImageWriter) -> None:
+    def __init__(
+        self, detector: Detector, journal: Journal, image_writer: ImageWriter, views: Views | None = None
+    ) -> None:
         self.num_images = 0
         self.num_objects = 0
         self.failures: list[DPTZooError] = []
         self._detector = detector
         self._journal = journal
         self._image_writer = image_writer
+        self._views = views
 
     def detect_images(
         self, images: Sequence[ImageInput], progress: ProgressCallback, on_result: Callable[[Detections], None]
@@ -76,7 +80,7 @@ class DetectionRun:
             on_result(result.detections)
 
         with _in_background(2, finish) as submit:
-            for number, (image, detections) in enumerate(self._detector.detect_each(images), 1):
+            for number, (image, detections) in enumerate(self._detector.detect_each(images, self._views), 1):
                 if isinstance(detections, ImageError):
                     self.failures.append(detections)
                 else:
@@ -126,7 +130,7 @@ class DetectionRun:
             drawn = write_video(path, reader)
         inputs = self._read(video, reader, frames)
         with drawn as write_frame, _in_background(1, finish) as submit:
-            for number, (image, detections) in enumerate(self._detector.detect_each(inputs), 1):
+            for number, (image, detections) in enumerate(self._detector.detect_each(inputs, self._views), 1):
                 frame = frames.popleft()
                 if isinstance(detections, ImageError):
                     raise detections

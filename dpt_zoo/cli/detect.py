@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 FORMATS = ("json", "jsonl", "coco", "csv", "yolo", "voc", "labelstudio")
 SHARED = ("max_detections", "nms_iou", "class_agnostic_nms", "amp")
-"""The options that are arguments of the detector and on which the results of a run depend."""
+VIEWS = ("slice_size", "slice_overlap", "whole_image")
+"""The options on which the results of a run depend: arguments of the detector, and of `Views`."""
+OPTIONS = ("weights", "device", "compile", "batch_size", "max_pixels", "num_threads")
+"""The other arguments of the detector."""
 _OUTPUTS = (  # all that a run may write to its folder
     *("run.json", "detections.jsonl", "detections.json", "coco.json", "detections.csv", "labels", "data.yaml"),
     *("annotations", "labelstudio.json", "labelstudio.xml", "pictures", "crops", "masks"),
@@ -45,6 +48,12 @@ def add_commands(commands: Any) -> None:
     add("--model", required=True, metavar="NAME|FILE", help=model)
     add("--work-dir", type=Path, metavar="DIR", help="folder for the results (default: detections, detections-2, ...)")
     add("--resume", action="store_true", help="continue the run in --work-dir, or in the last default folder")
+    add("--slice-size", type=int, metavar="PIXELS", help="detect in overlapping square slices of large images")
+    overlap = "the part of a slice that it shares with the next (default: %(default)s)"
+    add("--slice-overlap", type=float, default=0.2, metavar="PART", help=overlap)
+    add("--whole-image", action="store_true", help="with slices, detect in the image as a whole, too")
+    limit = "the largest image to accept (default: 178956970): a small file can fill the memory"
+    add("--max-pixels", type=int, metavar="N", help=limit)
     add("--classes", nargs="+", metavar="CLASS", help="keep only these classes")
     formats = f"{', '.join(FORMATS)} (default: json)"
     add("--format", nargs="+", choices=FORMATS, default=["json"], metavar="FORMAT", help=formats)
@@ -88,12 +97,14 @@ def run_detect(args: argparse.Namespace) -> int:
     from ..batch.runner import DetectionRun, VideoInput
     from ..inference.detector import Detector
     from ..inference.inputs import ImageInput
+    from ..inference.views import Views
 
-    images, videos = _find_inputs(args.inputs)
+    images, videos = _find_inputs(args.inputs, args.max_pixels)
+    views = {name: getattr(args, name) for name in VIEWS}
     folder = _choose_folder(args.work_dir, args.resume)
     make_folder(folder, "--work-dir")
     shared = {name: getattr(args, name) for name in SHARED} | {"scale": args.scale and tuple(args.scale)}
-    options = {name: getattr(args, name) for name in ("weights", "device", "compile", "batch_size", "num_threads")}
+    options = {name: getattr(args, name) for name in OPTIONS}
     detector = Detector(args.model, score_threshold=args.score_threshold, **shared, **options)
     if args.save_masks and not detector.has_masks:
         raise InputError(f"--save-masks: {args.model} has no masks: choose a Mask R-CNN")
@@ -107,10 +118,11 @@ def run_detect(args: argparse.Namespace) -> int:
         kept_classes=tuple(args.classes or detector.classes),
         score_threshold=detector.score_thresholds or detector.score_threshold,
         **shared,
+        **views,
     )
     image_writer = ImageWriter(folder, not args.no_pictures, crops=args.save_crops, masks=args.save_masks)
     with Journal(folder, settings, resume=args.resume) as journal:
-        run = DetectionRun(detector, journal, image_writer)
+        run = DetectionRun(detector, journal, image_writer, Views(**views))
         left = journal.select([*images, *videos])
         images = [each for each in left if isinstance(each, ImageInput)]
         videos = [each for each in left if isinstance(each, VideoInput)]
@@ -139,14 +151,15 @@ def _parse_threshold(text: str) -> float | str:
     return text if text == "tuned" else float(text)
 
 
-def _find_inputs(names: Sequence[str]) -> tuple[list["ImageInput"], list["VideoInput"]]:
+def _find_inputs(names: Sequence[str], max_pixels: int | None) -> tuple[list["ImageInput"], list["VideoInput"]]:
     """Return the images, and the videos with the cameras."""
     from ..batch.runner import VIDEO_SUFFIXES, VideoInput
     from ..inference.inputs import find_inputs, is_url, stream_input
+    from ..utils.images import MAX_PIXELS
 
     cameras = {name: int(name.partition(":")[2]) for name in names if re.fullmatch(r"camera:\d+", name)}
     images, videos = [], []
-    for image in find_inputs([name for name in names if name != "-" and name not in cameras]):
+    for image in find_inputs([name for name in names if name != "-" and name not in cameras], max_pixels or MAX_PIXELS):
         path = Path(image.origin)
         if path.suffix.lower() in VIDEO_SUFFIXES and not is_url(image.origin):
             videos.append(VideoInput(image.name, image.origin, path))

@@ -2,37 +2,47 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard, TypeVar, Union
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DependencyError, ImageError, InputError
+from ..utils.images import MAX_PIXELS
 from ..utils.validation import check_integer
+from ..utils.windows import ArrayWindows, Window, WindowReader
 from .backend import Backend, Objects, Resized
 from .detections import Detections
 from .graph_metadata import GraphMetadata
 from .inputs import ImageInput, find_input, find_inputs
 from .limits import Limits
+from .merging import NMS_IOU, merge, place
+from .views import View, Views
 
 if TYPE_CHECKING:
     import torch
 
     from ..explaining.patches import Explanation
 
+MAX_KEPT = 50_000_000
+"""Pixels of an image that is kept with its detections in slices. Larger ones would fill the memory of a stream."""
 READERS = 2
 """Threads that read, decode and resize images while the network runs."""
 ImageLike = Union[str, Path, bytes, bytearray, Image.Image, NDArray[Any], "torch.Tensor"]
 """A path, a URL, an image file's bytes, a PIL image, an array `(H, W, 3)` RGB or a tensor `(3, H, W)` RGB."""
 EXPORTED_SUFFIXES = (".onnx", ".xml")
 """Files of `dpt_zoo.export` that a detector runs: with ONNX Runtime, and with OpenVINO."""
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +70,8 @@ class Detector:
         scale: maximum longer and shorter side of resized images, in pixels; by default the config's, e.g. (1333, 800).
         batch_size: the number of images of one size that the network processes at once: by default 1, or that of a file
             exported with a fixed one. It does not change detections.
+        max_pixels: the largest image to accept, by default 178,956,970 pixels. A small file can unpack to an image that
+            fills the memory.
         num_threads: the number of threads of an exported file's runtime; by default one for each core. Only for a file.
 
     Attributes:
@@ -91,11 +103,12 @@ class Detector:
         compile: bool = False,
         scale: tuple[int, int] | None = None,
         batch_size: int | None = None,
+        max_pixels: int | None = None,
         num_threads: int | None = None,
     ) -> None:
         threshold = None if score_threshold == "tuned" else score_threshold
         limits = Limits(threshold, max_detections, nms_iou, class_agnostic_nms)
-        for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
+        for name, value in (("batch_size", batch_size), ("max_pixels", max_pixels), ("num_threads", num_threads)):
             if value is not None:
                 check_integer(name, value, 1)
         if scale is not None:
@@ -139,6 +152,7 @@ class Detector:
         self.max_detections = max_detections
         self.nms_iou = nms_iou
         self.class_agnostic_nms = class_agnostic_nms
+        self._max_pixels = MAX_PIXELS if max_pixels is None else int(max_pixels)
 
     @property
     def _limits(self) -> Limits:
@@ -174,18 +188,34 @@ class Detector:
             raise InputError("score_threshold='tuned': tune the thresholds of this model by `dpt-zoo evaluate` first")
         return tuple(owner["score_thresholds"])
 
-    def __call__(self, image: ImageLike) -> Detections:
+    def __call__(
+        self,
+        image: ImageLike,
+        *,
+        slice_size: int | None = None,
+        slice_overlap: float = 0.2,
+        whole_image: bool = False,
+    ) -> Detections:
         """Detect the objects in one image.
 
         Args:
             image: a path, a URL (https://...), a PIL image, an array `(H, W, 3)` RGB, a tensor `(3, H, W)` RGB, or an
                 image file's bytes. See `utils.images.to_pixels` for other shapes and types.
+            slice_size: detect in overlapping square slices with sides of this number of pixels, at least 32, and merge
+                the objects; `max_detections` is then that of a slice. A TIFF file is read slice by slice if its tiles
+                or strips allow it. It is then not kept as the `image` of the detections, and neither is an image with
+                more than 50 million pixels.
+            slice_overlap: the least part of a slice's side that it shares with the next one, from 0 to 0.9. Objects
+                that are not longer than this are whole in a slice.
+            whole_image: detect in the image as a whole, too, for objects that are larger than slices.
 
         Raises:
             ImageError: The image cannot be read.
-            InputError: A folder, a pattern, a list or an iterator was given: use `stream` for these.
+            InputError: A folder, a pattern, a list or an iterator was given: use `stream` for these. Or an option is
+                out of its range.
         """
-        ((_, result),) = self._detect([self._prepare(find_input(image))])
+        views = Views(slice_size, slice_overlap, whole_image)
+        ((_, result),) = self.detect_each([find_input(image, self._max_pixels)], views)
         if isinstance(result, ImageError):
             raise result
         return result
@@ -208,7 +238,7 @@ class Detector:
         from .pytorch_backend import PyTorchBackend
 
         assert isinstance(self._backend, PyTorchBackend)
-        prepared = self._prepare(find_input(image))
+        prepared = self._prepare(find_input(image, self._max_pixels))
         ((_, detections),) = self._detect([prepared])
         if isinstance(detections, ImageError) or prepared.resized is None:
             raise detections
@@ -220,21 +250,30 @@ class Detector:
         return Explanation(detections, stages, object)
 
     def stream(
-        self, inputs: ImageLike | Iterable[ImageLike], on_error: Literal["raise", "skip"] = "raise"
+        self,
+        inputs: ImageLike | Iterable[ImageLike],
+        on_error: Literal["raise", "skip"] = "raise",
+        *,
+        slice_size: int | None = None,
+        slice_overlap: float = 0.2,
+        whole_image: bool = False,
     ) -> Iterator[Detections]:
         """Detect the objects in many images, and yield the detections of each image in order, as soon as possible.
 
         Args:
             inputs: a folder, a pattern ("photos/*.jpg"), or an iterable of images, folders and patterns, read ahead.
             on_error: "raise", or "skip" to log a warning for an image that cannot be read, and continue.
+            slice_size, slice_overlap, whole_image: as for one image.
 
         Raises:
             ImageError: An image cannot be read; the images before it have been yielded.
-            InputError: A folder has no images, nothing matches a pattern, or `on_error` has another value.
+            InputError: A folder has no images, nothing matches a pattern, or an option has another value.
         """
         if on_error not in ("raise", "skip"):
             raise InputError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
-        results = self.detect_each(find_inputs(inputs))  # outside the generator: an empty folder raises immediately
+        views = Views(slice_size, slice_overlap, whole_image)
+        found = find_inputs(inputs, self._max_pixels)  # outside the generator: an empty folder raises immediately
+        results = self.detect_each(found, views)
 
         def checked() -> Iterator[Detections]:
             for _, result in results:
@@ -247,23 +286,48 @@ class Detector:
 
         return checked()
 
-    def detect_each(self, inputs: Iterable[ImageInput]) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
+    def detect_each(
+        self, inputs: Iterable[ImageInput], views: Views | None = None
+    ) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
         """Detect the objects in images that `find_inputs` found, some of which may be unreadable.
 
         Yields:
             Each input, in order, with its detections or the error from reading it. Only a few images are in memory.
         """
-        prepared = self._prepare_ahead(inputs)
+        if views is not None and views.are_several:
+            yield from ((input, self._detect_views(input, views)) for input in inputs)
+            return
+        prepared = self._ahead(self._prepare, inputs)
         while batch := list(islice(prepared, self._backend.batch_size)):
             yield from self._detect(batch)
 
-    def _prepare_ahead(self, inputs: Iterable[ImageInput]) -> Iterator["_Prepared"]:
-        """Prepare images in threads, a few images ahead."""
+    def _detect_views(self, input: ImageInput, views: Views) -> Detections | ImageError:
+        """Detect the objects in several views of an image, and merge them."""
+        parts: list[tuple[Window, Objects]] = []
+        try:
+            with closing(input.open()) as reader:
+                prepared = self._ahead(partial(self._prepare_view, input, reader), views.of(reader.size))
+                while batch := list(islice(prepared, self._backend.batch_size)):
+                    for view, objects in self._detect_batch(batch):
+                        parts.append((view.window, place(objects, view.window, reader.size)))
+        except ImageError as error:
+            return error
+        nms_iou = NMS_IOU if self.nms_iou is None else self.nms_iou
+        objects = merge(parts, reader.size, nms_iou, self.class_agnostic_nms)
+        is_kept = isinstance(reader, ArrayWindows) and reader.image.size <= 3 * MAX_KEPT
+        image = reader.image if is_kept else None
+        return self._to_detections(input, objects, reader.size, image)
+
+    def _prepare_view(self, input: ImageInput, reader: WindowReader, view: View) -> tuple[View, Resized]:
+        return view, self._resize(input, reader.read(view.window))
+
+    def _ahead(self, prepare: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Prepare items in threads, a few ahead."""
         pool = ThreadPoolExecutor(READERS, thread_name_prefix="dpt-zoo-reader")
         pending = deque[Any]()
         try:
-            for input in inputs:
-                pending.append(pool.submit(self._prepare, input))
+            for item in items:
+                pending.append(pool.submit(prepare, item))
                 if len(pending) > max(READERS, self._backend.batch_size):
                     yield pending.popleft().result()
             while pending:
@@ -274,44 +338,44 @@ class Detector:
     def _prepare(self, input: ImageInput) -> "_Prepared":
         try:
             image = input.read()
+            return _Prepared(input, image, self._resize(input, image))
         except ImageError as error:
             return _Prepared(input, error)
+
+    def _resize(self, input: ImageInput, image: NDArray[np.uint8]) -> Resized:
         try:
-            return _Prepared(input, image, self._backend.resize(image))
+            return self._backend.resize(image)
         except ValueError as error:
             height, width = image.shape[:2]
-            reason = f"{width}x{height} pixels cannot be resized: {error}"
-            return _Prepared(input, ImageError(f"{input.origin}: {reason}"))
+            raise ImageError(f"{input.origin}: {width}x{height} pixels cannot be resized: {error}") from error
 
     def _detect(self, batch: list["_Prepared"]) -> list[tuple[ImageInput, Detections | ImageError]]:
-        """Run the network on a batch, separately for each padded size."""
-        groups: dict[tuple[int, int], list[_Prepared]] = {}
-        for each in batch:
-            if each.resized is not None:
-                groups.setdefault(each.resized.padded_size, []).append(each)
-        detections: dict[int, Detections] = {}
-        for group in groups.values():
-            detections |= zip(map(id, group), self._predict(group), strict=True)
-        return [(each.input, detections.get(id(each), each.image)) for each in batch]
-
-    def _predict(self, batch: list["_Prepared"]) -> list[Detections]:
-        """Run the network on images of one padded size."""
-        predictions = self._backend.predict([each.resized for each in batch if each.resized], self._limits)
-        if self.score_thresholds:
-            predictions = [_select(objects, self.score_thresholds) for objects in predictions]
+        """Return the detections of a batch of images."""
+        found = dict(self._detect_batch([(index, each.resized) for index, each in enumerate(batch) if each.resized]))
         return [
-            Detections(
-                boxes=objects.boxes,
-                scores=objects.scores,
-                labels=objects.labels,
-                classes=self.classes,
-                image_size=each.image.shape[:2],
-                rles=objects.rles,
-                image=each.image,
-                path=each.input.origin,
-            )
-            for each, objects in zip(batch, predictions, strict=True)
+            (each.input, self._to_detections(each.input, found[index], each.image.shape[:2], each.image))
+            if index in found
+            else (each.input, each.image)
+            for index, each in enumerate(batch)
         ]
+
+    def _detect_batch(self, batch: Iterable[tuple[Item, Resized]]) -> Iterator[tuple[Item, Objects]]:
+        """Run the network on a batch, separately for each padded size. Each image comes with an item of the caller."""
+        groups: dict[tuple[int, int], list[tuple[Item, Resized]]] = {}
+        for item, resized in batch:
+            groups.setdefault(resized.padded_size, []).append((item, resized))
+        for group in groups.values():
+            items, images = zip(*group, strict=True)
+            predictions = self._backend.predict(images, self._limits)
+            if self.score_thresholds:
+                predictions = [_select(objects, self.score_thresholds) for objects in predictions]
+            yield from zip(items, predictions, strict=True)
+
+    def _to_detections(
+        self, input: ImageInput, objects: Objects, image_size: tuple[int, int], image: NDArray[np.uint8] | None
+    ) -> Detections:
+        boxes, scores, labels, rles = objects
+        return Detections(boxes, scores, labels, self.classes, image_size, rles, image, input.origin)
 
 
 class _Prepared(NamedTuple):

@@ -21,8 +21,9 @@ from ..errors import FetchError, ImageError, InputError
 from ..utils.files import expand_user
 from ..utils.http import read_url
 from ..utils.image_files import find_images
-from ..utils.images import decode_image, load_image, to_pixels
+from ..utils.images import MAX_PIXELS, decode_image, load_image, to_pixels
 from ..utils.urls import redact
+from ..utils.windows import ArrayWindows, WindowReader, open_tiff
 
 MAX_DOWNLOAD = 256 << 20
 """Maximum size of an image at a URL, in bytes."""
@@ -61,10 +62,24 @@ class ImageInput(NamedInput):
     Attributes:
         read: returns the pixels, `(H, W, 3)` RGB in 0..255, or raises `ImageError`.
         url: the URL as it was given, if the image is at one. It may contain a password.
+        file: the file that `read` reads.
+        max_pixels: the largest image that is accepted of a file or a URL.
     """
 
     read: Callable[[], NDArray[np.uint8]] = field(repr=False)
     url: str | None = field(default=None, repr=False)
+    file: Path | None = field(default=None, repr=False)
+    max_pixels: int = MAX_PIXELS
+
+    def open(self) -> WindowReader:
+        """Open the image to read it in parts: a TIFF file if possible, and otherwise the whole image in memory.
+
+        Raises:
+            ImageError: The image cannot be read.
+            DependencyError: A TIFF file needs a package that is not installed.
+        """
+        reader = None if self.file is None else open_tiff(self.file, self.max_pixels)
+        return ArrayWindows(self.read()) if reader is None else reader
 
     @property
     def key(self) -> str:
@@ -89,8 +104,10 @@ def stream_input(stream: BinaryIO, name: str, origin: str) -> ImageInput:
     return ImageInput(name, origin, partial(_read_stream, stream, origin))
 
 
-def find_input(image: Any) -> ImageInput:
+def find_input(image: Any, max_pixels: int = MAX_PIXELS) -> ImageInput:
     """Return the input for exactly one image: a path, a URL, a PIL image, an array, a tensor or bytes.
+
+    An image with more than `max_pixels` raises `ImageError` when it is read.
 
     Raises:
         InputError: A folder, a pattern, a list, an iterator or an empty path was given.
@@ -98,10 +115,10 @@ def find_input(image: Any) -> ImageInput:
     if not _is_single(image):
         what = repr(str(image)) if isinstance(image, str | Path) else f"a value of type {type(image).__name__}"
         raise InputError(f"{what} is not one image: use detector.stream(...) for folders, patterns, lists, iterators")
-    return next(find_inputs(image))
+    return next(find_inputs(image, max_pixels))
 
 
-def find_inputs(images: Any) -> Iterator[ImageInput]:
+def find_inputs(images: Any, max_pixels: int = MAX_PIXELS) -> Iterator[ImageInput]:
     """Find the images in everything that a detector accepts.
 
     Args:
@@ -109,6 +126,7 @@ def find_inputs(images: Any) -> Iterator[ImageInput]:
             ("photos/*.jpg", "**" for folders at any depth), a PIL image, an array, a tensor, an image file's bytes, or
             a list or an iterator of these, which is read only as far as needed. An unsupported type raises
             `ImageError` when it is read.
+        max_pixels: an image with more raises `ImageError` when it is read, unless it is in memory already.
 
     Raises:
         InputError: A folder has no images, nothing matches a pattern, or a path is empty. For an item of a list or an
@@ -116,8 +134,8 @@ def find_inputs(images: Any) -> Iterator[ImageInput]:
     """
     numbers = itertools.count(1)
     if isinstance(images, str | Path) or _is_single(images):
-        return make_unique(_expand(images, numbers))
-    return make_unique(itertools.chain.from_iterable(_expand(image, numbers) for image in images))
+        return make_unique(_expand(images, numbers, max_pixels))
+    return make_unique(itertools.chain.from_iterable(_expand(image, numbers, max_pixels) for image in images))
 
 
 def is_url(image: str | Path) -> bool:
@@ -133,16 +151,16 @@ def _is_single(images: Any) -> bool:
     return is_image or not isinstance(images, Iterable)
 
 
-def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
+def _expand(image: Any, numbers: Iterator[int], max_pixels: int) -> Iterable[ImageInput]:
     """Return the images of a path, a URL, a folder, a pattern or one image in memory."""
     if not isinstance(image, str | Path):
         name = f"image-{next(numbers)}"
         if isinstance(image, bytes | bytearray):
-            return [ImageInput(name, name, partial(decode_image, bytes(image), name))]
+            return [ImageInput(name, name, partial(decode_image, bytes(image), name, max_pixels))]
         return [ImageInput(name, name, partial(to_pixels, image, name))]
     if is_url(image):
         url = str(image)
-        return [ImageInput(_url_name(url), redact(url), partial(_fetch, url), url)]
+        return [ImageInput(_url_name(url), redact(url), partial(_fetch, url, max_pixels), url)]
     if image == "":
         raise InputError("the path of an image is empty")
     path = _locate(image)
@@ -159,7 +177,16 @@ def _expand(image: Any, numbers: Iterator[int]) -> Iterable[ImageInput]:
             raise InputError(f"{image}: nothing matches this pattern")
     else:
         folder, paths = path.parent, [path]
-    return [ImageInput(each.relative_to(folder).as_posix(), str(each), partial(load_image, each)) for each in paths]
+    return [
+        ImageInput(
+            each.relative_to(folder).as_posix(),
+            str(each),
+            partial(load_image, each, max_pixels),
+            file=each,
+            max_pixels=max_pixels,
+        )
+        for each in paths
+    ]
 
 
 def _locate(image: str | Path) -> Path:
@@ -186,9 +213,9 @@ def _url_name(url: str) -> str:
     return name if name not in ("", "..") else "image"
 
 
-def _fetch(url: str) -> NDArray[np.uint8]:
+def _fetch(url: str, max_pixels: int) -> NDArray[np.uint8]:
     try:
-        return decode_image(read_url(url, MAX_DOWNLOAD), redact(url))
+        return decode_image(read_url(url, MAX_DOWNLOAD), redact(url), max_pixels)
     except FetchError as error:
         raise ImageError(f"{redact(url)}: {error}") from error
 

@@ -16,6 +16,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "hub": ("huggingface_hub",),
     "video": ("av",),
+    "large": ("tifffile",),
     "scale": ("pyarrow", "fsspec"),
     "ray": ("ray",),
     "webdataset": ("webdataset",),

@@ -30,19 +30,20 @@ MAX_PIXELS = 178_956_970
 
 DECODER_BYTES = {"WEBP": 16, "JPEG2000": 20, "AVIF": 10}
 """Bytes of memory for a pixel while an image of a format is decoded. It is at most 8 for other formats, but 10 for
-progressive JPEG files. Images that need more in all than one with MAX_PIXELS are refused."""
+progressive JPEG files. Images that need more in all than one with the largest number of pixels are refused."""
 
 LARGE = 16_000_000
 """Pixels of an image from which on only one thread decodes at a time."""
 
 _large_images = threading.Lock()
+_pillows_limit = threading.Lock()
 
 
-def load_image(path: Path) -> NDArray[np.uint8]:
+def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read an image file as `(H, W, 3)` RGB pixels from 0 to 255, as OpenCV (and so MMDetection) does.
 
     The image is turned upright by its EXIF orientation and loses its alpha channel. 16-bit values keep their upper
-    byte. Of an animation, the first frame is read.
+    byte. Of an animation, the first frame is read. An image with more than `max_pixels` is refused.
 
     Raises:
         ImageError: The file is missing, damaged, not an image, too large, or has no 8-bit or 16-bit pixels.
@@ -53,7 +54,7 @@ def load_image(path: Path) -> NDArray[np.uint8]:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
         with path.open("rb") as file:
-            return _decode(file, str(path), MAX_PIXELS)
+            return _decode(file, str(path), max_pixels)
     except FileNotFoundError as error:
         raise ImageError(f"{path}: there is no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
@@ -112,12 +113,34 @@ def write_picture(path: Path, picture: Image.Image) -> None:
 def _decode(file: BinaryIO, name: str, max_pixels: int) -> NDArray[np.uint8]:
     Image.init()
     formats = [format for format in FORMATS if format in Image.OPEN]  # those that this build of Pillow reads
-    with _image_errors(name), Image.open(file, formats=formats) as image:
+    with _image_errors(name), _open(file, formats, max_pixels) as image:
         num_pixels = _check_size(image, name, max_pixels)
         with _large_images if num_pixels > LARGE else contextlib.nullcontext():
             image.load()
             _check_size(image, name, max_pixels)  # an icon can contain a larger image than its header says
             return _to_rgb(image, name)
+
+
+def _open(file: BinaryIO, formats: list[str], max_pixels: int) -> Image.Image:
+    """Open an image file with `max_pixels` in place of Pillow's own limit, if that is lower."""
+    if max_pixels <= MAX_PIXELS:
+        return Image.open(file, formats=formats)
+    with _pillows_limit:  # a setting of the process
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            return Image.open(file, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def check_num_pixels(num_pixels: int, limit: int, size: tuple[int, int], name: str) -> None:
+    """Raise `ImageError` if the image `name` of a `size` (height, width) needs more pixels than the limit."""
+    if num_pixels > limit:
+        height, width = size
+        raise ImageError(
+            f"{name}: refused, it would unpack to an enormous image: {width:,} x {height:,} pixels, at most {limit:,} "
+            "are accepted, because a small file can fill the memory: raise max_pixels if you trust it"
+        )
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> int:
@@ -126,10 +149,8 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> int:
     tags = getattr(image, "tag_v2", {})
     tile = int(tags.get(TILE_WIDTH, 0)) * int(tags.get(TILE_HEIGHT, 0))
     num_bytes = 10 if image.info.get("progressive") else DECODER_BYTES.get(image.format or "", 8)
-    limit = min(max_pixels, MAX_PIXELS * 8 // num_bytes)
-    if max(width * height, tile) > limit:
-        reason = f"it would unpack to an enormous image: {width:,} x {height:,} pixels, at most {limit:,} are accepted"
-        raise ImageError(f"{name}: refused, {reason}")
+    limit = min(max_pixels, max(MAX_PIXELS, max_pixels) * 8 // num_bytes)
+    check_num_pixels(max(width * height, tile), limit, (height, width), name)
     return max(width * height, tile)
 
 

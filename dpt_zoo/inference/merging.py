@@ -1,0 +1,231 @@
+"""Merge the objects that were detected in several views of an image, so that none is there twice.
+
+An object at a seam is cut by one slice and whole in the next, or, if it is longer than their overlap, cut by both. Only
+objects of different views are merged, so neighbours that one view shows apart stay apart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from ..utils.windows import Window
+from .backend import Objects
+from .detections import RLE
+
+MIN_SHARED = 0.5
+"""The IoU of two boxes, in what both views show, from which on they are parts of one object."""
+NMS_IOU = 0.5
+"""The IoU from which on only one of two objects of a class is kept, as in the authors' configs."""
+SAME_PLACE = 0.75
+"""The IoU from which on objects of different views are one, although of different classes: a view that shows less of
+an object may take it for another class."""
+SEAM = 0.01
+"""A box that ends within this part of a slice's side from the slice's end is cut there."""
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Objects in pixels of the image, with the view of each.
+
+    Attributes:
+        objects: by falling score.
+        windows: `(N, 4)` xyxy, what the view of each shows.
+        views: `(N,)`, the number of the view of each.
+        is_cut: `(N,)`, whether the view's end cuts the object.
+    """
+
+    objects: Objects
+    windows: NDArray[np.float32]
+    views: Indices
+    is_cut: NDArray[np.bool_]
+
+    def __getitem__(self, index: NDArray[np.bool_] | Indices) -> "_Found":
+        boxes, scores, labels, rles = self.objects
+        kept = np.arange(len(scores))[index]
+        objects = Objects(boxes[kept], scores[kept], labels[kept], rles and [rles[each] for each in kept])
+        return _Found(objects, self.windows[kept], self.views[kept], self.is_cut[kept])
+
+
+class _Pairs(NamedTuple):
+    """Pairs of objects of different views whose boxes overlap; the first has at least the second's score.
+
+    `shared` is the IoU of their boxes in what both views show, and `same_label` whether they are of one class.
+    """
+
+    first: Indices
+    second: Indices
+    iou: NDArray[np.float32]
+    shared: NDArray[np.float32]
+    same_label: NDArray[np.bool_]
+
+
+def merge(
+    parts: Sequence[tuple[Window, Objects]], image_size: tuple[int, int], nms_iou: float, class_agnostic: bool = False
+) -> Objects:
+    """Merge the objects of several views.
+
+    Args:
+        parts: the window that each view shows, and the objects in it, in pixels of the image.
+        image_size: height and width of the image, in pixels.
+        nms_iou: of two objects of a class with a higher IoU, in [0, 1], only the one with the higher score is kept.
+        class_agnostic: compare objects of different classes, too.
+
+    Returns:
+        The objects by falling score. The time grows with the number of objects, not with its square.
+    """
+    found = _gather(parts, image_size)
+    for step in (_drop_cut_ones, _join_cut_ones):
+        found = step(found, _find_pairs(found))
+    return _suppress(found, _find_pairs(found), nms_iou, class_agnostic).objects
+
+
+def _gather(parts: Sequence[tuple[Window, Objects]], image_size: tuple[int, int]) -> _Found:
+    """Return the objects of all views by falling score."""
+    boxes, scores, labels, rles = zip(*(objects for _, objects in parts), strict=True)
+    counts = [len(each) for each in scores]
+    all_windows = np.array([window for window, _ in parts], np.float32)
+    has_masks = rles[0] is not None
+    all_rles = [rle for each in rles for rle in each or ()] if has_masks else None
+    views = np.repeat(np.arange(len(parts)), counts)
+    objects = Objects(np.concatenate(boxes), np.concatenate(scores), np.concatenate(labels), all_rles)
+    windows = all_windows[views]
+    limits = np.array([0, 0, *image_size[::-1]], np.float32)
+    margins = SEAM * (windows[:, 2:] - windows[:, :2]).repeat(2, axis=0).reshape(-1, 4)[:, [0, 2, 1, 3]]
+    is_cut = ((np.abs(objects.boxes - windows) <= margins) & (windows != limits)).any(axis=1)
+    return _Found(objects, windows, views, is_cut)[np.argsort(-objects.scores, kind="stable")]
+
+
+def _find_pairs(found: _Found) -> _Pairs:
+    """Return the pairs of objects of different views whose boxes overlap."""
+    first, second = _share_cell(found.objects.boxes)
+    differ = found.views[first] != found.views[second]
+    first, second = first[differ], second[differ]
+    boxes, windows = found.objects.boxes, found.windows
+    one, other = boxes[first], boxes[second]
+    overlap = _area(_intersect(one, other))
+    overlaps = overlap > 0
+    first, second, one, other, overlap = (each[overlaps] for each in (first, second, one, other, overlap))
+    shown = _area(_intersect(one, windows[second])) + _area(_intersect(other, windows[first]))
+    labels = found.objects.labels
+    return _Pairs(
+        first,
+        second,
+        overlap / (_area(one) + _area(other) - overlap),
+        overlap / np.maximum(shown - overlap, overlap),  # rounding may put a box a little outside its window
+        labels[first] == labels[second],
+    )
+
+
+def _share_cell(boxes: NDArray[np.float32]) -> tuple[Indices, Indices]:
+    """Return the pairs of boxes that can overlap, because they reach into the same cell of a grid.
+
+    Each pair is returned once, the smaller index first. A cell is about twice as long as the boxes.
+    """
+    cell = 2 * max(1.0, float((boxes[:, 2:] - boxes[:, :2]).max(1).mean()) if len(boxes) else 1)
+    low, high = (np.floor(corners / cell).astype(np.int64) for corners in (boxes[:, :2], boxes[:, 2:]))
+    num_columns, num_rows = (high - low + 1).T
+    box, number = _count_up(num_columns * num_rows)  # the cells of each box
+    column, row = low[box, 0] + number % num_columns[box], low[box, 1] + number // num_columns[box]
+    order = np.lexsort((box, column, row))
+    box, column, row = box[order], column[order], row[order]
+    ends = np.flatnonzero(np.append((np.diff(column) != 0) | (np.diff(row) != 0), True))  # of each cell
+    last = ends[np.searchsorted(ends, np.arange(len(box)))] if len(box) else ends
+    one, step = _count_up(last - np.arange(len(box)))
+    other = one + 1 + step
+    first, second = box[one], box[other]
+    corner = np.floor(np.maximum(boxes[first, :2], boxes[second, :2]) / cell)  # of the overlap: only in one cell
+    is_here = (corner[:, 0] == column[one]) & (corner[:, 1] == row[one])
+    return first[is_here], second[is_here]
+
+
+def _count_up(counts: Indices) -> tuple[Indices, Indices]:
+    """Return, for each count, its index that many times, beside 0, 1, 2, ..."""
+    index = np.repeat(np.arange(len(counts)), counts)
+    return index, np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _drop_cut_ones(found: _Found, pairs: _Pairs) -> _Found:
+    """Drop each object that its view cuts, but another view shows whole. A part may look like another class."""
+    first_is_cut, second_is_cut = found.is_cut[pairs.first], found.is_cut[pairs.second]
+    alike = pairs.shared >= MIN_SHARED
+    keep = np.ones(len(found.is_cut), bool)
+    keep[pairs.first[alike & first_is_cut & ~second_is_cut]] = False
+    keep[pairs.second[alike & second_is_cut & ~first_is_cut]] = False
+    return found[keep]
+
+
+def _join_cut_ones(found: _Found, pairs: _Pairs) -> _Found:
+    """Join the parts of each object that no view shows whole."""
+    both_are_cut = found.is_cut[pairs.first] & found.is_cut[pairs.second]
+    are_parts = both_are_cut & pairs.same_label & (pairs.shared >= MIN_SHARED)
+    heads = np.arange(len(found.is_cut))  # of each object, the part with the highest score
+    for first, second in zip(pairs.first[are_parts].tolist(), pairs.second[are_parts].tolist(), strict=True):
+        one, other = heads[first], heads[second]
+        if one != other:
+            heads[heads == max(one, other)] = min(one, other)
+    groups: dict[int, list[int]] = {}
+    for index in np.flatnonzero(np.bincount(heads, minlength=len(heads))[heads] > 1).tolist():
+        groups.setdefault(int(heads[index]), []).append(index)
+    boxes, rles = found.objects.boxes.copy(), found.objects.rles and list(found.objects.rles)
+    for head, members in groups.items():
+        boxes[head] = np.concatenate([boxes[members, :2].min(0), boxes[members, 2:].max(0)])
+        if rles:
+            rles[head] = coco_mask.merge([rles[each] for each in members])
+    joined = _Found(found.objects._replace(boxes=boxes, rles=rles), found.windows, found.views, found.is_cut)
+    return joined[heads == np.arange(len(heads))]
+
+
+def _suppress(found: _Found, pairs: _Pairs, nms_iou: float, class_agnostic: bool) -> _Found:
+    """Keep only the object with the highest score of those that several views show."""
+    alike = (pairs.iou > nms_iou) & (pairs.same_label | class_agnostic) | (pairs.iou > SAME_PLACE)
+    keep = np.ones(len(found.is_cut), bool)
+    order = np.argsort(pairs.first[alike], kind="stable")
+    firsts, seconds = pairs.first[alike][order].tolist(), pairs.second[alike][order].tolist()
+    for first, second in zip(firsts, seconds, strict=True):
+        if keep[first]:
+            keep[second] = False
+    return found[keep]
+
+
+def _intersect(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.hstack([np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])])
+
+
+def _area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    area: NDArray[np.float32] = sides[:, 0] * sides[:, 1]
+    return area
+
+
+def place(objects: Objects, window: Window, image_size: tuple[int, int]) -> Objects:
+    """Return objects in pixels of the image, from objects in pixels of a window of it.
+
+    Masks are moved one at a time, and no mask of the whole image is made.
+    """
+    boxes = objects.boxes + np.array([window.x0, window.y0] * 2, np.float32)
+    height, width = image_size
+    rles = objects.rles
+    if rles is not None and window != (0, 0, width, height):
+        rles = [_place_mask(rle, window, image_size) for rle in rles]
+    return objects._replace(boxes=boxes, rles=rles)
+
+
+def _place_mask(rle: RLE, window: Window, image_size: tuple[int, int]) -> RLE:
+    """Return a mask of the image from one of a window."""
+    height, width = image_size
+    x, y, w, h = coco_mask.toBbox(rle).astype(int)
+    # By columns, as RLE counts, with an empty row below, so that no run goes on in the next column.
+    columns = np.pad(coco_mask.decode(rle)[y : y + h, x : x + w], ((0, 1), (0, 0))).T.ravel()
+    edges = np.flatnonzero(np.diff(columns, prepend=0, append=0))
+    column, row = np.divmod(edges, h + 1)
+    places = (window.x0 + x + column) * height + window.y0 + y + row
+    places, repeats = np.unique(places, return_counts=True)  # a run may go on in the next column of the image
+    counts = np.diff(places[repeats == 1], prepend=0, append=height * width)
+    counts = counts[:-1] if len(counts) > 1 and not counts[-1] else counts  # as pycocotools encodes
+    placed: RLE = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return placed

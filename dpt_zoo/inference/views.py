@@ -1,0 +1,74 @@
+"""The views of an image in which objects are detected: overlapping slices of a large one, and the image as a whole."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from ..utils.validation import check_integer
+from ..utils.windows import Window
+
+MIN_SLICE = 32  # pixels
+MAX_OVERLAP = 0.9
+
+
+class View(NamedTuple):
+    """What the network gets of an image: the pixels of a window."""
+
+    window: Window
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of an image the network gets.
+
+    Attributes:
+        slice_size: the side of square slices, in pixels, at least 32; None for the image as a whole.
+        slice_overlap: the least part of a slice's side that it shares with the next one, from 0 to 0.9.
+        whole_image: with slices, detect in the image as a whole, too.
+
+    Raises:
+        InputError: A value is out of its range.
+    """
+
+    slice_size: int | None = None
+    slice_overlap: float = 0.2
+    whole_image: bool = False
+
+    def __post_init__(self) -> None:
+        if self.slice_size is not None:
+            check_integer("slice_size", self.slice_size, MIN_SLICE)
+        if not 0 <= self.slice_overlap <= MAX_OVERLAP:
+            raise InputError(f"slice_overlap must be a number from 0 to {MAX_OVERLAP}, not {self.slice_overlap!r}")
+        if self.whole_image and self.slice_size is None:
+            raise InputError("whole_image is an addition to slices: give slice_size, or leave it out")
+
+    @property
+    def are_several(self) -> bool:
+        """Whether an image may have more than one view."""
+        return self.slice_size is not None
+
+    def of(self, image_size: tuple[int, int]) -> Iterator[View]:
+        """Yield the views of an image of this height and width, in pixels: slices row by row."""
+        height, width = image_size
+        whole = Window(0, 0, width, height)
+        if self.slice_size is None or self.slice_size >= max(image_size):
+            yield View(whole)
+            return
+        size = int(self.slice_size)
+        for y, x in itertools.product(self._starts(height, size), self._starts(width, size)):
+            yield View(Window(x, y, min(x + size, width), min(y + size, height)))
+        if self.whole_image:
+            yield View(whole)
+
+    def _starts(self, length: int, size: int) -> list[int]:
+        """Return where slices start along a side: in equal steps, so that no two share more than others."""
+        if length <= size:
+            return [0]
+        step = max(1, math.floor(size * (1 - self.slice_overlap)))
+        starts: list[int] = np.linspace(0, length - size, -(-(length - size) // step) + 1).round().astype(int).tolist()
+        return starts
