@@ -132,7 +132,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Evaluate, and print COCO's tables."""
-    from ..evaluation.metrics import MAX_DETECTIONS
+    from ..analysis.metrics import MAX_DETECTIONS
     from ..manifest.records import read_manifest
 
     if args.model in read_manifest().classifiers:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..analysis.error_analysis import ErrorAnalysis
+from ..analysis.metrics import NAMES, Task
 from ..errors import InputError
 from ..utils.files import hash_file
-from .error_analysis import ErrorAnalysis
-from .metrics import NAMES, Task
 from .predictions import read_image_ids, read_predictions
 from .result import Evaluation
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..analysis.plots import plot_sizes
+from ..analysis.visualize import to_rle
 from ..data.annotation_checks import measure_mask, parse_box
 from ..data.checks import CheckedSplit
 from ..errors import ImageError
@@ -18,9 +20,7 @@ from ..inference.drawing import draw
 from ..utils.files import make_folder, open_atomic
 from ..utils.images import load_image, write_picture
 from ..utils.progress import ProgressCallback
-from .plots import plot_sizes
 from .report import render
-from .visualize import to_rle
 
 SHEET = 12
 """Images in a split's contact sheet."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..analysis.metrics import CocoDict, CocoMetrics, Evaluator, Task
 from ..bulk.results import Results
 from ..bulk.storage import Folder
 from ..data.checks import CheckedSplit, SplitFiles, check_splits, raise_errors
@@ -14,7 +15,6 @@ from ..errors import DataError, InputError
 from ..utils.environment import versions
 from ..utils.files import expand_user, hash_file
 from ..utils.text import plural
-from .metrics import CocoDict, CocoMetrics, Evaluator, Task
 from .plan import UNREADABLE, match_classes
 from .result import Evaluation
 

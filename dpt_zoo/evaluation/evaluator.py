@@ -10,6 +10,12 @@ from pathlib import Path
 import torch
 from mmengine.dist import barrier, get_world_size, is_main_process
 
+from ..analysis.error_analysis import ErrorAnalysis
+from ..analysis.error_types import compute_error_types
+from ..analysis.matching import Matching
+from ..analysis.metrics import MAX_DETECTIONS, CocoDict, CocoMetrics, Evaluator, Task
+from ..analysis.thresholds import Criterion, check_tunable, tune_thresholds, write_thresholds
+from ..analysis.visualize import save_comparison
 from ..data.checks import CheckedSplit
 from ..data.splits import prepare_splits
 from ..engine.config import set_files
@@ -19,18 +25,12 @@ from ..errors import InputError
 from ..utils.environment import versions
 from ..utils.files import make_folder
 from ..utils.progress import progress_bar
-from .error_analysis import ErrorAnalysis
-from .error_types import compute_error_types
-from .matching import Matching
-from .metrics import MAX_DETECTIONS, CocoDict, CocoMetrics, Evaluator, Task
 from .models import EvaluatedModel, open_model
 from .options import EvaluationOptions
 from .plan import UNREADABLE, Plan, make_plan
 from .predictions import coco_results_files, read_predictions
 from .report import write_report
 from .result import Evaluation
-from .thresholds import Criterion, check_tunable, tune_thresholds, write_thresholds
-from .visualize import save_comparison
 
 
 def evaluate(

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from torch import Tensor
 
+from ..analysis.metrics import Task
 from ..engine import config as configs
 from ..engine.distributed import process_device, runner_settings
 from ..engine.runner import quiet_runner, unwrapped
@@ -29,7 +30,6 @@ from ..utils.progress import progress_bar
 from ..weights.digests import tensors_sha256
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted_weights
-from .metrics import Task
 from .options import EvaluationOptions
 from .plan import ModelFile, Plan
 from .predictions import PredictionsFile

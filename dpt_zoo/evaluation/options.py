@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 
+from ..analysis.metrics import EVALUATORS, MAX_DETECTIONS, TASKS, Evaluator, Task
+from ..analysis.thresholds import Criterion
 from ..errors import InputError
 from ..utils.files import expand_user
 from ..utils.validation import check_fraction, check_integer, check_not_empty, check_one_data_set
-from .metrics import EVALUATORS, MAX_DETECTIONS, TASKS, Evaluator, Task
-from .thresholds import Criterion
 
 
 @dataclass(frozen=True, kw_only=True)

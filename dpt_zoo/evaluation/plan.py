@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ..analysis.metrics import CocoDict
 from ..data.checks import CheckedSplit
 from ..errors import DataError, InputError, OutputError
 from ..formats.issues import IssueType, list_names
 from ..models.factory import unnamed_classes
 from ..utils.files import hash_file, open_atomic
-from .metrics import CocoDict
 from .options import EvaluationOptions
 from .predictions import read_image_ids
 from .result import RESULT

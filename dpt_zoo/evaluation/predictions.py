@@ -13,10 +13,10 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
 from .. import mmlab  # noqa: F401  (before mmdet)
+from ..analysis.metrics import SHAPE_KEYS, CocoDict, Task
 from ..inference.detections import Detections, encode_mask
 from ..utils.files import open_atomic
 from ..utils.json_files import JsonLinesWriter, json_list, read_json_lines
-from .metrics import SHAPE_KEYS, CocoDict, Task
 
 
 class ImagePredictions(NamedTuple):

@@ -8,17 +8,17 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..analysis.error_analysis import MIN_IOU, MIN_SCORE, ErrorAnalysis
+from ..analysis.error_types import MEANINGS, ErrorType
+from ..analysis.matching import Matches
+from ..analysis.metrics import Task
+from ..analysis.plots import plot_confusion, plot_precision_recall, plot_thresholds
+from ..analysis.visualize import draw_worst
 from ..manifest.records import TASK_TITLES
 from ..utils.files import open_atomic
 from ..utils.markdown import escape
 from ..utils.text import format_percent, plural
-from .error_analysis import MIN_IOU, MIN_SCORE, ErrorAnalysis
-from .error_types import MEANINGS, ErrorType
-from .matching import Matches
-from .metrics import Task
-from .plots import plot_confusion, plot_precision_recall, plot_thresholds
 from .result import Evaluation
-from .visualize import draw_worst
 
 
 def write_report(

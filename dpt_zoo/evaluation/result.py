@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..analysis.metrics import Metrics, Task
 from ..utils.files import open_atomic
-from .metrics import Metrics, Task
 
 RESULT = "evaluation.json"
 """The file of a finished evaluation in its `work_dir`: an `Evaluation` and, as "errors", the error analysis."""

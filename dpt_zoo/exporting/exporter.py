@@ -27,13 +27,13 @@ from mmdet.utils import get_test_pipeline_cfg
 
 from ..errors import DPTZooError, InputError
 from ..inference.detector import ImageLike
-from ..inference.graph_metadata import OUTPUTS, GraphMetadata
 from ..inference.inputs import ImageInput, find_inputs
 from ..inference.limits import Limits
 from ..manifest.locations import is_location
 from ..manifest.metadata import UNKNOWN_LICENSE
 from ..manifest.records import read_manifest
 from ..models.factory import check_detector, create_model
+from ..runtimes.graph_metadata import OUTPUTS, GraphMetadata
 from ..utils.environment import versions
 from ..utils.files import atomic_path
 from ..utils.validation import check_integer

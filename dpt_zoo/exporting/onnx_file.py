@@ -11,7 +11,7 @@ from onnx import ModelProto, StringStringEntryProto
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import opset18 as op
 
-from ..inference.graph_metadata import INPUTS, METADATA_KEY, OUTPUTS, GraphMetadata
+from ..runtimes.graph_metadata import INPUTS, METADATA_KEY, OUTPUTS, GraphMetadata
 from ..utils.files import hash_file
 from .graph import onnx_nms
 from .preprocessing import add_preprocessing

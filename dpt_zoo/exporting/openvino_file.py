@@ -8,8 +8,8 @@ import openvino
 import torch
 from numpy.typing import NDArray
 
-from ..inference.graph_metadata import METADATA_KEY, GraphMetadata
-from ..inference.openvino_session import OPTIONS, WEIGHTS_KEY, shared_core
+from ..runtimes.graph_metadata import METADATA_KEY, GraphMetadata
+from ..runtimes.openvino_session import OPTIONS, WEIGHTS_KEY, shared_core
 from ..utils.files import hash_file
 from . import onnx_file
 from .graph import onnx_nms

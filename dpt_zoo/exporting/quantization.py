@@ -22,7 +22,7 @@ from ..inference.detections import Detections
 from ..inference.detector import Detector
 from ..inference.exported_backend import ExportedBackend
 from ..inference.inputs import ImageInput
-from ..inference.openvino_session import shared_core
+from ..runtimes.openvino_session import shared_core
 from ..utils.streams import show
 from . import openvino_file
 

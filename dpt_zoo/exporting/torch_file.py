@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from ..inference.graph_metadata import METADATA_KEY, GraphMetadata
+from ..runtimes.graph_metadata import METADATA_KEY, GraphMetadata
 from .graph import torchvision_nms
 
 NMS = torchvision_nms

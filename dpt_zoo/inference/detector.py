@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DependencyError, ImageError, InputError
+from ..runtimes.graph_metadata import GraphMetadata
 from ..utils.images import MAX_PIXELS
 from ..utils.validation import check_integer
 from ..utils.windows import ArrayWindows, Window, WindowReader
 from .backend import Backend, Objects, Resized
 from .detections import Detections
-from .graph_metadata import GraphMetadata
 from .inputs import ImageInput, find_input, find_inputs
 from .limits import Limits
 from .merging import NMS_IOU, merge, place

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, WeightsError
+from ..runtimes.graph_checks import MASK_SIDE, Run, expected_outputs
+from ..runtimes.graph_metadata import MIN_SIDE, GraphMetadata
 from .backend import Objects, Resized
 from .detections import RLE, encode_mask
-from .graph_checks import MASK_SIDE, Run, expected_outputs
-from .graph_metadata import MIN_SIDE, GraphMetadata
 from .limits import Limits
 
 
@@ -183,9 +183,9 @@ def _interpolation(start: int, stop: int, low: np.float32, high: np.float32) -> 
 
 def _open(path: Path, device: str, num_threads: int | None) -> tuple[GraphMetadata, Run]:
     if path.suffix.lower() == ".onnx":
-        from .onnx_session import open_onnx
+        from ..runtimes.onnx_session import open_onnx
 
         return open_onnx(path, device, num_threads)
-    from .openvino_session import open_openvino
+    from ..runtimes.openvino_session import open_openvino
 
     return open_openvino(path, device, num_threads)

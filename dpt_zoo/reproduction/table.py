@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..evaluation.metrics import NAMES, TASKS
+from ..analysis.metrics import NAMES, TASKS
 from ..evaluation.report import render
 from ..evaluation.result import Evaluation
 from ..manifest.records import ARCHITECTURE_TITLES, SCHEDULE_TITLES, TASK_TITLES, DemoDetector, PublishedDetector

@@ -44,7 +44,7 @@ def measure_metrics(way: str, folder: str, metric: str) -> tuple[float, float, l
 
 
 def _our_metrics(annotations: Path, results: Path, task: Any) -> list[float]:
-    from dpt_zoo.evaluation.metrics import NAMES, CocoMetrics
+    from dpt_zoo.analysis.metrics import NAMES, CocoMetrics
 
     def predictions() -> Iterator[dict[str, Any]]:  # as in an evaluation, read when they are needed
         yield from json.loads(results.read_text())

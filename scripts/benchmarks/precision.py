@@ -13,8 +13,8 @@ from rule_weights import load_rule_weights
 from torch import Tensor, nn
 
 from dpt_zoo import Detector
+from dpt_zoo.analysis.metrics import CocoMetrics
 from dpt_zoo.data.digits import make_digit_scenes
-from dpt_zoo.evaluation.metrics import CocoMetrics
 from dpt_zoo.manifest.records import read_manifest
 from dpt_zoo.models import DPT
 from dpt_zoo.models.cpu import Linear

@@ -21,7 +21,7 @@ from reference_data import ROOT
 from dpt_zoo import Detections, Detector
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.exporting.preprocessing import add_preprocessing
-from dpt_zoo.inference.graph_metadata import INPUTS, OUTPUTS
+from dpt_zoo.runtimes.graph_metadata import INPUTS, OUTPUTS
 
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
 EXAMPLES = ROOT / "docs" / "examples"

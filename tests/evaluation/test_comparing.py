@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from running import Run
 
+from dpt_zoo.analysis.metrics import NAMES
 from dpt_zoo.errors import InputError
 from dpt_zoo.evaluation.comparing import compare
-from dpt_zoo.evaluation.metrics import NAMES
 from dpt_zoo.evaluation.result import Evaluation
 from dpt_zoo.utils.files import hash_file
 

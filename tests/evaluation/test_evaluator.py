@@ -25,9 +25,9 @@ from reference_data import ROOT
 from running import Run
 
 import dpt_zoo
+from dpt_zoo.analysis.metrics import NAMES
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import DataError, DPTZooError, InputError
-from dpt_zoo.evaluation.metrics import NAMES
 from dpt_zoo.evaluation.predictions import read_image_ids, read_predictions
 from dpt_zoo.evaluation.result import Evaluation
 from dpt_zoo.exporting import exporter

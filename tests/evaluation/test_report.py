@@ -18,18 +18,18 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from reference_data import ROOT
 
+from dpt_zoo.analysis import matching
+from dpt_zoo.analysis.error_analysis import Comparison, ErrorAnalysis
+from dpt_zoo.analysis.error_types import compute_error_types
+from dpt_zoo.analysis.matching import Matches
+from dpt_zoo.analysis.metrics import NAMES, CocoDict, Metrics, Task
+from dpt_zoo.analysis.plots import plot_confusion, plot_precision_recall
+from dpt_zoo.analysis.thresholds import tune_thresholds
+from dpt_zoo.analysis.visualize import describe, draw_worst, save_comparison
 from dpt_zoo.data.digits import CLASSES, make_digit_scenes
 from dpt_zoo.errors import OutputError
-from dpt_zoo.evaluation import matching
-from dpt_zoo.evaluation.error_analysis import Comparison, ErrorAnalysis
-from dpt_zoo.evaluation.error_types import compute_error_types
-from dpt_zoo.evaluation.matching import Matches
-from dpt_zoo.evaluation.metrics import NAMES, CocoDict, Metrics, Task
-from dpt_zoo.evaluation.plots import plot_confusion, plot_precision_recall
 from dpt_zoo.evaluation.report import write_report
 from dpt_zoo.evaluation.result import Evaluation
-from dpt_zoo.evaluation.thresholds import tune_thresholds
-from dpt_zoo.evaluation.visualize import describe, draw_worst, save_comparison
 
 CAT, DOG = 7, 3  # COCO's ids need no order
 CATEGORIES = [{"id": CAT, "name": "cat"}, {"id": DOG, "name": "dog"}]

@@ -24,7 +24,7 @@ from dpt_zoo.exporting import exporter, onnx_file, openvino_file
 from dpt_zoo.exporting.graph import build_graph, onnx_nms
 from dpt_zoo.exporting.preprocessing import add_preprocessing, prepare
 from dpt_zoo.inference.limits import Limits
-from dpt_zoo.inference.openvino_session import shared_core
+from dpt_zoo.runtimes.openvino_session import shared_core
 from dpt_zoo.weights.digests import tensors_sha256
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("exported")]  # tracing a demo takes a minute

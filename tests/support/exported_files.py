@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from dpt_zoo.inference.openvino_session import shared_core
+from dpt_zoo.runtimes.openvino_session import shared_core
 
 CLASSES = ("red", "green", "blue")
 BOXES = np.array([[0, 0, 0.5, 0.5], [0.25, 0.25, 1, 0.75], [0.6, 0.1, 0.7, 1]], np.float32)

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dpt_zoo import Detector
 from dpt_zoo.errors import WeightsError
-from dpt_zoo.inference.graph_metadata import GraphMetadata
+from dpt_zoo.runtimes.graph_metadata import GraphMetadata
 
 IMAGE = np.full((100, 150, 3), (255, 128, 60), np.uint8)
 NOT_OURS = "was not written by dpt_zoo.export"
@@ -206,7 +206,7 @@ def test_one_that_looks_like_another_format(tmp_path: Path) -> None:
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty nodes take two bytes each in the file, but a thousand in ONNX Runtime."""
-    monkeypatch.setattr("dpt_zoo.inference.onnx_session.MAX_FIELDS", 20_000)
+    monkeypatch.setattr("dpt_zoo.runtimes.onnx_session.MAX_FIELDS", 20_000)
     graph = b"\x3a\x80\xf1\x04" + b"\x0a\x00" * 40_000  # field 7, 80,000 bytes
     path = seal_onnx(tmp_path / "model.onnx", first_pixel_model().SerializeToString() + graph)
     tracemalloc.start()

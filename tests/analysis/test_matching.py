@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpt_zoo.evaluation.error_types import TYPES, average_precision, compute_error_types
-from dpt_zoo.evaluation.matching import RIGHT, Matches, Matching
-from dpt_zoo.evaluation.metrics import CocoDict, CocoMetrics
-from dpt_zoo.evaluation.thresholds import DEFAULT, tune_thresholds
+from dpt_zoo.analysis.error_types import TYPES, average_precision, compute_error_types
+from dpt_zoo.analysis.matching import RIGHT, Matches, Matching
+from dpt_zoo.analysis.metrics import CocoDict, CocoMetrics
+from dpt_zoo.analysis.thresholds import DEFAULT, tune_thresholds
 
 CLASSES = {3: "cat", 7: "dog", 8: "cow"}
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle
 from torchmetrics.detection import MeanAveragePrecision
 
-from dpt_zoo.evaluation.metrics import EVALUATORS, NAMES, TASKS, CocoDict, CocoMetrics, Evaluator, Metrics, Score, Task
+from dpt_zoo.analysis.metrics import EVALUATORS, NAMES, TASKS, CocoDict, CocoMetrics, Evaluator, Metrics, Score, Task
 
 Mask = NDArray[np.uint8]
 

@@ -1,0 +1,1 @@
+"""The runtimes of exported files, which check a file before they get it."""
