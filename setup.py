@@ -46,10 +46,12 @@ OPENVINO = ["openvino>=2025.2"]
 EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
 QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
+SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus-client>=0.22", "python-multipart>=0.0.22"]
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 SCALE = ["pyarrow>=19", "fsspec>=2024.6"]  # data sets of any size; object storage also needs s3fs, gcsfs or adlfs
 RAY = [*SCALE, "ray[default]>=2.40"]
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
+LOGGERS = [*TORCH, "tensorboard", "wandb>=0.19", "mlflow-skinny>=3", "alembic>=1.13", "clearml>=1.16"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
 
 setup(
@@ -97,17 +99,21 @@ setup(
         "openvino": OPENVINO,
         "hub": HUB,
         "app": APP,
+        "serve": SERVE,
         "video": VIDEO,
         "scale": SCALE,
         "ray": RAY,
         "demo": DEMO,
+        "loggers": LOGGERS,
         "docs": DOCS,
         "test": [
             *QUANTIZE,
             *APP,
+            *SERVE,
             *VIDEO,
             *RAY,
             *DEMO,
+            *LOGGERS,
             *DOCS,
             "build",
             "hypothesis",
@@ -127,7 +133,6 @@ setup(
             "ruff",
             "s3fs",
             "setuptools>=77",
-            "tensorboard",
             "torchmetrics",
             "trustme",
             "types-PyYAML",

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from .inference.detector import Detector
     from .manifest.records import get_model_info, list_models
     from .models.factory import create_model
+    from .serving.client import Client
     from .training.trainer import train
 
 __all__ = [
     "Detector",
     "Detections",
+    "Client",
     "create_model",
     "train",
     "evaluate",
@@ -38,6 +40,7 @@ __all__ = [
 _MODULES = {
     "Detector": "inference.detector",
     "Detections": "inference.detections",
+    "Client": "serving.client",
     "create_model": "models.factory",
     "train": "training.trainer",
     "evaluate": "evaluation.evaluator",

@@ -37,6 +37,10 @@ class FetchError(DPTZooError):
     """Weights cannot be fetched. The message has the reason for each location, and how to fetch them by hand."""
 
 
+class ServiceError(DPTZooError):
+    """A server of `dpt-zoo serve` cannot be reached, or refuses a request."""
+
+
 class OperatorUnavailableError(DPTZooError, NotImplementedError):
     """A compiled operator of mmcv was called that neither an installed mmcv nor torchvision provides."""
 

@@ -297,6 +297,8 @@ _NOISE: tuple[tuple[str, type[Warning], str], ...] = (
     ("IProgress not found", Warning, r"tqdm\.auto"),
     # torchvision's NMS in a graph that torch.export traces.
     ("`create_unbacked_symint` is deprecated", FutureWarning, r"torchvision\._meta_registrations"),
+    # MMDetection's ATSS calls its own deprecated property.
+    ("DeprecationWarning: `num_anchors` is deprecated", UserWarning, r"mmdet\.models\.dense_heads\.anchor_head"),
     # Two docstrings of mmdet should be raw strings; the compiler attributes the warning to the file, not the module.
     (".*invalid escape sequence", Warning, r".*[/\\]mmdet[/\\]models[/\\]"),
 )

@@ -9,19 +9,18 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..utils.urls import is_loopback
+from ..utils.request_checks import check_origin, content_length, limited
 
 MAX_UPLOAD = 50 << 20  # bytes; photos are smaller
 MAX_MESSAGE = 1 << 20  # bytes of the body of any other request
 MAX_FOLDER = 1 << 30  # bytes of all uploads and results, and of the uploads that are received at one time
 MIN_FILE = 1 << 16  # bytes that a smaller file counts as, which limits the number of files
-STALL_SECONDS = 30.0  # longest time without a part of a body
 
 READABLE = re.compile(
     r"/(|config|theme\.css|favicon\.ico|manifest\.json|(assets|static)/.+"
@@ -62,10 +61,10 @@ class Guard:
             return
         request, num_bytes = Request(scope, receive), 0
         try:
-            self._check_origin(request.headers)
+            check_origin(request.headers, is_local=self._is_local)
             if request.method == "POST":
                 num_bytes = self._reserve(request)
-                receive = await self._checked_body(Request(scope, _limited(receive, num_bytes)))
+                receive = await self._checked_body(Request(scope, limited(receive, num_bytes)))
             else:
                 self._check_read(request)
         except HTTPException as refusal:
@@ -74,15 +73,6 @@ class Guard:
             await self._app(scope, receive, _with_policy(send))
         finally:
             self._num_incoming -= num_bytes
-
-    def _check_origin(self, headers: Headers) -> None:
-        """Refuse requests of other sites' pages, and host names of other sites that resolve to this server."""
-        host = headers.get("host", "")
-        # Any other name that resolves to this machine may belong to another site.
-        if self._is_local and not is_loopback(re.sub(r":\d+$", "", host).strip("[]")):
-            raise HTTPException(403, f"this server does not answer for the host {host}")
-        if headers.get("origin", f"http://{host}") not in (f"http://{host}", f"https://{host}"):
-            raise HTTPException(403, "other sites may not use this server")
 
     def _check_read(self, request: Request) -> None:
         path = request.scope["path"]
@@ -96,16 +86,11 @@ class Guard:
         path = request.scope["path"]
         if path != UPLOAD and path not in MESSAGES:
             raise HTTPException(404, "not found")
-        length = request.headers.get("content-length", "")
-        if "transfer-encoding" in request.headers or not re.fullmatch(r"[0-9]{1,18}", length):
-            raise HTTPException(411, "the length of the body is missing")
-        limit = MAX_UPLOAD if path == UPLOAD else MAX_MESSAGE
-        if int(length) > limit:
-            raise HTTPException(413, f"at most {limit:,} bytes are accepted")
-        if self._num_incoming + int(length) > MAX_FOLDER:
+        length = content_length(request.headers, MAX_UPLOAD if path == UPLOAD else MAX_MESSAGE)
+        if self._num_incoming + length > MAX_FOLDER:
             raise HTTPException(503, "too many uploads at a time: try again")
-        self._num_incoming += int(length)
-        return int(length)
+        self._num_incoming += length
+        return length
 
     async def _checked_body(self, request: Request) -> Receive:
         """Check the body of a POST request, and return a function that receives it."""
@@ -167,27 +152,6 @@ def _files_below(folder: Path) -> list[tuple[float, int, Path]]:
                 stat = path.lstat()
                 files.append((stat.st_mtime, max(stat.st_size, MIN_FILE), path))
     return files
-
-
-def _limited(receive: Receive, num_bytes: int) -> Receive:
-    """Return a function that receives at most `num_bytes` of a body, each part of it in time."""
-    left, is_complete = num_bytes, False
-
-    async def receive_limited() -> Message:
-        nonlocal left, is_complete
-        if is_complete:  # then it waits for the end of the connection
-            return await receive()
-        try:
-            message = await asyncio.wait_for(receive(), STALL_SECONDS)
-        except asyncio.TimeoutError:
-            raise HTTPException(408, "the body arrives too slowly") from None
-        left -= len(message.get("body", b""))
-        if left < 0:
-            raise HTTPException(413, "the body is longer than its length")
-        is_complete = not message.get("more_body", False)
-        return message
-
-    return receive_limited
 
 
 def _with_policy(send: Send) -> Send:

@@ -1,17 +1,17 @@
 """The server of the page. Its files are in a temporary folder. By default, only this machine can use it."""
 
-import ipaddress
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import DPTZooError, InputError
+from ..errors import DPTZooError
 from ..inference.detector import is_exported
 from ..manifest.records import get_detector_info
+from ..utils.listening import listen, listener_url
+from ..utils.urls import is_loopback
 
 
 def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str], object]) -> None:
@@ -31,7 +31,7 @@ def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str
     """
     if not is_exported(model):
         get_detector_info(model)
-    with tempfile.TemporaryDirectory(prefix="dpt-zoo-app-") as folder, _listen(host, port) as listener:
+    with tempfile.TemporaryDirectory(prefix="dpt-zoo-app-") as folder, listen(host, port) as listener:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the folder is removed
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder)
         try:
@@ -42,23 +42,9 @@ def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str
         from .guard import Guard
         from .page import make_app
 
-        address, port = listener.getsockname()[:2]
-        is_local = ipaddress.ip_address(address).is_loopback
+        is_local = is_loopback(listener.getsockname()[0])
         page = make_app(model, device)
         app = Guard(page, folder=Path(folder), is_local=is_local, functions=page.state.functions)
-        ready(f"http://{f'[{address}]' if ':' in address else address}:{port}")
+        ready(listener_url(listener))
         config = uvicorn.Config(app, ws="none", lifespan="on", log_level="critical", timeout_graceful_shutdown=1)
         uvicorn.Server(config).run([listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= 65535:
-        raise InputError(f"--port must be from 0 to 65535, not {port}")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
-    except (OSError, UnicodeError) as error:
-        reason, *_ = str(getattr(error, "strerror", None) or error).split(" (while")  # the rest repeats the address
-        raise InputError(
-            f"the page cannot be served at {host}, port {port} ({reason}): choose others with --host and --port"
-        ) from error

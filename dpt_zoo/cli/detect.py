@@ -39,8 +39,8 @@ def add_commands(commands: Any) -> None:
     )
     add = detect.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="images, videos, folders, patterns, URLs, - (stdin), camera:0")
-    model = "a detector of `dpt-zoo list`, or a file of `dpt-zoo export`: .onnx, or .xml for OpenVINO"
-    add("--model", required=True, metavar="NAME", help=model)
+    model = "a detector of `dpt-zoo list`, weights that say what they are, or a file of `dpt-zoo export`: .onnx or .xml"
+    add("--model", required=True, metavar="NAME|FILE", help=model)
     add("--work-dir", type=Path, metavar="DIR", help="folder for the results (default: detections, detections-2, ...)")
     add("--resume", action="store_true", help="continue the run in --work-dir, or in the last default folder")
     add("--classes", nargs="+", metavar="CLASS", help="keep only these classes")

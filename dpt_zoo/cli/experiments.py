@@ -26,7 +26,8 @@ def add_commands(commands: Any) -> None:
         description="Train a config as it is, or fine-tune a detector of `dpt-zoo list` from its weights.",
     )
     train.set_defaults(run=run_train)
-    evaluate = commands.add_parser("evaluate", help="measure a detector, or the results of detect-dataset")
+    text = "measure a detector or the results of detect-dataset on a data set, or a classifier on ImageNet"
+    evaluate = commands.add_parser("evaluate", help=text)
     evaluate.set_defaults(run=run_evaluate, evaluator="faster-coco-eval")
     reproduce = commands.add_parser(
         "reproduce",
@@ -38,8 +39,8 @@ def add_commands(commands: Any) -> None:
     for add in (train.add_argument, evaluate.add_argument):
         file = ", or a file of `dpt-zoo export`" if add == evaluate.add_argument else ""
         count = {"nargs": "?"} if add == evaluate.add_argument else {}
-        text = f"a detector of `dpt-zoo list`, or a config file, configs/....py{file}"
-        add("model", metavar="NAME|FILE", **count, help=text)
+        models = f"a detector of `dpt-zoo list`, weights that say what they are, or a config file, configs/....py{file}"
+        add("model", metavar="NAME|FILE", **count, help=models)
         add("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data (default: the config's)")
         add("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of --data-root")
         add("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
@@ -62,7 +63,16 @@ def add_commands(commands: Any) -> None:
     add("--compile", action="store_true", help="compile the backbone")
     add("--gradient-checkpointing", action="store_true", help="use less memory and more time")
     add("--ema", action="store_true", help="validate and save a moving average of the weights")
-    add("--tensorboard", action="store_true", help="also log for TensorBoard")
+    add("--patience", type=int, metavar="N", help="stop after N validations without a better box AP")
+    add("--freeze", nargs="+", default=[], metavar="PART", help="parts that are not trained: backbone, neck, ...")
+    add(
+        "--keep-empty",
+        action=argparse.BooleanOptionalAction,
+        help="train on images without objects (default: if a detector is fine-tuned)",
+    )
+    add("--balance", action="store_true", help="draw images of rare classes more often")
+    trackers = ("tensorboard", "wandb", "mlflow", "clearml")
+    add("--logger", dest="loggers", nargs="+", default=[], choices=trackers, help="trackers of experiments to log with")
     add("--seed", type=int, metavar="N", help="random seed (default: random)")
     add("--deterministic", action="store_true", help="refuse operations that give different results in each run")
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the config to change")
@@ -81,7 +91,10 @@ def add_commands(commands: Any) -> None:
 
     add = reproduce.add_argument
     add("names", nargs="*", metavar="NAME", help="detectors, or patterns such as 'mrcnn*' (default: all twelve)")
-    add("--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017")
+    add("--classifiers", action="store_true", help="the three ImageNet classifiers instead of the detectors")
+    add(
+        "--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017, or of ImageNet"
+    )
     add("--work-dir", type=Path, metavar="DIR", help="default: runs/results, or runs/results-FORMAT")
     add("--processes", type=int, default=1, metavar="N", help="processes for each detector: the number of GPUs")
     add("--format", choices=("onnx", "openvino"), default="pytorch", help="export each detector, and evaluate the file")
@@ -100,6 +113,10 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Evaluate, and print COCO's tables."""
+    from ..manifest.records import read_manifest
+
+    if args.model in read_manifest().classifiers:
+        return _evaluate_classifier(args)
     per_class, predictions = vars(args).pop("per_class"), vars(args).pop("predictions")
     if predictions is not None:
         evaluation = _evaluate_predictions(predictions, args)
@@ -122,6 +139,25 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate_classifier(args: argparse.Namespace) -> int:
+    """Evaluate a classifier, and print its accuracy."""
+    from ..evaluation.classification import evaluate_classifier
+
+    options = vars(args)
+    for name in ("annotations", "images", "skip_missing", "tasks", "output", "format_only", "show_dir", "per_class"):
+        if options.pop(name):
+            raise InputError(f"--{name.replace('_', '-')} is not for a classifier: leave it out")
+    del options["evaluator"]
+    if args.data_root is None:
+        raise InputError("--data-root is required with a classifier: a folder of ImageNet, with val")
+    chosen = {name: value for name, value in options.items() if value is not None}
+    accuracy = evaluate_classifier(**chosen)
+    if is_main_process():
+        percents = (f"{accuracy.top1:.2f}", f"{accuracy.top5:.2f}", f"{accuracy.num_images:,}")
+        print_table(("", "top-1", "top-5", "images"), [(args.model, *percents)])
+    return 0
+
+
 def _evaluate_predictions(predictions: str, args: argparse.Namespace) -> "Evaluation":
     from ..evaluation.dataset_results import evaluate_results
 
@@ -138,12 +174,27 @@ def run_reproduce(args: argparse.Namespace) -> int:
     """Evaluate detectors, and print the summary and the path of the table."""
     from ..reproduction.runner import ReproductionOptions, reproduce, select_names
 
+    if vars(args).pop("classifiers"):
+        return _reproduce_classifiers(args)
     names = select_names(vars(args).pop("names"))
     if args.work_dir is None:
         args.work_dir = Path("runs", "results" if args.format == "pytorch" else f"results-{args.format}")
     results = reproduce(names, ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
     show(f"{results.summary}\n{args.work_dir / 'results.md'}")
     return DIFFERENT if results.num_failed or results.num_different else 0
+
+
+def _reproduce_classifiers(args: argparse.Namespace) -> int:
+    """Evaluate the classifiers, and print their table and its path."""
+    from ..reproduction.classifiers import reproduce_classifiers
+    from ..reproduction.runner import ReproductionOptions
+
+    if vars(args).pop("names"):
+        raise InputError("--classifiers does not allow names of detectors: leave them out")
+    args.work_dir = args.work_dir or Path("runs", "results-classifiers")
+    results = reproduce_classifiers(ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
+    show(f"{results.table}\n{results.path}")
+    return 0 if results.all_match else DIFFERENT
 
 
 def _print_metrics(title: str, rows: Mapping[Any, Mapping[str, float | None]]) -> None:

@@ -16,7 +16,7 @@ def add_commands(commands: Any) -> None:
         description="Write a detector as one graph, from images to objects, in one file, and check the file.",
     )
     add = export.add_argument
-    add("model", metavar="NAME", help="a detector of `dpt-zoo list`")
+    add("model", metavar="NAME|FILE", help="a detector of `dpt-zoo list`, or weights that say what they are")
     add("path", type=Path, metavar="OUT", help="the file: .onnx, .xml (OpenVINO, with a .bin) or .pt2 (torch.export)")
     add("--weights", metavar="W", help="path, https://... or hf://org/repo/file (default: the model's own)")
     add("--batch", type=int, metavar="N", help="the only number of images (default: any number)")

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from ..errors import InputError
+from ..manifest.locations import is_location
 from ..manifest.model_card import card
 from ..manifest.records import (
     SCHEDULE_TITLES,
@@ -29,7 +30,7 @@ def add_commands(commands: Any) -> None:
     listing.set_defaults(run=run_list)
 
     info = commands.add_parser("info", help="show a model card, and the model's files on this machine")
-    info.add_argument("name", metavar="NAME", help="a model of `dpt-zoo list`")
+    info.add_argument("name", metavar="NAME|FILE", help="a model of `dpt-zoo list`, or a weights file")
     info.set_defaults(run=run_info)
 
 
@@ -54,7 +55,16 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Print a model card, rendered on a terminal, and the state of the model's files on this machine."""
+    """Print a model card, rendered on a terminal, and the state of the model's files on this machine.
+
+    Of a weights file, print what it says about its model.
+    """
+    if is_location(args.name):
+        from ..weights.store import read_metadata
+
+        content = read_metadata(args.name).to_json()
+        print_table(("", ""), [(name, str(value)) for name, value in content.items() if value])
+        return 0
     record = get_model_info(args.name)
     if sys.stdout.isatty():
         from rich.console import Console

@@ -5,12 +5,23 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, WeightsError
-from ..manifest.records import PublishedDetector, WeightsRecord, get_detector_info, get_model_info, read_manifest
+from ..manifest.locations import is_location
+from ..manifest.records import (
+    Classifier,
+    PublishedDetector,
+    WeightsRecord,
+    get_detector_info,
+    get_model_info,
+    read_manifest,
+)
 from ..weights.cache import CacheEntry, default_cache_dir, list_entries
 from .printing import BAD_INPUT, cache_state, complain, format_size, print_table, show
+
+if TYPE_CHECKING:
+    from ..weights.metadata import WeightsMetadata
 
 
 def add_commands(commands: Any) -> None:
@@ -51,10 +62,15 @@ def add_commands(commands: Any) -> None:
     mmdet2 = "safetensors (default), or mmdet2: a .pth file for the authors' code"
     convert.add_argument("--to", choices=("safetensors", "mmdet2"), default="safetensors", help=mmdet2)
     convert.add_argument("--half", action="store_true", help="write float16")
+    described = "the model that the weights are for, if INPUT does not say it: then OUTPUT is enough to load it"
+    convert.add_argument("--model", metavar="NAME", help=described)
+    convert.add_argument(
+        "--license", metavar="ID", help="SPDX identifier of the weights' licence to write, such as MIT"
+    )
     convert.set_defaults(run=run_convert)
 
     publish = commands.add_parser("publish", help="upload a model to the Hugging Face Hub")
-    publish.add_argument("name", metavar="NAME", help="the model")
+    publish.add_argument("model", metavar="NAME|FILE", help="one of the authors' models, or a file of `dpt-zoo train`")
     publish.add_argument("--repo", required=True, metavar="ORG/NAME", help="created if it does not exist")
     publish.add_argument("--private", action="store_true", help="create a private repository")
     publish.set_defaults(run=run_publish)
@@ -145,24 +161,62 @@ def run_convert(args: argparse.Namespace) -> int:
     """Convert a weights file, or a model's weights, to another format."""
     from ..weights.converting import convert
 
-    path = Path(args.input) if os.path.isfile(args.input) else _fetch(args.input)  # noqa: PTH113
-    weights = convert(path, args.output, to=args.to, half=args.half)
+    is_file = os.path.isfile(args.input)  # noqa: PTH113
+    path = Path(args.input) if is_file else _fetch(args.input)
+    if not is_file and args.model:
+        raise InputError(f"--model is for a file: {args.input} is a model itself")
+    metadata = _describe_file(path, args.model) if is_file else _describe_record(args.input)
+    if args.license is not None:
+        if metadata is None:
+            raise InputError("--license needs --model, because the file does not say which model it is for")
+        metadata = dataclasses.replace(metadata, license=args.license)
+    weights = convert(path, args.output, to=args.to, half=args.half, metadata=metadata)
     show(f"{args.output}: {len(weights.tensors)} tensors, {format_size(args.output)}")
     return 0
 
 
 def run_publish(args: argparse.Namespace) -> int:
     """Upload a model to the Hugging Face Hub and print the URL of the commit."""
+    from ..models.metadata import describe_record
     from ..weights.publishing import publish
+    from ..weights.store import find_weights, read_metadata
 
-    record = get_detector_info(args.name)
+    if is_location(args.model):
+        path = find_weights(args.model)
+        show(publish(path, read_metadata(path), args.repo, private=args.private))
+        return 0
+    record = get_detector_info(args.model)
     if not isinstance(record, PublishedDetector):
-        raise InputError(f"{args.name} is shipped with this project: `publish` is for the authors' models")
-    path = _fetch(args.name)
-    if provenance := CacheEntry(path.parent, args.name).read_provenance():  # the card has the measured hash and size
+        raise InputError(
+            f"{args.model} is shipped with this project: `publish` is for the authors' models and your own"
+        )
+    path = _fetch(record.name)
+    if provenance := CacheEntry(path.parent, record.name).read_provenance():  # the card has the measured hash and size
         record = dataclasses.replace(record, sha256=provenance.sha256, num_bytes=provenance.num_bytes)
-    show(publish(record, args.repo, path, private=args.private))
+    show(publish(path, describe_record(record), args.repo, record=record, private=args.private))
     return 0
+
+
+def _describe_record(name: str) -> "WeightsMetadata | None":
+    """Return what the weights of a model of the zoo say about it; None for a classifier."""
+    from ..models.metadata import describe_record
+
+    record = get_model_info(name)
+    return None if isinstance(record, Classifier) else describe_record(record)
+
+
+def _describe_file(path: Path, model: str | None) -> "WeightsMetadata | None":
+    """Return what a weights file says about its model, or what weights for the named `model` say."""
+    from ..engine.config import load_config
+    from ..models.factory import create_model
+    from ..models.metadata import describe
+    from ..weights.metadata import find_metadata
+    from ..weights.reading import read_raw_weights
+
+    if model is None:
+        return find_metadata(read_raw_weights(path).meta, path)
+    detector: Any = create_model(model, weights=path)  # so that weights of another model are refused
+    return dataclasses.replace(describe(load_config(model)), classes=detector.dataset_meta["classes"])
 
 
 def _fetch(name: str) -> Path:

@@ -59,6 +59,7 @@ class CheckedSplit:
     num_masks: int = 0
     num_rle_masks: int = 0  # without crowds; `LoadAnnotations` with `poly2mask=False` ignores these objects
     classes: dict[str, int] = field(default_factory=dict)  # numbers of objects, in the order of MMDetection's labels
+    class_images: Counter[str] = field(default_factory=Counter)  # numbers of images with objects of each class
     issues: list[Issue] = field(default_factory=list)  # errors and warnings
 
     def add(self, issue_type: IssueType, message: str, where: str | None = None, image_id: int | None = None) -> None:
@@ -265,6 +266,7 @@ def _check_annotations(
     """
     images_by_id = {image.id: image for image in images if image.id is not None}
     annotated: set[int] = set()  # ids of images
+    pairs: set[tuple[str, int]] = set()  # classes and the ids of images with objects of them
     crowds: Counter[str] = Counter()
     wanted = None if classes is None else set(classes)
     num_learned = num_removed = num_crowds = 0
@@ -289,6 +291,8 @@ def _check_annotations(
             split.add(issue_type, message, where, image.id if image else None)
         if image and image.id is not None:
             annotated.add(image.id)
+            if name is not None:
+                pairs.add((name, image.id))
         segmentation, is_crowd = annotation.get("segmentation"), bool(annotation.get("iscrowd"))
         split.num_masks += bool(segmentation)
         split.num_rle_masks += isinstance(segmentation, dict) and not is_crowd
@@ -299,6 +303,7 @@ def _check_annotations(
         is_wanted = not is_crowd and (wanted is None or name in wanted)
         num_learned += is_wanted and _NOT_LEARNED.isdisjoint(issue_type for issue_type, _ in findings)
     split.num_objects = len(annotations)
+    split.class_images = Counter(name for name, _ in pairs)
     split.num_empty_images -= len(annotated)
     if images and not num_learned:
         total = len(annotations)

@@ -16,11 +16,13 @@ from mmengine.runner import Runner
 from ..data.checks import CheckedSplit
 from ..data.splits import Split
 from ..errors import InputError
+from ..manifest.locations import is_location
 from ..manifest.records import data_path, get_detector_info
 from ..models.factory import find_num_classes, set_num_classes
+from ..models.metadata import described_config
 from ..utils.devices import find_device
 from ..utils.files import expand_user
-from ..weights.store import find_weights
+from ..weights.store import find_weights, read_metadata
 
 RUNNER_SETTINGS = {
     *inspect.signature(Runner.__init__).parameters,
@@ -33,18 +35,23 @@ EPOCH_SETTINGS = ("milestones", "begin", "end", "T_max")
 
 
 def load_config(model: str | Path) -> Config:
-    """Load a config file, or the config of a detector of the zoo.
+    """Load a config file, or the config of a detector.
 
     Args:
-        model: a detector's name, or the path of a `.py` file, relative to the current or the project's folder.
+        model: a detector's name; the path of a `.py` file, relative to the current or the project's folder; or weights
+            that say which model they are for, see `create_model`.
 
     Raises:
         UnknownModelError: No detector has this name.
         InputError: The file does not exist, cannot be read, or is not a config to train a detector with.
+        FetchError, OutputError, WeightsError: The weights cannot be fetched, stored or used.
     """
     if not isinstance(model, str | os.PathLike):
         raise InputError(f"model must be a config file or a model's name, not {type(model).__name__}")
-    if not str(model).endswith(".py"):
+    is_config = str(model).endswith(".py")
+    if not is_config and is_location(model):
+        return described_config(read_metadata(model))
+    if not is_config:
         path = get_detector_info(str(model)).config_path
     elif not (path := expand_user(model)).is_file():
         path = data_path(str(model))
@@ -153,6 +160,47 @@ def set_workers(cfg: Config, workers: int) -> None:
             cfg[name].update(num_workers=workers, persistent_workers=workers > 0)
 
 
+def set_patience(cfg: Config, patience: int) -> None:
+    """Stop training after `patience` validations in a row without better weights.
+
+    Raises:
+        InputError: There is nothing to validate with.
+    """
+    if not cfg.get("val_dataloader"):
+        raise InputError("patience needs data to validate with: add a split val, or leave patience out")
+    cfg.default_hooks.checkpoint.patience = patience
+
+
+def freeze(cfg: Config, parts: Sequence[str]) -> None:
+    """Do not train these parts of the model, such as "backbone", "neck" or "rpn_head".
+
+    Raises:
+        InputError: The model has no such part.
+    """
+    known = [name for name, part in cfg.model.items() if name != "data_preprocessor" and "type" in (part or ())]
+    for part in parts:
+        if part not in known:
+            raise InputError(f"freeze: the model has no part {part!r}: choose among {', '.join(known)}")
+        if part == "backbone":  # also saves its backward pass
+            cfg.model.backbone.frozen_stages = 4
+        else:
+            factors = {f"{part}.": {"lr_mult": 0.0, "decay_mult": 0.0}}
+            merge_cfg_options(cfg, {"optim_wrapper.paramwise_cfg": {"custom_keys": factors}})
+
+
+def balance_classes(cfg: Config, data: CheckedSplit) -> None:
+    """Repeat the images of rare classes in each epoch (repeat factor sampling, arXiv 1908.03195).
+
+    A class is rare if it is in fewer than half as many images as the median class.
+    """
+    threshold = np.median([*data.class_images.values()]) / 2 / data.num_images
+    cfg.train_dataloader.dataset = {
+        "type": "ClassBalancedDataset",
+        "oversample_thr": float(threshold),
+        "dataset": cfg.train_dataloader.dataset,
+    }
+
+
 def use_amp(cfg: Config, device: str | torch.device | None = "auto", *, in_tests: bool = False) -> None:
     """Use mixed precision, in training or `in_tests`: float16 or, in training on a GPU that supports it, bfloat16.
 
@@ -179,13 +227,6 @@ def add_hook(cfg: Config, **settings: Any) -> None:
         raise InputError(f"custom_hooks must be a list of dicts with a type, not {hooks!r}")
     if settings["type"] not in [hook["type"] for hook in hooks]:
         cfg.custom_hooks = [*hooks, settings]
-
-
-def add_tensorboard(cfg: Config) -> None:
-    """Also log for TensorBoard."""
-    backends = cfg.visualizer.get("vis_backends") or []
-    if "TensorboardVisBackend" not in [backend["type"] for backend in backends]:
-        cfg.visualizer.vis_backends = [*backends, {"type": "TensorboardVisBackend"}]
 
 
 def check_training_config(cfg: Config) -> None:

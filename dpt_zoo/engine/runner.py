@@ -4,7 +4,6 @@ import contextlib
 import copy
 import io
 import logging
-import math
 import multiprocessing
 import os
 import random
@@ -219,7 +218,7 @@ class StartingWeightsHook(Hook):  # type: ignore[misc]
 
 @HOOKS.register_module()
 class ProgressHook(Hook):  # type: ignore[misc]
-    """Reports progress on standard error, and stops training with `DPTZooError` if the loss is not finite."""
+    """Reports progress on standard error."""
 
     priority = "VERY_LOW"  # after the hooks that measure
 
@@ -242,11 +241,6 @@ class ProgressHook(Hook):  # type: ignore[misc]
 
     def _describe_step(self, runner: Runner, step: str) -> str:
         loss = runner.message_hub.get_scalar("train/loss").current()
-        if not math.isfinite(loss):
-            raise DPTZooError(
-                f"the loss is {loss} in epoch {runner.epoch + 1}: resume from an earlier checkpoint with a lower "
-                "learning rate (cfg_options), or check the data"
-            )
         seconds = runner.message_hub.get_scalar("train/time").mean(window_size=50)
         minutes, left = divmod(round((runner.max_iters - runner.iter - 1) * seconds), 60)
         return (

@@ -54,8 +54,9 @@ def evaluate(
     """Measure a detector on the validation split of a data set, in one process or in several under torchrun.
 
     Args:
-        model: the name of a detector (see `list_models`), the path of a config file, or a file from `dpt_zoo.export`
-            (.onnx or .xml), which one process evaluates.
+        model: the name of a detector (see `list_models`), the path of a config file or of weights that say which model
+            they are for (see `create_model`), or a file from `dpt_zoo.export` (.onnx or .xml), which one process
+            evaluates.
         weights: a detector's name, a path, `https://...` or `hf://org/repo/file`; by default those of the named model.
             Not for an exported file.
         tasks: "bbox", "segm" or both; by default all that the model predicts.

@@ -103,7 +103,7 @@ class _ConfiguredModel:
         path, weights = read_trusted_weights(self._options.weights or self._options.model)
         self._tensors = weights.tensors
         config = (self.cfg.model, self.cfg.test_dataloader.dataset.pipeline, self.cfg.test_cfg)
-        return ModelFile(path, read_classes(self.cfg, weights), str(config))
+        return ModelFile(path, read_classes(self.cfg, weights, path), str(config))
 
     def detect(self, plan: Plan) -> None:
         cfg = self.cfg

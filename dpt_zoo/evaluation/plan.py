@@ -70,7 +70,7 @@ def make_plan(
         "config": hashlib.sha256(model.config.encode()).hexdigest(),
     }
     folder = work_dir / "predictions"
-    _make_folder(folder, settings, options.resume)
+    prepare_folder(folder, RESULT, settings, options.resume)
     finished = read_image_ids(folder)
     return Plan(
         images=split.images,
@@ -105,8 +105,19 @@ def match_classes(classes: tuple[str, ...], names: tuple[str, ...], annotations:
     return classes
 
 
-def _make_folder(folder: Path, settings: Mapping[str, str], resume: bool) -> None:
-    """Make the folder of the predictions, or check that the predictions in it can be resumed."""
+def prepare_folder(folder: Path, result: str, settings: Mapping[str, str], resume: bool) -> None:
+    """Make the folder of the predictions, or check that the predictions in it can be resumed.
+
+    Args:
+        folder: the folder.
+        result: the name of the file beside it with the result, which is removed: the evaluation may fail.
+        settings: what predictions depend on, by name.
+        resume: keep the predictions of an evaluation with the same settings.
+
+    Raises:
+        InputError: The folder has predictions of another evaluation.
+        OutputError: The folder cannot be written.
+    """
     settings_file = folder / "settings.json"
     try:
         earlier = json.loads(settings_file.read_bytes()) if resume else None
@@ -120,7 +131,7 @@ def _make_folder(folder: Path, settings: Mapping[str, str], resume: bool) -> Non
                 "choose another work_dir, or start again without resume"
             )
     try:
-        (folder.parent / RESULT).unlink(missing_ok=True)  # of an earlier evaluation: this one may fail
+        (folder.parent / result).unlink(missing_ok=True)
         if earlier is None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()

@@ -29,12 +29,15 @@ from ..errors import DPTZooError, InputError
 from ..inference.detector import ImageLike
 from ..inference.graph_metadata import OUTPUTS, GraphMetadata
 from ..inference.inputs import ImageInput, find_inputs
+from ..manifest.locations import is_location
 from ..manifest.records import read_manifest
 from ..models.factory import check_detector, create_model
 from ..utils.environment import versions
 from ..utils.files import atomic_path
 from ..utils.validation import check_integer
 from ..weights.digests import tensors_sha256
+from ..weights.metadata import UNKNOWN_LICENSE
+from ..weights.store import read_metadata
 from .graph import DetectorGraph, build_graph
 
 MODULES = {".onnx": "onnx_file", ".xml": "openvino_file", ".pt2": "torch_file"}
@@ -53,11 +56,10 @@ MIN_EQUAL = 0.9
 """The part of the objects that must be equal in the check; rounding may decide which of two boxes is suppressed."""
 MAX_INT8_IMAGES = 300
 """The number of images with which int8 is made. More hardly change it."""
-UNKNOWN_LICENSE = "NOASSERTION"
 
 
 def export(
-    model: str | nn.Module,
+    model: str | Path | nn.Module,
     path: str | Path,
     *,
     weights: str | Path | None = None,
@@ -76,7 +78,8 @@ def export(
     be those of PyTorch.
 
     Args:
-        model: a name from `list_models(include_demos=True)`, or a model from `create_model`, which is not changed.
+        model: a name from `list_models(include_demos=True)`; a weights file that says which model it is for (see
+            `create_model`); or a model from `create_model`, which is not changed.
         path: the file to write. Its suffix is the format: .onnx, .xml (OpenVINO, with the weights in a .bin file beside
             it), or .pt2 (`torch.export`, which needs PyTorch and torchvision to run, and sides of at least 64 pixels).
         weights: a path or a URL of other weights, see `create_model`. Only for a name.
@@ -170,8 +173,11 @@ def _find_images(path: Path, int8: ImageLike | Iterable[ImageLike], half: bool) 
     return images
 
 
-def _load(model: str | nn.Module, weights: str | Path | None) -> tuple[Any, str, str]:
+def _load(model: str | Path | nn.Module, weights: str | Path | None) -> tuple[Any, str, str]:
     """Return a detector of its own in eval mode on the CPU, its name, and the licence of its weights."""
+    if isinstance(model, str | Path) and is_location(model):
+        metadata = read_metadata(model)
+        return create_model(model, weights=weights), metadata.name, metadata.license
     if isinstance(model, str):
         record = read_manifest().detectors.get(model)
         license = record.license if record and weights is None else UNKNOWN_LICENSE

@@ -37,9 +37,10 @@ class Detector:
     """A detection model that is called with images.
 
     Args:
-        model: a name from `list_models(include_demos=True)`; a file from `dpt_zoo.export`, which needs no PyTorch:
-            .onnx for ONNX Runtime, or .xml for OpenVINO; or a model from `create_model`, which is not changed: it stays
-            on its device, and it is in eval mode only during a call.
+        model: a name from `list_models(include_demos=True)`; a weights file that says which model it is for, or
+            `hf://org/repo` (see `create_model`); a file from `dpt_zoo.export`, which needs no PyTorch: .onnx for ONNX
+            Runtime, or .xml for OpenVINO; or a model from `create_model`, which is not changed: it stays on its device,
+            and it is in eval mode only during a call.
         weights: a path or a URL of other weights, see `create_model`; by default the zoo's own. Only for a name.
         score_threshold: the lowest score of an object to return, in [0, 1].
         device: "cpu", "cuda", "cuda:1", ..., or by default "auto" for a GPU if there is one. An exported file can also
@@ -114,6 +115,20 @@ class Detector:
         self.classes = self._backend.classes
         self.has_masks = self._backend.has_masks
         self.score_threshold = float(score_threshold)
+
+    @classmethod
+    def from_pretrained(cls, repo: str, *, revision: str = "main", **options: Any) -> "Detector":
+        """Return a detector that `dpt-zoo publish` uploaded to the Hugging Face Hub.
+
+        Args:
+            repo: the repository, "org/name".
+            revision: a branch, a tag or a commit.
+            options: the other arguments of `Detector`.
+
+        Raises:
+            InputError, FetchError, OutputError, WeightsError: As for `Detector`.
+        """
+        return cls(f"hf://{repo}@{revision}", **options)
 
     @property
     def weights_sha256(self) -> str:

@@ -7,7 +7,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import WeightsError
-from ..utils.text import printable
+from ..utils.json_values import (
+    check_entries,
+    freeze,
+    is_bool,
+    is_classes,
+    is_integer,
+    is_list,
+    is_number,
+    is_text,
+    is_versions,
+    or_none,
+)
 
 METADATA_KEY = "dpt_zoo"
 """Key of the JSON metadata: in ONNX `metadata_props`, in OpenVINO `rt_info`, in `.pt2` an extra file."""
@@ -84,18 +95,8 @@ class GraphMetadata:
         Raises:
             WeightsError: It is incomplete, contradicts itself, or is of another version.
         """
-        if not isinstance(content, Mapping) or "format" not in content:
-            raise WeightsError(f"{path}: its metadata is incomplete: export the model again")
-        if content["format"] != FORMAT:
-            version = printable(repr(content["format"]))[:20]
-            raise WeightsError(f"{path}: format {version} of exported models is not supported, only {FORMAT}")
-        for name, is_valid in _VALID.items():
-            if name not in content or not is_valid(content[name]):
-                value = printable(repr(content.get(name)))[:80]
-                raise WeightsError(f"{path}: its metadata is damaged or altered: {name!r} is {value}")
-        if unknown := content.keys() - _VALID.keys() - {"format"}:
-            raise WeightsError(f"{path}: its metadata has an unknown entry: {printable(repr(min(unknown)))[:80]}")
-        metadata = cls(**{name: _freeze(content[name]) for name in _VALID})
+        check_entries(content, FORMAT, _VALID, path)
+        metadata = cls(**{name: freeze(content[name]) for name in _VALID})
         fixed, divisor = metadata.image_size, metadata.pad_divisor
         if metadata.has_preprocessing and (fixed is not None or metadata.batch not in (None, 1)):
             raise WeightsError(f"{path}: its metadata contradicts itself: one image of any size, and of a fixed size")
@@ -113,59 +114,23 @@ class GraphMetadata:
         return cls.from_json(content, path)
 
 
-def _freeze(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
-
-
-def _is_number(minimum: float, maximum: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int | float) and not _is_bool(value) and minimum <= value <= maximum
-
-
-def _is_integer(maximum: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not _is_bool(value) and 1 <= value <= maximum
-
-
-def _is_list(length: int, is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list | tuple) and len(value) == length and all(map(is_valid, value))
-
-
-def _or_none(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or is_valid(value)
-
-
-def _is_classes(value: Any) -> bool:
-    return isinstance(value, list | tuple) and 0 < len(value) <= 10_000 and all(map(_is_text, value))
-
-
-def _is_versions(value: Any) -> bool:
-    return isinstance(value, Mapping) and len(value) <= 100 and all(map(_is_text, (*value, *value.values())))
-
-
 _MAX_SIDE = 1 << 14  # of an image for the network, pixels
 _VALID: Mapping[str, Callable[[Any], bool]] = {
-    "name": _is_text,
-    "classes": _is_classes,
-    "has_masks": _is_bool,
-    "has_preprocessing": _is_bool,
-    "scale": _is_list(2, _is_integer(_MAX_SIDE)),
-    "pad_divisor": _is_integer(1024),
-    "batch": _or_none(_is_integer(1024)),
-    "image_size": _or_none(_is_list(2, _is_integer(_MAX_SIDE))),
-    "mean": _is_list(3, _is_number(-1000, 1000)),
-    "std": _is_list(3, _is_number(1e-3, 1000)),
-    "lowest_score": _is_number(0, 1),
-    "mask_threshold": _is_number(0, 1),
+    "name": is_text,
+    "classes": is_classes,
+    "has_masks": is_bool,
+    "has_preprocessing": is_bool,
+    "scale": is_list(2, is_integer(_MAX_SIDE)),
+    "pad_divisor": is_integer(1024),
+    "batch": or_none(is_integer(1024)),
+    "image_size": or_none(is_list(2, is_integer(_MAX_SIDE))),
+    "mean": is_list(3, is_number(-1000, 1000)),
+    "std": is_list(3, is_number(1e-3, 1000)),
+    "lowest_score": is_number(0, 1),
+    "mask_threshold": is_number(0, 1),
     "weights_sha256": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
-    "license": _is_text,
+    "license": is_text,
     "precision": lambda value: value in ("float32", "float16", "int8"),
-    "versions": _is_versions,
+    "versions": is_versions,
 }
 """Whether the value of each entry is valid."""

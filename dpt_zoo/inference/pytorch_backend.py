@@ -61,7 +61,7 @@ class PyTorchBackend:
         batch_size: int | None,
     ) -> None:
         if isinstance(model, str | Path):
-            self.model: Any = create_model(str(model), weights=weights, device="auto" if device is None else device)
+            self.model: Any = create_model(model, weights=weights, device="auto" if device is None else device)
         else:
             check_detector(model, weights=weights, device=device)
             self.model = model

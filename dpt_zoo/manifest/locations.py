@@ -48,6 +48,23 @@ class HubFile:
 
 
 @dataclass(frozen=True)
+class HubModel(HubFile):
+    """The weights in a model repository on the Hub that `publish` wrote. Its `config.json` says what they are."""
+
+    file: str = "model.safetensors"
+
+    @property
+    def config(self) -> HubFile:
+        """The location of `config.json`."""
+        return HubFile(self.repo, "config.json", self.revision)
+
+    @property
+    def url(self) -> str:
+        """The location in the form that `create_model` takes."""
+        return super().url.removesuffix(f"/{self.file}")
+
+
+@dataclass(frozen=True)
 class WebFile:
     """A file at an `https://` URL, or at an `http://` URL of this machine."""
 
@@ -107,7 +124,7 @@ def location_from_record(record: dict[str, str], folder: Path) -> Location:
 
 
 def parse_location(location: str | Path) -> Location:
-    """Return the location of a path, `https://...` or `hf://org/repo[@revision]/file`; else raise InputError."""
+    """Return the location of a path, `https://...` or `hf://org/repo[@revision][/file]`; else raise InputError."""
     text = str(location)
     scheme = re.match(r"([a-z]+)://", text, re.IGNORECASE)
     if isinstance(location, Path) or not scheme:
@@ -115,12 +132,19 @@ def parse_location(location: str | Path) -> Location:
     try:
         if scheme[1].lower() != "hf":
             return WebFile(text)
-        parts = re.fullmatch(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?/(?P<file>.+)", text)
+        parts = re.fullmatch(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?(/(?P<file>.+))?", text)
         if not parts:
-            raise ValueError(f"{redact(text)!r} does not have the form hf://org/repo/file")
-        return HubFile(**{key: value for key, value in parts.groupdict().items() if value})
+            raise ValueError(f"{redact(text)!r} does not have the form hf://org/repo or hf://org/repo/file")
+        fields = {key: value for key, value in parts.groupdict().items() if value}
+        return HubFile(**fields) if "file" in fields else HubModel(**fields)
     except ValueError as error:
         raise InputError(f"{error}: give a path, https://... or hf://org/repo/file") from error
+
+
+def is_location(model: str | Path) -> bool:
+    """Return whether a model is given by the location of its weights, a path or a URL, instead of by its name."""
+    text = str(model)
+    return bool({"/", "\\"} & {*text}) or text.lower().endswith((".safetensors", ".pth"))
 
 
 def check_relative(path: str, folder: str = "the manifest's folder") -> None:

@@ -1,7 +1,6 @@
 """Attention to a spatially reduced map, and the transformer block around it (paper section 3, after PVT)."""
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -68,7 +67,7 @@ class Mlp(nn.Module):
         return cpu.per_token(self._compute, x, width=self.fc1.out_features)
 
     def _compute(self, x: Tensor) -> Tensor:  # (B, n, C), all tokens or a part of them
-        return cpu.recompute(lambda hidden: self.fc2(F.gelu(hidden)), self.fc1(x))
+        return cpu.recompute(lambda hidden: self.fc2(cpu.gelu_(hidden)), self.fc1(x))
 
 
 class Block(nn.Module):
@@ -89,4 +88,4 @@ class Block(nn.Module):
     def forward(self, x: Tensor, shape: Shape) -> Tensor:  # (B, N, C)
         """Transform the tokens of a map of `shape`."""
         x = x + self.drop_path(self.attn(self.norm1(x), shape))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return cpu.add_(x, self.drop_path(self.mlp(self.norm2(x))))

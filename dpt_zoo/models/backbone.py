@@ -78,7 +78,7 @@ class DPT(nn.Module):
             self.add_module(f"block{index}", nn.ModuleList(blocks))
         self.apply(init_linear)
         for index in (2, 3, 4):
-            # Before training, DePatch samples each patch from a box of the initial size at the patch's centre.
+            # Before training, DePatch samples the regular patches, as `DePatch` itself sees to before `init_linear`.
             nn.init.zeros_(getattr(self, f"patch_embed{index}").offset_predictor.weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

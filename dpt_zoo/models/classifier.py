@@ -12,12 +12,7 @@ from ..errors import InputError
 from ..weights.store import read_trusted_weights
 from .backbone import DPT, STRIDES, init_linear
 from .depatch import patch_centres
-
-
-def is_classifiers_own(name: str) -> bool:
-    """Return whether `name` is a tensor of the classifier that the backbone does not have."""
-    own = ("cls_token", "norm.", "head.")
-    return name.startswith(own) or name.endswith((".value_spatial_shapes", ".box_coder.anchor"))
+from .pretrained import is_classifiers_own, to_zoo_names
 
 
 class DPTClassifier(DPT):
@@ -147,6 +142,13 @@ CFG = {"pool_size": (7, 7), "first_conv": "patch_embed1.proj", "classifier": "he
 default_cfgs = generate_default_cfgs({f"dpt_{size}": CFG for size in ("tiny", "small", "medium")})
 
 
+def _adapt_checkpoint(state: dict[str, Tensor], model: DPTClassifier) -> dict[str, Tensor]:
+    """Rename the tensors of another code's checkpoint, and add the buffers that only the authors' files contain."""
+    named = to_zoo_names(state)
+    buffers = {name: buffer for name, buffer in model.named_buffers() if is_classifiers_own(name)}
+    return {**buffers, **named}
+
+
 def _create(
     size: str, pretrained: bool, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, **kwargs: Any
 ) -> DPTClassifier:
@@ -163,6 +165,7 @@ def _create(
         pretrained_cfg=pretrained_cfg,
         pretrained_cfg_overlay=overlay,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        pretrained_filter_fn=_adapt_checkpoint,
         size=size,
         **kwargs,
     )

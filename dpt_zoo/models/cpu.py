@@ -45,6 +45,16 @@ def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
 
 
+def gelu_(x: Tensor) -> Tensor:
+    """Return the exact GELU of `x`, which must not be used again: on a CPU, without gradients, it is overwritten."""
+    return torch.ops.aten.gelu_(x) if is_used(x) and not torch.is_grad_enabled() else F.gelu(x)
+
+
+def add_(x: Tensor, y: Tensor) -> Tensor:
+    """Return `x + y`. `x` must not be used again: on a CPU, without gradients, it is overwritten."""
+    return x.add_(y) if is_used(x) and not torch.is_grad_enabled() else x + y
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Compute attention from queries `q` `(B, heads, N, D)` to keys `k` and values `v` `(B, heads, M, D)`."""
     if is_used(q) and torch.is_grad_enabled():

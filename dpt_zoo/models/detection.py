@@ -1,5 +1,6 @@
 """DPT as an MMDetection backbone, `dict(type="DPT", size="tiny")`; the configs import this module."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from .. import mmlab  # noqa: F401  # before mmdet, which it makes importable
@@ -7,17 +8,12 @@ from .. import mmlab  # noqa: F401  # before mmdet, which it makes importable
 # isort: split
 from mmdet.registry import MODELS
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..utils.validation import check_integer
-from ..weights.loading import load_weights
-from ..weights.store import read_trusted_weights
 from . import backbone
-from .classifier import is_classifiers_own
-
-PREFIX = "backbone."
-"""Prefix of the backbone's tensors in a detector's state dict."""
+from .pretrained import load_backbone
 
 
 @MODELS.register_module()
@@ -25,9 +21,9 @@ class DPT(backbone.DPT):
     """The backbone, with MMDetection's `init_cfg` for pretrained weights.
 
     `size`, `drop_path_rate` and `gradient_checkpointing` are those of `dpt_zoo.models.DPT`. The first `frozen_stages`
-    stages are not trained, 0 to 4; -1 is the same as 0. `init_cfg` is None, or
-    `dict(type="Pretrained", checkpoint=WEIGHTS)` with the weights of a classifier or a detector: a model's name
-    ("dpt_tiny"), a path, `https://...` or `hf://org/repo/file`.
+    stages are not trained, 0 to 4; -1 is the same as 0. `out_indices` are the maps to return, 0 to 3. `init_cfg` is
+    None, or `dict(type="Pretrained", checkpoint=WEIGHTS)` with the weights of a classifier or a detector: a model's
+    name ("dpt_tiny"), a path, `https://...` or `hf://org/repo/file`; or those of a PVT, see `pretrained.to_zoo_names`.
 
     Raises:
         InputError: `init_cfg` has another form, the size is unknown, or the number of stages is impossible.
@@ -39,11 +35,15 @@ class DPT(backbone.DPT):
         drop_path_rate: float = 0.1,
         gradient_checkpointing: bool = False,
         frozen_stages: int = 0,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
         init_cfg: Any = None,
     ) -> None:
         super().__init__(size, drop_path_rate, gradient_checkpointing=gradient_checkpointing)
         check_integer("frozen_stages", frozen_stages, -1, len(self.stages))
         self.frozen_stages = frozen_stages
+        for index in out_indices:
+            check_integer("out_indices", index, 0, len(self.stages) - 1)
+        self.out_indices = tuple(out_indices)
         for module in self._frozen_modules():
             module.requires_grad_(False)
         for stage in range(1, frozen_stages + 1):
@@ -51,6 +51,11 @@ class DPT(backbone.DPT):
         if init_cfg is not None and (init_cfg.get("type") != "Pretrained" or "checkpoint" not in init_cfg):
             raise InputError(f"init_cfg must be None or dict(type='Pretrained', checkpoint=WEIGHTS), not {init_cfg}")
         self.init_cfg = init_cfg
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the maps of `out_indices` as `dpt_zoo.models.DPT` does."""
+        maps = super().forward(x)
+        return tuple(maps[index] for index in self.out_indices)
 
     def train(self, mode: bool = True) -> "DPT":
         """Set the mode as any module does, but keep frozen stages in eval mode, without stochastic depth."""
@@ -73,12 +78,4 @@ class DPT(backbone.DPT):
         """
         if self.init_cfg is None:
             return
-        location = self.init_cfg["checkpoint"]
-        path, weights = read_trusted_weights(location)
-        state = weights.tensors
-        is_detectors = any(name.startswith(PREFIX) for name in state)
-        taken = [name for name in state if (name.startswith(PREFIX) if is_detectors else not is_classifiers_own(name))]
-        own = {name.removeprefix(PREFIX): state[name] for name in taken}
-        load_weights(self, own, path, f"DPT-{self.size.capitalize()}")
-        left_out = ", ".join(sorted({name.split(".")[0] for name in state if name not in taken})) or "none"
-        print_log(f"backbone: {len(own)} tensors from {location}, left out: {left_out}", "current")
+        print_log(f"backbone: {load_backbone(self, self.init_cfg['checkpoint'])}", "current")

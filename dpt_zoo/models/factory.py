@@ -18,23 +18,34 @@ from .. import mmlab  # before mmdet
 from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
 
-from ..errors import InputError
-from ..manifest.records import DetectorRecord, get_detector_info, read_manifest
+from ..errors import InputError, WeightsError
+from ..manifest.locations import is_location
+from ..manifest.records import get_detector_info, read_manifest
 from ..utils.devices import find_device
 from ..utils.torch_defaults import torch_defaults
 from ..utils.validation import check_integer, check_not_empty
 from ..weights.loading import load_weights
+from ..weights.metadata import METADATA_KEY, find_metadata, require_metadata
 from ..weights.reading import Weights
 from ..weights.store import read_trusted_weights
+from .metadata import described_config
 
 logger = logging.getLogger(__name__)
 
 DETECTOR_ATTRIBUTES = ("cfg", "dataset_meta", "data_preprocessor", "backbone", "neck")
 CLASS_LAYERS = {"retina_cls", "fc_cls", "fc_reg", "conv_logits"}  # their shapes depend on the number of classes
+CLASSIFYING_LAYERS = {
+    "roi_head.bbox_head.fc_cls": 1,
+    "roi_head.bbox_head.0.fc_cls": 1,
+    "bbox_head.fc_cls": 1,
+    "bbox_head.atss_cls": 0,
+    "bbox_head.conv_cls": 0,
+}
+"""The layers that classify in Faster and Mask R-CNN, their cascades, DETR, ATSS and FCOS; 1 if it has a background."""
 
 
 def create_model(
-    name: str,
+    name: str | Path,
     *,
     pretrained: bool = True,
     weights: str | Path | None = None,
@@ -47,9 +58,11 @@ def create_model(
     in a process that has not imported this package yet.
 
     Args:
-        name: one of `list_models(include_demos=True)`.
-        pretrained: load weights; False initialises the model for training instead.
+        name: one of `list_models(include_demos=True)`; or the path or URL of a weights file that says which model it is
+            for, as `train`, `dpt-zoo convert` and `dpt-zoo publish` write it, or `hf://org/repo` for a published one.
+        pretrained: load weights; False initialises the model for training instead. Only for a name.
         weights: a file to use instead of the zoo's, with its class names: a path, `https://...` or `hf://org/repo/file`.
+            Only for a name.
         num_classes: number of object classes, at least 1; by default that of the weights. If the weights have another
             number, the layers that depend on it are newly initialised, with a warning in the log.
         device: "cpu", "cuda", "cuda:1", ..., or "auto" or None for a GPU if there is one.
@@ -61,35 +74,35 @@ def create_model(
         OutputError: The fetched weights cannot be stored.
         WeightsError: The weights cannot be read, or belong to another model.
     """
-    if not isinstance(name, str):
-        raise InputError(f"name must be a model's name, not {type(name).__name__}: give a file of weights as weights=")
+    if not isinstance(name, str | Path):
+        raise InputError(f"name must be a model's name or a weights file, not {type(name).__name__}")
     if name in read_manifest().classifiers:
         raise InputError(f"{name} is a classifier: import dpt_zoo.models, then call timm.create_model({name!r})")
-    record = get_detector_info(name)
     target = find_device(device)
     if num_classes is not None:
         check_integer("num_classes", num_classes, 1)
     if weights is not None and not pretrained:
         raise InputError("weights= and pretrained=False exclude each other: leave one out")
     check_not_empty("weights", weights)
-    num_known = record.num_classes
-    if pretrained:
-        path, loaded = read_trusted_weights(record if weights is None else weights)
-        num_known = _count_classes(loaded.tensors, has_masks=record.architecture == "mask_rcnn") or num_known
+    is_file = is_location(name)
+    if is_file and (weights is not None or not pretrained):
+        raise InputError(f"{name} is a weights file: weights= and pretrained=False are only for a name")
+    cfg, title, path, loaded = _open_file(name) if is_file else _open_record(name, weights, pretrained)
+    num_known = _find_num_classes(cfg, loaded, path)
     num_classes = int(num_classes or num_known)  # a NumPy integer could not be written into a config
     with torch_defaults():
-        if pretrained and num_classes == num_known:
+        if loaded and num_classes == num_known:
             with _ParametersOnMeta():
-                model: Any = build_detector(record, num_classes)
-            load_weights(model, loaded.tensors, path, name)
+                model: Any = build_detector(cfg, num_classes)
+            load_weights(model, loaded.tensors, path, title)
         else:
-            model = build_detector(record, num_classes)
+            model = build_detector(cfg, num_classes)
             _init_weights(model)
-            if pretrained:
-                left_out = load_weights(model, loaded.tensors, path, name, resized=find_class_tensors(model))
-                logger.warning("%s: newly initialised for %d classes: %s", name, num_classes, ", ".join(left_out))
-        meta = loaded.meta if weights and num_classes == num_known else {}
-        model.dataset_meta = _dataset_meta(model.cfg, num_classes, meta)
+            if loaded:
+                left_out = load_weights(model, loaded.tensors, path, title, resized=find_class_tensors(model))
+                logger.warning("%s: newly initialised for %d classes: %s", title, num_classes, ", ".join(left_out))
+        is_own = loaded and (is_file or weights is not None) and num_classes == num_known
+        model.dataset_meta = _dataset_meta(cfg, num_classes, loaded.meta if loaded and is_own else {})
         return model.to(target).eval()
 
 
@@ -111,9 +124,8 @@ def check_detector(model: object, **arguments: object) -> None:
             raise InputError(f"{name} can be given only with a model's name: pass it to dpt_zoo.create_model instead")
 
 
-def build_detector(record: DetectorRecord, num_classes: int) -> nn.Module:
-    """Build a detector for `num_classes`, with its config as `.cfg`. It is not initialised for training."""
-    cfg = Config.fromfile(record.config_path)
+def build_detector(cfg: Config, num_classes: int) -> nn.Module:
+    """Build the detector of a config for `num_classes`; `cfg` becomes `.cfg`. It is not initialised for training."""
     set_num_classes(cfg.model, num_classes)
     mmlab.set_default_scope()
     backbone = {**cfg.model.backbone, "init_cfg": None}  # ImageNet weights are only for training
@@ -126,16 +138,26 @@ def build_detector(record: DetectorRecord, num_classes: int) -> nn.Module:
 
 def set_num_classes(model_cfg: Any, num_classes: int) -> None:
     """Set `num_classes` in the heads of `model_cfg`, the `model` of a config."""
-    owner = model_cfg.get("roi_head", model_cfg)
-    for head in {"bbox_head", "mask_head"} & set(owner):
-        owner[head].num_classes = num_classes
+    for head in _find_heads(model_cfg).values():
+        head.num_classes = num_classes
 
 
 def find_num_classes(model_cfg: Any) -> dict[str, int]:
     """Return `num_classes` of the heads of `model_cfg` that `set_num_classes` sets, by their paths in a config."""
+    return {path: head.num_classes for path, head in _find_heads(model_cfg).items() if "num_classes" in head}
+
+
+def _find_heads(model_cfg: Any) -> dict[str, Any]:
+    """Return the configs of the heads that classify, by their paths in a config. A cascade has a list of them."""
     prefix, owner = ("model.roi_head", model_cfg.roi_head) if "roi_head" in model_cfg else ("model", model_cfg)
-    heads = sorted({"bbox_head", "mask_head"} & set(owner))
-    return {f"{prefix}.{head}": owner[head].num_classes for head in heads if "num_classes" in owner[head]}
+    heads = {}
+    for name in ("bbox_head", "mask_head"):
+        match owner.get(name):
+            case list(stages):
+                heads |= {f"{prefix}.{name}.{index}": head for index, head in enumerate(stages)}
+            case dict(head):
+                heads[f"{prefix}.{name}"] = head
+    return heads
 
 
 def find_class_tensors(model: nn.Module) -> list[str]:
@@ -143,10 +165,13 @@ def find_class_tensors(model: nn.Module) -> list[str]:
     return [name for name in model.state_dict() if not CLASS_LAYERS.isdisjoint(name.split("."))]
 
 
-def read_classes(cfg: Any, weights: Weights) -> tuple[str, ...]:
-    """Return the class names of weights: from the file, else from the config, else `class 0`, `class 1`, ..."""
-    owner = cfg.model.get("roi_head", cfg.model)
-    num_classes = _count_classes(weights.tensors, has_masks="roi_head" in cfg.model) or owner.bbox_head.num_classes
+def read_classes(cfg: Any, weights: Weights, path: Path) -> tuple[str, ...]:
+    """Return the class names of weights: from their file, else from the config, else `class 0`, `class 1`, ...
+
+    Raises:
+        WeightsError: The file at `path` contradicts itself.
+    """
+    num_classes = _find_num_classes(cfg, weights, path)
     return tuple(_dataset_meta(cfg, num_classes, weights.meta)["classes"])
 
 
@@ -155,14 +180,44 @@ def unnamed_classes(num_classes: int) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(num_classes))
 
 
-def _count_classes(tensors: Mapping[str, Tensor], *, has_masks: bool) -> int | None:
-    """Derive the number of classes from the biases of a Mask R-CNN (`has_masks`) or a RetinaNet; None if that fails."""
-    lengths = {name: tensor.shape[0] for name, tensor in tensors.items() if tensor.ndim == 1}
-    if has_masks:
-        num_classes = lengths.get("roi_head.bbox_head.fc_cls.bias", 0) - 1  # the last class is the background
-    else:  # retina_cls has one bias for each anchor and class, retina_reg has four for each anchor
-        num_classes = 4 * lengths.get("bbox_head.retina_cls.bias", 0) // (lengths.get("bbox_head.retina_reg.bias") or 1)
-    return num_classes if num_classes > 0 else None
+def _open_file(location: str | Path) -> tuple[Config, str, Path, Weights]:
+    """Return the config of the model that a weights file describes, its name, and the file's path and content."""
+    path, weights = read_trusted_weights(location)
+    metadata = require_metadata(weights.meta, path)
+    return described_config(metadata), metadata.name, path, weights
+
+
+def _open_record(
+    name: str | Path, weights: str | Path | None, pretrained: bool
+) -> tuple[Config, str, Path, Weights | None]:
+    """Return the config of a model of the zoo, its name, and the path and content of its weights, or of others."""
+    record = get_detector_info(str(name))
+    path, loaded = read_trusted_weights(record if weights is None else weights) if pretrained else (Path(), None)
+    return Config.fromfile(record.config_path), record.name, path, loaded
+
+
+def _find_num_classes(cfg: Any, weights: Weights | None, path: Path) -> int:
+    """Return the number of classes of weights at `path`, or else of the config. Refuse weights whose metadata lies."""
+    num_configured: int = next(iter(find_num_classes(cfg.model).values()))
+    if weights is None:
+        return num_configured
+    num_classes = _count_classes(weights.tensors) or num_configured
+    metadata = find_metadata(weights.meta, path)
+    if metadata and len(metadata.classes) != num_classes:
+        named = len(metadata.classes)
+        raise WeightsError(
+            f"{path}: its metadata contradicts its tensors: {named:,} classes instead of {num_classes:,}"
+        )
+    return num_classes
+
+
+def _count_classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """Derive the number of classes from the bias of the layer that classifies; None if there is no such layer."""
+    lengths = {name.removesuffix(".bias"): len(tensor) for name, tensor in tensors.items() if tensor.ndim == 1}
+    if "bbox_head.retina_cls" in lengths:  # one bias for each anchor and class; retina_reg has four for each anchor
+        return 4 * lengths["bbox_head.retina_cls"] // (lengths.get("bbox_head.retina_reg") or 1) or None
+    counts = (lengths[layer] - num_others for layer, num_others in CLASSIFYING_LAYERS.items() if layer in lengths)
+    return max(next(counts, 0), 0) or None
 
 
 def _dataset_meta(cfg: Any, num_classes: int, meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,8 +226,8 @@ def _dataset_meta(cfg: Any, num_classes: int, meta: Mapping[str, Any]) -> dict[s
     dataset_meta = dict(cfg.train_dataloader.dataset.get("metainfo", CocoDataset.METAINFO))
     if len(dataset_meta["classes"]) != num_classes:
         dataset_meta = {"classes": numbered}
-    match meta:  # of MMEngine, MMCV, or plain
-        case {"dataset_meta": {"classes": list(names)}} | {"CLASSES": list(names)} | {"classes": list(names)}:
+    match {**meta, **meta.get(METADATA_KEY, {})}:  # of this project or plain, of MMEngine, of MMCV
+        case {"classes": list(names)} | {"dataset_meta": {"classes": list(names)}} | {"CLASSES": list(names)}:
             if len(names) == num_classes:
                 dataset_meta["classes"] = tuple(
                     name if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100 else default

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import InputError
 from ..evaluation.result import RESULT, RUNTIMES, Evaluation
@@ -121,18 +121,24 @@ def _evaluate(record: Detector, options: ReproductionOptions) -> Row:
     """Evaluate a detector in its own process, which may fail in any way."""
     folder = options.work_dir / record.name
     make_folder(folder)
-    (folder / ERROR).unlink(missing_ok=True)
     passed = ("limit", "batch_size", "workers", "amp", "skip_missing")
     arguments = {"model": record.name, "data_root": str(options.data_root), "work_dir": str(folder), "resume": True}
     arguments |= {option: getattr(options, option) for option in passed}
     if suffix := SUFFIXES[options.format]:
         arguments |= {"exported_from": record.name, "model": str(folder / f"{record.name}{suffix}")}
-    command = [sys.executable, "-m", "dpt_zoo.reproduction.worker", str(options.processes), json.dumps(arguments)]
-    status = _run(command, _environment(options.processes))
-    if status != 0:
-        return Row(record, error=_describe_failure(status, folder / ERROR).removeprefix(f"{record.name}: "))
+    if error := run_worker(arguments, options.processes):
+        return Row(record, error=error.removeprefix(f"{record.name}: "))
     evaluation = Evaluation.read(folder)
     return Row(record, evaluation, None if evaluation else f"{folder} has no {RESULT} of the known form")
+
+
+def run_worker(arguments: Mapping[str, Any], processes: int) -> str | None:
+    """Evaluate a model in its own processes, see `dpt_zoo.reproduction.worker`; return the reason if this fails."""
+    error_file = Path(arguments["work_dir"], ERROR)
+    error_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "dpt_zoo.reproduction.worker", str(processes), json.dumps(arguments)]
+    status = _run(command, _environment(processes))
+    return _describe_failure(status, error_file) if status != 0 else None
 
 
 def _environment(processes: int) -> dict[str, str]:

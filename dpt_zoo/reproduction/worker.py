@@ -1,4 +1,4 @@
-"""The process that evaluates a detector: `python -m dpt_zoo.reproduction.worker NUM_PROCESSES ARGUMENTS`.
+"""The process that evaluates a model: `python -m dpt_zoo.reproduction.worker NUM_PROCESSES ARGUMENTS`.
 
 If it fails, it writes the reason to `error.json`, or ends by the signal that ended one of its own processes.
 """
@@ -17,12 +17,13 @@ from torch.distributed.run import main as torchrun
 
 from ..errors import DPTZooError
 from ..evaluation.evaluator import evaluate
+from ..manifest.records import read_manifest
 from ..utils.streams import show
 from .runner import ERROR
 
 
 def run(arguments: dict[str, Any]) -> int:
-    """Call `dpt_zoo.evaluate` with `arguments`, and return an exit status.
+    """Call `evaluate`, or `evaluate_classifier` for a classifier, with `arguments`, and return an exit status.
 
     With "exported_from", the name of a detector, its "model" is a file to export first, unless it exists.
     """
@@ -32,7 +33,12 @@ def run(arguments: dict[str, Any]) -> int:
             from ..exporting.exporter import export
 
             export(name, arguments["model"])
-        evaluate(**arguments)
+        if arguments["model"] in read_manifest().classifiers:
+            from ..evaluation.classification import evaluate_classifier
+
+            evaluate_classifier(**arguments)
+        else:
+            evaluate(**arguments)
         return 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -2,9 +2,10 @@
 
 import contextlib
 import logging
+import math
 import signal
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,10 +24,16 @@ from .. import mmlab  # noqa: F401  (before mmdet)
 from mmdet.evaluation import CocoMetric
 
 from ..engine.runner import from_main_process, report, unwrapped
-from ..errors import InputError, OutputError, WeightsError
+from ..errors import DPTZooError, InputError, OutputError, WeightsError
+from ..manifest.records import TASK_TITLES, Metrics
 from ..utils.files import open_atomic
+from ..utils.text import plural
+from ..utils.validation import check_integer
 from ..weights.reading import read_weights, verify_crc
 from .loop import ResumableTrainLoop, TrainingInterrupted
+
+NOT_FINITE = 1000
+"""What processes send each other instead of a signal's number if their loss is not finite."""
 
 
 @register_backend("dpt_zoo.atomic")
@@ -50,16 +57,20 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
     A run is resumed from the newest intact checkpoint. MMEngine then starts a new log
     (`<start time>/vis_data/scalars.json`). If two logs contain the same iteration, the newer one is valid.
 
+    A loss that is not finite ends the run at that iteration, and weights that are not finite are never written.
+
     Args:
         interval: number of epochs from one checkpoint to the next; 0 or less saves none of them but the last.
         by_epoch: False counts iterations instead of epochs.
         max_keep_ckpts: number of checkpoints to keep; 0 or less keeps all.
         save_best: metric, such as "coco/bbox_mAP", by which the best weights are kept as
             `best_coco_bbox_mAP_epoch_3.pth`; "auto" for the first metric of the validation. Higher values are better.
+        patience: number of validations in a row without better weights after which training stops. It is counted here,
+            because MMEngine's `EarlyStoppingHook` starts again at 0 if the run is resumed.
         minutes: maximum time between two checkpoints, apart from the duration of an iteration or a validation.
 
     Raises:
-        InputError: `save_best` is not the name of one metric.
+        InputError: `save_best` is not the name of one metric, or `patience` is given without it.
     """
 
     priority = "LOWEST"
@@ -70,14 +81,20 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         by_epoch: bool = True,
         max_keep_ckpts: int = 2,
         save_best: str | None = None,
+        patience: int | None = None,
         minutes: float = 10.0,
     ) -> None:
         if not isinstance(save_best, str | None):
             raise InputError(f"save_best must be the name of one metric or 'auto', not {save_best!r}")
+        if patience is not None:
+            check_integer("patience", patience, 1)
+            if save_best is None:
+                raise InputError("patience needs save_best, the metric that is to improve")
         self.interval = interval
         self.by_epoch = by_epoch
         self.max_keep_ckpts = max_keep_ckpts
         self.save_best = save_best
+        self.patience = patience
         self.seconds = 60 * minutes
         self._kept: list[Path] = []
         self._loop_state: dict[str, Any] | None = None
@@ -162,25 +179,35 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
             self._stop(runner, runner.train_loop.stop.received)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Save the weights if they are the best so far.
+        """Save the weights if they are the best so far, or stop training if none were for long enough.
 
         Raises:
             InputError: `save_best` is not a metric of the validation.
         """
-        if self.save_best is None or not metrics:
+        if self.save_best is None:
             return
+        info = runner.message_hub.runtime_info  # in checkpoints too
+        num_worse = 0 if metrics and self._save_if_best(runner, metrics) else info.get("num_worse", 0) + 1
+        runner.message_hub.update_info("num_worse", num_worse)
+        if self.patience and num_worse >= self.patience:
+            runner.train_loop.stop_training = True
+            report(runner, f"stopped early: no better weights in {plural(num_worse, 'validation')}")
+
+    def _save_if_best(self, runner: Runner, metrics: dict[str, float]) -> bool:
         metric = next(iter(metrics)) if self.save_best == "auto" else self.save_best
         if metric not in metrics:
             self._check_save_best(metrics)
         score, info = metrics[metric], runner.message_hub.runtime_info
         is_comparable = info.get("best_metric", metric) == metric  # a resumed run may have another save_best
-        if not is_comparable or score > info.get("best_score", float("-inf")):
+        is_best = not is_comparable or score > info.get("best_score", float("-inf"))
+        if is_best:
             name = f"best_{metric}_epoch_{runner.epoch}.pth".replace("/", "_")
-            best = self._write(runner, name, runner.epoch, runner.iter, resumable=False)
+            best = self._write(runner, name, runner.epoch, runner.iter, resumable=False, metrics=metrics)
             previous = Path(info.get("best_ckpt", best))
             runner.message_hub.update_info_dict({"best_score": score, "best_ckpt": str(best), "best_metric": metric})
             if previous != best and is_comparable:
                 _remove([previous])
+        return is_best
 
     def _check_save_best(self, metrics: Collection[str]) -> None:
         if self.save_best not in metrics:
@@ -189,7 +216,12 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
     def _save_or_stop(self, runner: Runner, num_left: int, epoch: int, iteration: int) -> None:
         is_due = is_main_process() and time.monotonic() - self._last_time > self.seconds
         request = torch.tensor(runner.train_loop.stop.received or int(is_due))  # a signal's number is above 1
+        loss = runner.message_hub.get_scalar("train/loss").current()
+        if not math.isfinite(loss):
+            request.fill_(NOT_FINITE)
         all_reduce(request, op="max")
+        if request == NOT_FINITE:
+            raise self._diverged(runner, f"the loss is {loss}" if not math.isfinite(loss) else "a loss is not finite")
         if not runner.optim_wrapper.should_update():  # gradients are being accumulated
             return
         ends_epoch = num_left < runner.optim_wrapper._accumulative_counts
@@ -223,8 +255,18 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
         report(runner, f"stopped by {name}; resume the run to continue from {last or 'the start'}")
         raise TrainingInterrupted(number, last)
 
-    def _write(self, runner: Runner, name: str, epoch: int, iteration: int, resumable: bool) -> Path:
+    def _write(
+        self,
+        runner: Runner,
+        name: str,
+        epoch: int,
+        iteration: int,
+        resumable: bool,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Path:
         """Write a checkpoint in the main process; the others wait for it, and fail if it fails."""
+        if not all(torch.isfinite(parameter).all() for parameter in runner.model.parameters()):
+            raise self._diverged(runner, "weights are not finite")
         path = Path(runner.work_dir, name)
         self._loop_state = runner.train_loop.state_dict() if resumable else None
         failure = ""
@@ -234,7 +276,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
                 name,
                 save_optimizer=resumable,
                 save_param_scheduler=resumable and runner.param_schedulers is not None,
-                meta={"epoch": epoch, "iter": iteration},
+                meta={"epoch": epoch, "iter": iteration, "metrics": dict(metrics or {})},
                 backend_args={"backend": "dpt_zoo.atomic"},
             )
         except OutputError as error:
@@ -243,6 +285,30 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
             remedy = f"fix this, then resume from {self._kept[-1]}" if self._kept else "there is no checkpoint yet"
             raise OutputError(f"{failure}\n  Training stopped: {remedy}")
         return path
+
+    def _diverged(self, runner: Runner, reason: str) -> DPTZooError:
+        last = f"the last good checkpoint is {self._kept[-1]}" if self._kept else "there is no checkpoint yet"
+        return DPTZooError(
+            f"{reason} in epoch {runner.epoch + 1}; {last}: start a new run with a lower learning rate "
+            "(optim_wrapper.optimizer.lr in cfg_options), or check the data"
+        )
+
+
+def find_facts(meta: Mapping[str, Any]) -> dict[str, float]:
+    """Return facts about the training from the meta of a checkpoint."""
+    names = {"epoch": "epoch", "iteration": "iter", "seed": "seed"}
+    return {name: meta[key] for name, key in names.items() if isinstance(meta.get(key), int)}
+
+
+def find_metrics(meta: Mapping[str, Any]) -> Metrics:
+    """Return the COCO metrics, in percent, from the meta of a checkpoint; none if it was not validated."""
+    names = {"mAP": "mAP", "mAP_50": "AP50", "mAP_75": "AP75", "mAP_s": "APs", "mAP_m": "APm", "mAP_l": "APl"}
+    metrics: Metrics = {}
+    for key, value in meta.get("metrics", {}).items():
+        task, _, item = key.rpartition("/")[2].partition("_")
+        if task in TASK_TITLES and item in names and isinstance(value, float) and 0 <= value <= 1:  # -1: undefined
+            metrics.setdefault(task, {})[names[item]] = round(100 * value, 1)
+    return metrics
 
 
 def _find_metrics(evaluator: Evaluator) -> list[str]:

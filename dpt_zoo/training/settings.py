@@ -61,6 +61,8 @@ def _scheduler_settings(scheduler: Any) -> dict[str, Any]:
 
 def _hash_annotations(loader: Mapping[str, Any]) -> str | None:
     dataset = loader.get("dataset")
+    while isinstance(dataset, Mapping) and "dataset" in dataset:  # that of a wrapper
+        dataset = dataset["dataset"]
     if not isinstance(dataset, Mapping) or "ann_file" not in dataset:
         return None
     path = Path(dataset.get("data_root") or "", dataset["ann_file"])

@@ -1,9 +1,8 @@
 """Training and fine-tuning, in one call."""
 
-import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,16 @@ from ..engine import config as configs
 from ..engine.distributed import process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError
+from ..models.metadata import describe
 from ..utils.files import expand_user, make_folder
 from ..utils.progress import progress_bar
 from ..utils.streams import show
 from ..utils.validation import check_integer, check_not_empty, check_one_data_set
-from ..weights.converting import convert
-from .checkpoints import find_checkpoints
+from ..weights.converting import with_metadata, write_safetensors
+from ..weights.metadata import WeightsMetadata
+from ..weights.reading import read_weights
+from .checkpoints import find_checkpoints, find_facts, find_metrics
+from .loggers import add_loggers
 
 
 def train(
@@ -43,7 +46,11 @@ def train(
     compile: bool = False,
     gradient_checkpointing: bool = False,
     ema: bool = False,
-    tensorboard: bool = False,
+    patience: int | None = None,
+    freeze: Sequence[str] = (),
+    keep_empty: bool | None = None,
+    balance: bool = False,
+    loggers: Sequence[str] = (),
     seed: int | None = None,
     deterministic: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
@@ -55,7 +62,8 @@ def train(
     starts from its weights, with a smaller learning rate, for 12 epochs. The classes are always those of the data.
 
     Args:
-        model: a config file, or the name of a detector.
+        model: a config file, the name of a detector, or weights that say which model they are for (see
+            `create_model`).
         data_root: a folder of COCO, YOLO or Pascal VOC data (see docs/data.md); by default the data in the config.
         annotations: a COCO annotation file to train on, instead of `data_root`; then nothing is validated.
         images: the folder of the images of `annotations`.
@@ -72,7 +80,12 @@ def train(
         compile: compile the backbone with `torch.compile`.
         gradient_checkpointing: recompute the backbone's activations in the backward pass, which saves memory.
         ema: validate and save an exponential moving average of the weights.
-        tensorboard: also log for TensorBoard.
+        patience: number of validations without a better box AP after which training stops; by default it does not.
+        freeze: parts of the model that are not trained: "backbone", "neck", ...
+        keep_empty: whether to train on images without objects; by default, if a detector is fine-tuned.
+        balance: draw images of rare classes more often.
+        loggers: trackers of experiments to log with: "tensorboard", "wandb", "mlflow", "clearml". One that fails is
+            reported, and the run continues.
         seed: the seed of all random choices, 0 to 2**32 - 1; random by default.
         deterministic: raise an error for operations that are not reproducible.
         cfg_options: config settings to change by path, after all other options: `{"model.backbone.size": "small"}`.
@@ -84,6 +97,7 @@ def train(
 
     Raises:
         UnknownModelError: No model has this name.
+        DependencyError: A tracker is not installed.
         InputError: An argument is invalid.
         DataError: The data cannot be used. The text lists every issue.
         FetchError: The weights to start from cannot be fetched.
@@ -95,6 +109,7 @@ def train(
     cfg = configs.load_config(model)
     # Merged now, because the data and the schedule depend on settings, and again after all options, to override them.
     configs.merge_cfg_options(cfg, {k: v for k, v in options.cfg_options.items() if not _extends_list(k)})
+    metadata = _describe(cfg)
     folder = options.work_dir or cfg.get("work_dir") or Path("runs", Path(model).stem)
     cfg.work_dir = str(expand_user(folder).absolute())
     cfg.resume = bool(options.resume or cfg.get("resume"))
@@ -103,7 +118,7 @@ def train(
             configs.use_amp(cfg, place)
         data = from_main_process(lambda: _prepare_data(cfg, options))
         _configure(cfg, options, data)
-        return _run(cfg, options)
+        return _run(cfg, options, data["train"], metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +141,19 @@ class TrainingOptions:
     compile: bool
     gradient_checkpointing: bool
     ema: bool
-    tensorboard: bool
+    patience: int | None
+    freeze: Sequence[str]
+    keep_empty: bool | None
+    balance: bool
+    loggers: Sequence[str]
     seed: int | None
     deterministic: bool
     cfg_options: Mapping[str, Any]
     device: str | torch.device | None
 
     def __post_init__(self) -> None:
-        for name, minimum in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0), ("seed", 0)):
+        minimums = {"epochs": 1, "batch_size": 1, "accumulate": 1, "patience": 1, "workers": 0, "seed": 0}
+        for name, minimum in minimums.items():
             value = getattr(self, name)
             if value is not None or name == "accumulate":
                 check_integer(name, value, minimum, 2**32 - 1 if name == "seed" else None)
@@ -147,13 +167,11 @@ class TrainingOptions:
         self._take("work_dir", "work_dir")
         if not (self.resume or self.cfg_options.get("resume")):  # then it is a checkpoint to resume from
             self._take("load_from", "weights", only_compare=not self.fine_tunes)
-        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise InputError("tensorboard is not installed: pip install tensorboard")
         check_one_data_set(self.data_root, self.annotations, self.images)
 
     @property
     def fine_tunes(self) -> bool:
-        """Whether the model is a name, not a config file."""
+        """Whether the model is a detector with weights, not a config file."""
         return not str(self.model).endswith(".py")
 
     def _take(self, setting: str, name: str, *, only_compare: bool = False) -> None:
@@ -189,7 +207,7 @@ def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedS
     train, val = data["train"], data.get("val")
     show(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "
-        f"train on, {val.num_images if val else 0:,} to validate with",
+        f"train on ({train.num_empty_images:,} without objects), {val.num_images if val else 0:,} to validate with",
         to=sys.stderr,
     )
     return data
@@ -216,6 +234,10 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
         configs.set_workers(cfg, options.workers)
     if options.ema:
         configs.add_hook(cfg, type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.0005, gamma=500)
+    keep_empty = options.fine_tunes if options.keep_empty is None else options.keep_empty
+    if keep_empty or options.keep_empty is False:
+        configs.merge_cfg_options(cfg, {"train_dataloader.dataset.filter_cfg": {"filter_empty_gt": not keep_empty}})
+    configs.freeze(cfg, options.freeze)
     if options.gradient_checkpointing:
         cfg.model.backbone.gradient_checkpointing = True
     configs.add_hook(cfg, type="ProgressHook")
@@ -232,14 +254,27 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
         configs.set_paths(cfg, data)  # those of the settings, checked and made absolute
     if distributed:
         cfg.launcher = distributed["launcher"]
-    if options.tensorboard:
-        configs.add_tensorboard(cfg)
+    add_loggers(cfg, options.loggers)
+    if options.patience is not None:
+        configs.set_patience(cfg, options.patience)
     if options.scale_lr:
         cfg.auto_scale_lr.enable = False  # MMEngine would scale it again
     configs.check_training_config(cfg)
+    if options.balance:
+        configs.balance_classes(cfg, data["train"])
 
 
-def _run(cfg: Config, options: TrainingOptions) -> Path:
+def _describe(cfg: Config) -> WeightsMetadata | None:
+    """Return what the trained weights will say about the model of a config, or None if its settings are its own."""
+    try:
+        return describe(cfg)
+    except InputError as error:
+        if is_main_process():
+            show(f"model.safetensors can be used only with this config: {error}", to=sys.stderr)
+        return None
+
+
+def _run(cfg: Config, options: TrainingOptions, data: CheckedSplit, metadata: WeightsMetadata | None) -> Path:
     with quiet_runner(cfg, options.device) as runner:
         if options.compile:
             unwrapped(runner.model).get_submodule("backbone").compile()
@@ -247,5 +282,11 @@ def _run(cfg: Config, options: TrainingOptions) -> Path:
     result = Path(cfg.work_dir, "model.safetensors")
     if is_main_process():
         best = runner.message_hub.runtime_info.get("best_ckpt")
-        convert(Path(best) if best else find_checkpoints(result.parent)[-1], result)
+        weights = read_weights(Path(best) if best else find_checkpoints(result.parent)[-1])
+        if metadata:
+            facts = {**find_facts(weights.meta), "images": data.num_images, "objects": data.num_objects}
+            metrics = find_metrics(weights.meta)
+            metadata = replace(metadata, classes=tuple(data.classes), metrics=metrics, training=facts)
+            weights = with_metadata(weights, metadata)
+        write_safetensors(weights, result)
     return result

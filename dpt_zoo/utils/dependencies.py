@@ -19,7 +19,9 @@ EXTRAS = {
     "scale": ("pyarrow", "fsspec"),
     "ray": ("ray",),
     "app": ("gradio",),
+    "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
     "demo": ("sklearn",),
+    "loggers": ("tensorboard", "wandb", "mlflow", "clearml"),
 }
 """The extras of `setup.py`, and the packages that only they install."""
 

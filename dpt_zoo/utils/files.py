@@ -99,6 +99,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     import fcntl
 
     descriptor = os.open(folder, os.O_RDONLY)
+    _lock_descriptors.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,7 +109,22 @@ def lock_folder(folder: Path) -> Iterator[None]:
             pass
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _lock_descriptors:  # not in a forked process
+            _lock_descriptors.remove(descriptor)
+            os.close(descriptor)
+
+
+_lock_descriptors: set[int] = set()
+
+
+def _release_in_child() -> None:
+    """Close the locks in a forked process, such as a data loader's worker: it may outlive the process that has them."""
+    while _lock_descriptors:
+        os.close(_lock_descriptors.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 def check_space(folder: Path, needed: int) -> None:

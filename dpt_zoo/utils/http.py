@@ -7,7 +7,7 @@ import io
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -33,12 +33,12 @@ class TransientError(Exception):
     retry_after: float = 0  # the wait in seconds that the server asked for
 
 
-def read_url(url: str, limit: int) -> bytes:
+def read_url(url: str, limit: int, hosts: Collection[str] | None = None) -> bytes:
     """Return the content of a `url`, after up to two more attempts. A failure raises FetchError.
 
-    The content may have `limit` bytes. Plain HTTP is accepted.
+    The content may have `limit` bytes. Plain HTTP is accepted. See `Session` for `hosts`.
     """
-    with Session(is_secure_only=False) as session:
+    with Session(is_secure_only=False, hosts=hosts) as session:
         for attempt in range(ATTEMPTS):
             try:
                 with contextlib.closing(session.open_url(url)) as response:
@@ -68,13 +68,20 @@ class Session(requests.Session):
         stall_seconds: the longest time for the headers of a response, and without a byte of its body.
         slowest: bytes per second that must arrive in this time.
         is_secure_only: refuse URLs that are not secure, also in redirects.
+        hosts: the hosts of which URLs are accepted, also in redirects, see `url_host`; None for all.
     """
 
     def __init__(
-        self, stall_seconds: float = STALL_SECONDS, slowest: int = SLOWEST, *, is_secure_only: bool = True
+        self,
+        stall_seconds: float = STALL_SECONDS,
+        slowest: int = SLOWEST,
+        *,
+        is_secure_only: bool = True,
+        hosts: Collection[str] | None = None,
     ) -> None:
         super().__init__()
-        self._stall_seconds, self._slowest, self._is_secure_only = stall_seconds, slowest, is_secure_only
+        self._stall_seconds, self._slowest = stall_seconds, slowest
+        self._is_secure_only, self._hosts = is_secure_only, hosts
         self._clock = _Clock(stall_seconds)
         for scheme in ("https://", "http://"):
             self.mount(scheme, _Adapter(self._clock))
@@ -91,6 +98,8 @@ class Session(requests.Session):
             if self._is_secure_only and not is_secure(url):
                 reason = "which is not HTTPS and could be tampered with: refused"
                 raise FetchError(f"it leads to {redact(url)}, {reason}")
+            if self._hosts is not None and url_host(url) not in self._hosts:
+                raise FetchError(f"it leads to {redact(url)}, a host that is not allowed")
             with self._network_errors():
                 response = self.get(
                     url, headers=headers, stream=True, allow_redirects=False, timeout=self._stall_seconds
@@ -159,6 +168,14 @@ class Session(requests.Session):
             if isinstance(cause, ssl.SSLCertVerificationError) or isinstance(error, requests.exceptions.InvalidURL):
                 raise FetchError(reason) from None
             raise TransientError(f"the connection failed ({reason})") from None
+
+
+def url_host(url: str) -> str | None:
+    """Return the host to which a request with a URL is sent, with the port if it has one: "example.com:8080"."""
+    try:
+        return urllib3.util.parse_url(url).netloc
+    except urllib3.exceptions.LocationParseError:
+        return None
 
 
 def check_status(response: requests.Response) -> None:

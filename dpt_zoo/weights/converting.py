@@ -1,5 +1,6 @@
 """Convert weights files: checkpoints to safetensors, and back to checkpoints for the authors' own software."""
 
+import dataclasses
 import json
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -12,11 +13,17 @@ from torch import Tensor
 
 from ..errors import InputError, OutputError
 from ..utils.files import atomic_path, open_atomic
+from .metadata import METADATA_KEY, WeightsMetadata, find_metadata
 from .reading import META_KEY, Weights, read_weights
 
 
 def convert(
-    input: Path, output: Path, *, to: Literal["safetensors", "mmdet2"] = "safetensors", half: bool = False
+    input: Path,
+    output: Path,
+    *,
+    to: Literal["safetensors", "mmdet2"] = "safetensors",
+    half: bool = False,
+    metadata: WeightsMetadata | None = None,
 ) -> Weights:
     """Convert a weights file of any supported form, and return its content.
 
@@ -25,6 +32,7 @@ def convert(
         output: the file to write. An existing file is replaced at the end, in one step.
         to: "safetensors", or "mmdet2" for a `.pth` for MMDetection 2 and PyTorch 1.7.
         half: write floating-point numbers as float16; for safetensors only.
+        metadata: what the file says about its model; by default what the input says, if it says something.
 
     Raises:
         InputError: The arguments contradict each other.
@@ -38,11 +46,19 @@ def convert(
     if input.exists() and output.exists() and output.samefile(input):
         raise InputError(f"{output} is the input file: give the output another name")
     weights = read_weights(input)
+    find_metadata(weights.meta, input)  # invalid metadata is refused, not copied
+    if metadata:
+        weights = with_metadata(weights, metadata)
     if to == "mmdet2":
         write_mmdet2(weights, output)
     else:
         write_safetensors(weights, output, half=half)
     return weights
+
+
+def with_metadata(weights: Weights, metadata: WeightsMetadata) -> Weights:
+    """Return weights with other metadata."""
+    return dataclasses.replace(weights, meta={**weights.meta, METADATA_KEY: metadata.to_json()})
 
 
 def write_safetensors(weights: Weights, path: Path, *, half: bool = False) -> None:

@@ -1,38 +1,49 @@
-"""Publish a model's weights, config and model card as a repository of the Hugging Face Hub."""
+"""Publish a model's weights, configs and model card as a repository of the Hugging Face Hub."""
 
 import contextlib
 import dataclasses
+import json
+import tempfile
 from pathlib import Path
-
-from safetensors.torch import load_file
 
 from .._version import __version__
 from ..errors import DPTZooError, InputError, OutputError
-from ..manifest.locations import HubFile
-from ..manifest.model_card import card
+from ..manifest.locations import HubModel
+from ..manifest.model_card import card, own_card
 from ..manifest.records import PublishedDetector
 from ..utils.progress import on_terminal
 from .digests import tensors_sha256
 from .huggingface import client, reason, status_of
+from .metadata import METADATA_KEY, WeightsMetadata, write_metadata
+from .reading import read_raw_weights
 from .store import offline_variables
 
-WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.py", "README.md"
+CONFIG_FILE, CARD_FILE = "config.py", "README.md"
 
 
-def publish(record: PublishedDetector, repo: str, weights: Path, *, private: bool = False) -> str:
-    """Upload a detector's weights, config and model card in one commit, and return the URL of the commit.
+def publish(
+    weights: Path,
+    metadata: WeightsMetadata,
+    repo: str,
+    *,
+    record: PublishedDetector | None = None,
+    private: bool = False,
+) -> str:
+    """Upload a detector's weights, configs and model card in one commit, and return the URL of the commit.
 
     Files that the repository already has are not uploaded again; without a changed file there is no new commit. The
     client's own settings choose the account: HF_TOKEN or `hf auth login`.
 
     Args:
-        record: the detector's record.
+        weights: the detector's checked weights as safetensors.
+        metadata: what the uploaded weights say about their model, in their header and in `config.json`.
         repo: "org/name". The repository is created if it does not exist.
-        weights: the detector's checked weights as safetensors (from `weights.store.obtain`).
+        record: the record of one of the authors' detectors.
         private: create a private repository.
 
     Raises:
         InputError: The repository's name is invalid, or `private` is set and the repository is public.
+        WeightsError: The weights cannot be read.
         OutputError: The upload failed: no login, no permission to write, no connection, ...
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
@@ -40,12 +51,21 @@ def publish(record: PublishedDetector, repo: str, weights: Path, *, private: boo
 
     if variables := offline_variables():
         raise OutputError(f"publishing needs the network, which {' and '.join(variables)} forbids")
-    files = [
-        CommitOperationAdd(WEIGHTS_FILE, weights),
-        CommitOperationAdd(CONFIG_FILE, resolved_config(record).encode()),
-        CommitOperationAdd(CARD_FILE, model_card(record, repo, tensors_sha256(load_file(weights))).encode()),
-    ]
+    location = _location(repo)
+    digest = tensors_sha256(read_raw_weights(weights).tensors)
     with client(lambda error: _publish_error(error, repo)), contextlib.ExitStack() as afterwards:
+        described = Path(afterwards.enter_context(tempfile.TemporaryDirectory()), location.file)
+        write_metadata(metadata, weights, described)
+        files = [
+            CommitOperationAdd(location.file, described),
+            CommitOperationAdd(location.config.file, hub_config(metadata).encode()),
+        ]
+        if record:
+            files.append(CommitOperationAdd(CONFIG_FILE, resolved_config(record).encode()))
+            text = model_card(record, repo, digest)
+        else:
+            text = own_card(metadata, location=location.url, tensors_sha256=digest)
+        files.append(CommitOperationAdd(CARD_FILE, text.encode()))
         if not on_terminal() and not are_progress_bars_disabled():
             disable_progress_bars()
             afterwards.callback(enable_progress_bars)
@@ -55,8 +75,15 @@ def publish(record: PublishedDetector, repo: str, weights: Path, *, private: boo
         api.create_repo(repo, private=private or None, exist_ok=True)
         if private and not api.model_info(repo).private:
             raise InputError(f"{repo} exists and is public: choose another name, or make it private on the Hub")
-        commit = api.create_commit(repo, files, commit_message=f"{record.title}, by DPT Zoo {__version__}")
+        title = record.title if record else metadata.title
+        commit = api.create_commit(repo, files, commit_message=f"{title}, by DPT Zoo {__version__}")
     return str(commit.commit_url)
+
+
+def hub_config(metadata: WeightsMetadata) -> str:
+    """Return the content of `config.json`, by which the Hub counts downloads; `metadata.parse_config` reads it."""
+    content = {"library_name": "dpt-zoo", METADATA_KEY: metadata.to_json()}
+    return f"{json.dumps(content, indent=2, sort_keys=True)}\n"
 
 
 def model_card(record: PublishedDetector, repo: str, tensors_sha256: str) -> str:
@@ -64,11 +91,7 @@ def model_card(record: PublishedDetector, repo: str, tensors_sha256: str) -> str
 
     `repo` is "org/name"; other forms raise InputError. `tensors_sha256` is the digest of the weights.
     """
-    try:
-        location = HubFile(repo, WEIGHTS_FILE).url
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    return card(dataclasses.replace(record, tensors_sha256=tensors_sha256), location=location)
+    return card(dataclasses.replace(record, tensors_sha256=tensors_sha256), location=_location(repo).url)
 
 
 def resolved_config(record: PublishedDetector) -> str:
@@ -76,6 +99,13 @@ def resolved_config(record: PublishedDetector) -> str:
     from mmengine.config import Config
 
     return Config.fromfile(record.config_path, import_custom_modules=False).pretty_text
+
+
+def _location(repo: str) -> HubModel:
+    try:
+        return HubModel(repo)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _publish_error(error: Exception, repo: str) -> DPTZooError:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 from safetensors import safe_open
@@ -145,13 +145,10 @@ def _detect_form(path: Path) -> str:
 
 def _read_safetensors(path: Path) -> RawWeights:
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > MAX_HEADER:
-            raise ValueError(f"the header claims to have {length:,} bytes")
-        header = file.read(length)
+        entries = read_header(file)
+        start_of_tensors = file.tell()
     with safe_open(path, framework="np"):
         pass  # the library checks that types, shapes and bytes agree, and that no byte belongs to two tensors or none
-    entries = json.loads(header.decode(), object_pairs_hook=_unique)
     metadata = entries.pop("__metadata__", {})
     meta = json.loads(metadata[META_KEY], parse_constant=str) if META_KEY in metadata else metadata
     content = np.asarray(np.memmap(path, np.uint8, "c"))  # copy-on-write: the file never changes
@@ -161,9 +158,22 @@ def _read_safetensors(path: Path) -> RawWeights:
             raise ValueError(f"{name} has a type that weights never have")
         if math.prod(max(size, 1) for size in entry["shape"]) > len(content):  # possible without elements
             raise ValueError(f"{name} claims the shape {entry['shape']}")
-        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        start, end = (start_of_tensors + offset for offset in entry["data_offsets"])
         tensors[name] = RawTensor(DTYPES[entry["dtype"]], tuple(entry["shape"]), content[start:end])
     return RawWeights(_plain_names(tensors), dict(meta), "safetensors")
+
+
+def read_header(file: BinaryIO) -> dict[str, Any]:
+    """Read the header of a safetensors file up to its first tensor: tensors by name, and `__metadata__`.
+
+    Raises:
+        ValueError: The header is too long, or is not JSON with unique names.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER:
+        raise ValueError(f"the header claims to have {length:,} bytes")
+    entries: dict[str, Any] = json.loads(file.read(length).decode(), object_pairs_hook=_unique)
+    return entries
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

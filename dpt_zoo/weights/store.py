@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from ..errors import DependencyError, FetchError, InputError, OutputError, WeightsError
-from ..manifest.locations import BaiduNetdisk, GoogleDrive, HubFile, LocalFile, Location, parse_location
+from ..manifest.locations import BaiduNetdisk, GoogleDrive, HubFile, HubModel, LocalFile, Location, parse_location
 from ..manifest.records import DemoDetector, PublishedWeights, WeightsRecord, read_manifest
 from ..utils.dependencies import explain_imports
 from ..utils.files import atomic_path, remove
@@ -25,6 +25,7 @@ from . import gdrive, http
 from .cache import CacheEntry, Provenance, default_cache_dir
 from .digests import structure_sha256, tensors_sha256
 from .huggingface import fetch_from_hub
+from .metadata import WeightsMetadata, find_metadata, parse_config, require_metadata, write_metadata
 from .raw_tensors import RawTensor, check_finite
 from .reading import Weights, read_raw_weights, read_weights, verify_crc
 
@@ -67,6 +68,18 @@ def find_weights(location: str | Path) -> Path:
     """
     resolved = _resolve(location)
     return resolved.path if isinstance(resolved, LocalFile) else _obtain_with_bar(resolved)
+
+
+def read_metadata(location: str | Path) -> WeightsMetadata:
+    """Return what weights at a path or a URL say about their model. They are fetched first if necessary.
+
+    `location` and the errors are those of `read_trusted_weights`.
+
+    Raises:
+        WeightsError: The file does not say which model it is for, or its metadata is invalid.
+    """
+    path = find_weights(location)
+    return require_metadata(read_raw_weights(path).meta, path)
 
 
 def _resolve(location: str | Path | WeightsRecord) -> WeightsRecord | LocalFile:
@@ -246,11 +259,25 @@ def _fetch(
         raise FetchError(f"not asked, {' and '.join(variables)} is set")
     if isinstance(location, HubFile):
         with explain_imports():
-            path = fetch_from_hub(location, entry.staging / "hub", progress)
+            path = _fetch_from_hub(location, entry.staging / "hub", progress)
         return path, http.measure(path)
     opener = gdrive.opener_of(location.id) if isinstance(location, GoogleDrive) else http.opener_of(location.url)
     converted = 4 * record.num_params if isinstance(record, PublishedWeights) else 0  # bytes as float32
     return entry.part, http.download(location.url, opener, entry.part, reserve=converted, progress=progress)
+
+
+def _fetch_from_hub(location: HubFile, folder: Path, progress: ProgressCallback | None) -> Path:
+    """Download a file of the Hub. Of a model, first its config.json, by which the Hub counts downloads."""
+    if not isinstance(location, HubModel):
+        return fetch_from_hub(location, folder, progress)
+    metadata = parse_config(fetch_from_hub(location.config, folder).read_bytes(), location.config.url)
+    path = fetch_from_hub(location, folder, progress)
+    known = find_metadata(read_raw_weights(path).meta, path)
+    if known is None:
+        write_metadata(metadata, path, path)
+    elif known != metadata:
+        raise WeightsError(f"{location.url}: its {location.config.file} contradicts its {location.file}")
+    return path
 
 
 def _accept(

@@ -636,8 +636,8 @@ def test_an_error_at_the_start_is_one_clear_line(run: Run) -> None:
         port = taken.getsockname()[1]
         check_line(run("app", "--port", port), f"port {port} (Address already in use): choose others with --host and")
     check_line(run("app", "--port", 70_000), "--port must be from 0 to 65535, not 70000")
-    check_line(run("app", "--host", "no such host"), "the page cannot be served at no such host")
-    check_line(run("app", "--host", "192.0.2.1", "--port", "0"), "the page cannot be served at 192.0.2.1")
+    check_line(run("app", "--host", "no such host"), "nothing can be served at no such host")
+    check_line(run("app", "--host", "192.0.2.1", "--port", "0"), "nothing can be served at 192.0.2.1")
     check_line(run("app", "--model", "mrcnn_dpt_nano"), "did you mean mrcnn_dpt_nano_digits?")
 
 

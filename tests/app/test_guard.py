@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dpt_zoo.app import guard
 from dpt_zoo.app.guard import MESSAGES, UPLOAD, Guard
+from dpt_zoo.utils import request_checks
 
 JOIN = MESSAGES[0]
 
@@ -93,7 +94,7 @@ def test_what_arrives_counts_and_not_what_was_announced(app: Guard, page: Page, 
 
 
 def test_a_body_that_stalls_ends(app: Guard, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(request_checks, "STALL_SECONDS", 0.05)
     assert ask(app, JOIN, [b"{"], {"content-length": "2"}, is_stalled=True) == 408
     assert page.bodies == []
 

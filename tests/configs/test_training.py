@@ -178,7 +178,7 @@ def test_every_parameter_is_in_the_one_group_that_decays(name: str, tmp_path: Pa
     checkpoint = get_detector_info(name)
     runner = small_runner(config_of(checkpoint.config_path.stem, tmp_path), tmp_path, Diary())
     with torch.device("meta"):  # shapes without numbers
-        runner.model = build_detector(checkpoint, checkpoint.num_classes)
+        runner.model = build_detector(Config.fromfile(checkpoint.config_path), checkpoint.num_classes)
     optimizer = runner.build_optim_wrapper(runner.optim_wrapper).optimizer
     (group,) = optimizer.param_groups
     names = {id(parameter): name for name, parameter in runner.model.named_parameters() if parameter.requires_grad}

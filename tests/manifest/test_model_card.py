@@ -116,9 +116,10 @@ class TestPublishedDetectors:
         assert facts["file SHA-256"] == [f"`{'ab' * 32}`"] and facts["file size"] == ["440,000,001 bytes"]
 
     def test_a_published_copy(self) -> None:
-        location = "hf://org/dpt/model.safetensors"
+        location = "hf://org/dpt"
         text = card(MANIFEST.published_detectors["mrcnn_dpt_t_1x"], location=location)
-        assert section(text, "Use").count(f'weights="{location}"') == 2
+        assert f'Detector("{location}")' in section(text, "Use")
+        assert f'weights="{location}"' in section(text, "Use")
         assert "converted the authors' file to safetensors" in section(text, "Where the weights come from")
 
 

@@ -103,7 +103,7 @@ def test_detector(name: str) -> None:
     record = get_detector_info(name)
     schema = read_json(f"schema_{record.architecture}_dpt_{record.size[0]}.json")
     with torch.device("meta"):  # shapes without numbers
-        model: Any = build_detector(record, record.num_classes)
+        model: Any = build_detector(Config.fromfile(record.config_path), record.num_classes)
     assert describe(model) == schema["state_dict"]
     assert structure_sha256(model.state_dict()) == record.structure_sha256
     assert [parameter for parameter, _ in model.named_parameters()] == schema["parameters"]
@@ -152,7 +152,7 @@ def check_demo(name: str) -> None:
     assert tensors_sha256(weights.tensors) == demo.tensors_sha256
     assert structure_sha256(weights.tensors) == demo.structure_sha256
     with torch.device("meta"):
-        model: Any = build_detector(demo, demo.num_classes)
+        model: Any = build_detector(Config.fromfile(demo.config_path), demo.num_classes)
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     assert {key: tensor.shape for key, tensor in weights.tensors.items()} == shapes
     assert count_parameters(model) == demo.num_params

@@ -56,6 +56,33 @@ class TestPerToken:
         assert seen == parts
 
 
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [
+        (lambda x: cpu.gelu_(x), torch.nn.functional.gelu),
+        (lambda x: cpu.add_(x, 2 * torch.ones_like(x)), lambda x: x + 2),
+    ],
+    ids=["gelu_", "add_"],
+)
+class TestInPlace:
+    def test_without_gradients_the_input_is_overwritten(
+        self, ours: Callable[[Tensor], Tensor], expected: Callable[[Tensor], Tensor]
+    ) -> None:
+        x = torch.randn(1000)
+        wanted = expected(x)
+        with torch.no_grad():
+            result = ours(x)
+        assert torch.equal(result, wanted) and result.data_ptr() == x.data_ptr()
+
+    def test_with_gradients_it_is_not(
+        self, ours: Callable[[Tensor], Tensor], expected: Callable[[Tensor], Tensor]
+    ) -> None:
+        x = torch.randn(1000, dtype=torch.float64, requires_grad=True)
+        y = 1.5 * x
+        assert torch.equal(ours(y), expected(y)) and torch.equal(y, 1.5 * x)
+        assert torch.autograd.gradcheck(lambda x: ours(1.5 * x), x[:10])
+
+
 class TestLinear:
     @pytest.mark.parametrize("shape", [(16,), (7, 16), (2, 5, 16), (1, 1, 30, 16)])
     @pytest.mark.parametrize("bias", [True, False])

@@ -8,6 +8,7 @@ from reference_data import random_images
 from rule_weights import load_rule_weights
 from torch import Tensor
 
+from dpt_zoo.errors import InputError
 from dpt_zoo.models import cpu
 from dpt_zoo.models.depatch import DePatch, grid_points
 
@@ -15,7 +16,6 @@ from dpt_zoo.models.depatch import DePatch, grid_points
 class TestDePatch:
     def test_a_fresh_one_samples_boxes_of_the_initial_size_at_the_patch_centres(self) -> None:
         module = DePatch(8, 16).double()
-        torch.nn.init.zeros_(module.offset_predictor.weight)  # as the network does
         with torch.inference_mode():
             boxes = module.predict_boxes(torch.randn(1, 8, 20, 40, dtype=torch.float64))
         x1, y1, x2, y2 = boxes.unflatten(1, (10, 20))[0, 4, 7].tolist()
@@ -56,3 +56,28 @@ class TestDePatch:
             output = module.to(dtype)(x.to(dtype))
         assert output.dtype == dtype
         torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.3)
+
+    @pytest.mark.parametrize(("patch_size", "points"), [(2, 3), (3, 3), (4, 4), (5, 2)])
+    def test_other_patches(self, patch_size: int, points: int) -> None:
+        module = DePatch(3, 8, patch_size, points).double()
+        x = torch.randn(2, 3, 4 * patch_size, 5 * patch_size + 1, dtype=torch.float64)
+        with torch.inference_mode():
+            assert module(x).shape == (2, 20, 8)
+            boxes = module.predict_boxes(x[..., :-1]).unflatten(1, (4, 5))
+        # The outer points are the centres of the outer pixels: half a pixel from the patch's edges.
+        margin = 0.5 / patch_size
+        expected = [(2 + margin) / 5, (1 + margin) / 4, (3 - margin) / 5, (2 - margin) / 4]
+        assert boxes[0, 1, 2].tolist() == pytest.approx(expected)
+
+    def test_with_as_many_points_as_pixels_a_fresh_one_is_a_plain_embedding(self) -> None:
+        module = DePatch(3, 8, patch_size=4, points=4).double()
+        x = torch.randn(2, 3, 12, 16, dtype=torch.float64)
+        weight = module.output_proj.weight.unflatten(1, (4, 4, 3)).permute(0, 3, 2, 1)  # from column, row, channel
+        with torch.inference_mode():
+            plain = torch.nn.functional.conv2d(x, weight, module.output_proj.bias, stride=4)
+            assert torch.allclose(module(x), module.norm(plain.flatten(2).transpose(1, 2)))
+
+    @pytest.mark.parametrize("sizes", [{"patch_size": 1}, {"points": 1}, {"points": 2.5}])
+    def test_impossible_patches(self, sizes: dict[str, int]) -> None:
+        with pytest.raises(InputError, match=f"{next(iter(sizes))} must be a whole number from 2"):
+            DePatch(3, 8, **sizes)

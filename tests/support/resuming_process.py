@@ -61,6 +61,7 @@ class Plan:
     batch_size: int = BATCH_SIZE
     num_epochs: int = NUM_EPOCHS
     accumulate: int = 1
+    patience: int | None = None
     seed: int | None = 3
     minutes: float = 10.0
     digits: str | None = None
@@ -229,7 +230,7 @@ def config_of(plan: Plan) -> Config:
     config.default_hooks.checkpoint = {"type": "ResumableCheckpointHook", "minutes": plan.minutes}
     if config.get("val_dataloader"):
         config.val_dataloader.update(workers)
-        config.default_hooks.checkpoint.save_best = "score"
+        config.default_hooks.checkpoint.update(save_best="score", patience=plan.patience)
     return config
 
 

@@ -7,10 +7,10 @@ import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from resuming_process import Plan, config_of
+from resuming_process import NegativeError, Plan, config_of
 
 from dpt_zoo.engine.runner import quiet_runner
-from dpt_zoo.errors import InputError
+from dpt_zoo.errors import DPTZooError, InputError
 from dpt_zoo.training.checkpoints import ResumableCheckpointHook
 
 
@@ -47,6 +47,39 @@ class StopAfterOneEpoch(Hook):  # type: ignore[misc]
 
 def test_the_last_weights_are_saved_if_training_ends_early(tmp_path: Path) -> None:
     assert run(tmp_path, {"interval": 2}, hooks=[{"type": "StopAfterOneEpoch"}]) == {"epoch_1.pth"}
+
+
+def test_validations_without_detections_use_up_the_patience(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(NegativeError, "compute_metrics", lambda self, results: {})
+    assert run(tmp_path, {"save_best": "score", "patience": 2}) == {"epoch_1.pth", "epoch_2.pth"}
+    assert capfd.readouterr().err.endswith("stopped early: no better weights in 2 validations\n")
+
+
+def test_patience_needs_a_metric() -> None:
+    with pytest.raises(InputError, match="patience needs save_best"):
+        ResumableCheckpointHook(patience=3)
+
+
+@HOOKS.register_module()
+class BreakModel(Hook):  # type: ignore[misc]
+    """Makes the weights NaN after some iterations, as a step that is much too large does."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def after_train_iter(self, runner: Runner, **others: Any) -> None:
+        if runner.iter + 1 == self.after:
+            for parameter in runner.model.parameters():
+                parameter.data.fill_(float("nan"))
+
+
+@pytest.mark.parametrize(("after", "reason"), [(7, "the loss is nan"), (10, "weights are not finite")])
+def test_training_ends_when_it_diverges(after: int, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(DPTZooError, match=f"^{reason} in epoch 2; the last good checkpoint is {tmp_path}/epoch_1.pth:"):
+        run(tmp_path, {}, hooks=[{"type": "BreakModel", "after": after}])
+    assert {path.name for path in tmp_path.glob("*.pth")} == {"epoch_1.pth"}
 
 
 def test_the_best_by_the_first_metric(tmp_path: Path) -> None:

@@ -111,6 +111,25 @@ def test_goes_on_with_the_same_losses(
     assert_same(tmp_path, uninterrupted())
 
 
+def test_early_stopping_counts_on_after_each_of_ten_kills(
+    trainer: Trainer, uninterrupted: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The best weights are those of epoch 3 of 10, and training ends after epoch 5."""
+    options = {"num_epochs": 10, "patience": 2}
+    plan = Plan(str(tmp_path), **options)  # type: ignore[arg-type]
+    moments = ["after_train_iter:2", "before_save_checkpoint:5", "before_val_iter:5"]
+    moments += ["before_save_checkpoint:5"]  # now of the best weights
+    moments += ["after_train_iter:12", "before_val_iter:15", "before_save_checkpoint:15", "after_train_iter:17"]
+    moments += ["before_val_iter:20", "before_val_iter:25"]
+    for moment in moments:
+        assert trainer.run(replace(plan, resume=True, signals={moment: [KILL]})) == [-KILL], said(tmp_path)
+    resume(trainer, plan)
+    assert_same(tmp_path, uninterrupted(**options))
+    names = {path.name for path in uninterrupted(**options).glob("*.pth")}
+    assert names == {path.name for path in tmp_path.glob("*.pth")}
+    assert names == {"best_score_epoch_3.pth", "epoch_4.pth", "epoch_5.pth"}
+
+
 @pytest.mark.parametrize("persistent", [False, True])
 def test_workers_change_nothing(
     persistent: bool, trainer: Trainer, uninterrupted: Callable[..., Path], tmp_path: Path

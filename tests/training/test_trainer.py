@@ -4,6 +4,7 @@ import copy
 import functools
 import inspect
 import json
+import math
 import re
 import shutil
 import signal
@@ -22,7 +23,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from reference_data import ROOT
 from running import Run
-from small_data import make_coco, make_voc, make_yolo
+from small_data import coco_annotation, make_coco, make_image, make_voc, make_yolo
 from torch import Tensor
 
 import dpt_zoo
@@ -34,6 +35,7 @@ from dpt_zoo.training import trainer
 from dpt_zoo.training.loop import TrainingInterrupted
 from dpt_zoo.training.trainer import train
 from dpt_zoo.weights.reading import read_weights
+from dpt_zoo.weights.store import read_metadata
 
 CONFIG = "configs/demo/retinanet_dpt_nano_digits.py"
 MASK_CONFIG = "configs/demo/mask_rcnn_dpt_nano_digits.py"
@@ -65,7 +67,7 @@ def quick(work_dir: Path, data_root: Path, **options: Any) -> dict[str, Any]:
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
     """Return the config that `train` gives to the Runner, without training."""
-    monkeypatch.setattr(trainer, "_run", lambda cfg, options: cfg)
+    monkeypatch.setattr(trainer, "_run", lambda cfg, *_: cfg)
 
     def configure(model: str, **options: Any) -> Any:
         return train(model, **options)
@@ -80,13 +82,21 @@ class TestARun:
     @classmethod
     def work_dir(cls, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         work_dir = tmp_path_factory.mktemp("runs") / "mask"
-        options = {"accumulate": 3, "scale_lr": True, "ema": True, "gradient_checkpointing": True, "tensorboard": True}
-        train(MASK_CONFIG, **quick(work_dir, digits, epochs=2, cfg_options={"randomness.seed": 3}, **options))
+        options = {"accumulate": 3, "scale_lr": True, "ema": True, "gradient_checkpointing": True}
+        options |= {"loggers": ["tensorboard"], "cfg_options": {"randomness.seed": 3}}
+        train(MASK_CONFIG, **quick(work_dir, digits, epochs=2, **options))
         return work_dir
 
     def test_leaves_the_weights_in_one_file(self, work_dir: Path) -> None:
         model: Any = dpt_zoo.create_model("mrcnn_dpt_nano_digits", weights=work_dir / "model.safetensors")
         assert model.dataset_meta["classes"] == tuple("0123456789")
+
+    def test_the_file_says_what_it_is(self, work_dir: Path) -> None:
+        model: Any = dpt_zoo.create_model(work_dir / "model.safetensors")
+        assert (type(model).__name__, model.dataset_meta["classes"]) == ("MaskRCNN", tuple("0123456789"))
+        metadata = read_metadata(work_dir / "model.safetensors")
+        assert {name: metadata.training[name] for name in ("images", "seed")} == {"images": 6, "seed": 3}
+        assert metadata.metrics.keys() == {"bbox", "segm"} and 0 <= metadata.metrics["bbox"]["mAP"] <= 100
 
     def test_logs_text_json_lines_and_tensorboard(self, work_dir: Path) -> None:
         (text,) = work_dir.glob("*/*.log")
@@ -263,7 +273,7 @@ class TestOnesOwnData:
         assert load == {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
 
     def test_an_annotation_file_and_its_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(trainer, "_run", lambda cfg, options: cfg)
+        monkeypatch.setattr(trainer, "_run", lambda cfg, *_: cfg)
         path = make_coco(tmp_path / "data")
         pair = {"data_root": None, "annotations": path, "images": str(tmp_path / "data" / "train2017")}
         cfg: Any = train(CONFIG, **{**quick(tmp_path / "run", tmp_path), **pair})
@@ -347,7 +357,7 @@ class TestSettingsOfAUser:
             "optim_wrapper.optimizer.lr": 0.0,
             "randomness.diff_rank_seed": True,
         }
-        result = train("retinanet_dpt_nano_digits", **quick(tmp_path, digits, tensorboard=True, cfg_options=settings))
+        result = train("retinanet_dpt_nano_digits", **quick(tmp_path, digits, cfg_options=settings))
         zoo = dpt_zoo.create_model("retinanet_dpt_nano_digits").state_dict()
         assert all(torch.equal(tensor, zoo[name]) for name, tensor in read_weights(result).tensors.items())
         assert "starting from " in capfd.readouterr().err
@@ -427,7 +437,7 @@ class TestSettingsOfAUser:
         assert cfg.val_dataloader is cfg.test_dataloader is cfg.default_hooks.checkpoint.save_best is None
 
     def test_options_follow_settings(self, configured: Callable[..., Config], digits: Path, tmp_path: Path) -> None:
-        options = {**quick(tmp_path, digits, epochs=40, scale_lr=True, tensorboard=True), "batch_size": None}
+        options = {**quick(tmp_path, digits, epochs=40, scale_lr=True, loggers=["tensorboard"]), "batch_size": None}
         settings = {
             "train_dataloader.batch_size": 1,
             "auto_scale_lr.enable": True,
@@ -438,7 +448,7 @@ class TestSettingsOfAUser:
         assert cfg.param_scheduler[0].end == 24  # a tenth of 240 steps with one image
         assert cfg.optim_wrapper.optimizer.lr == pytest.approx(2e-3 / 4 / 8)
         assert not cfg.auto_scale_lr.enable
-        assert [backend.type for backend in cfg.visualizer.vis_backends] == ["LocalVisBackend", "TensorboardVisBackend"]
+        assert [backend.type for backend in cfg.visualizer.vis_backends] == ["LocalVisBackend", "OptionalBackend"]
         assert not cfg.train_dataloader.persistent_workers
 
     @pytest.mark.parametrize("setting", ["find_unused_parameters", "model_wrapper_cfg.find_unused_parameters"])
@@ -555,7 +565,99 @@ def test_amp_needs_a_gpu(digits: Path, tmp_path: Path) -> None:
         train(CONFIG, **quick(tmp_path / "run", digits, amp=True, device="cpu"))
 
 
-def test_a_loss_that_is_not_finite_ends_training(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpt_zoo.engine.runner.PROGRESS_INTERVAL", 0.0)
-    with pytest.raises(DPTZooError, match=r"the loss is (nan|inf) in epoch 1: "):
-        train(CONFIG, **quick(tmp_path / "run", digits, cfg_options={"model.bbox_head.loss_bbox.loss_weight": 1e300}))
+@pytest.mark.parametrize("model", ["retinanet_dpt_nano_digits", "mrcnn_dpt_nano_digits"])
+def test_a_diverging_run_ends_in_one_line_and_writes_no_weights(
+    model: str, digits: Path, tmp_path: Path, run: Run
+) -> None:
+    options = ["--work-dir", tmp_path / "run", "--batch-size", 2, "--epochs", 3, "--workers", 0, "--seed", 0]
+    settings = ["--cfg-options", "optim_wrapper.optimizer.lr=1e6", "default_hooks.logger.interval=1"]
+    status, out, err = run("train", model, "--data-root", digits, *options, *settings)
+    assert (status, out) == (2, "")
+    assert re.search(
+        r"^dpt-zoo: the loss is (nan|inf) in epoch [12]; .*: start a new run with a lower lear.*$", err, re.M
+    )
+    (log,) = (tmp_path / "run").glob("*/vis_data/scalars.json")
+    losses = [json.loads(line).get("loss", 0.0) for line in log.read_text().splitlines()]
+    assert all(map(math.isfinite, losses[:-1])) and not math.isfinite(losses[-1])  # it ended at the first
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    for path in (tmp_path / "run").glob("*.pth"):
+        assert all(tensor.isfinite().all() for tensor in read_weights(path).tensors.values())
+
+
+class TestWhatIsLearned:
+    """Images without objects, rare classes and frozen parts."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Six images: four with cats and dogs or none, of `make_coco`, and two without objects."""
+        folder = tmp_path_factory.mktemp("data")
+        make_coco(folder, with_empty_images)
+        for number in (5, 6):
+            make_image(folder / "train2017" / f"{number}.png")
+        return folder
+
+    @pytest.mark.parametrize(
+        ("model", "keep_empty", "filters"),
+        [
+            ("mrcnn_dpt_t_1x", None, False),
+            ("mrcnn_dpt_t_1x", False, True),
+            ("configs/mask_rcnn_dpt_t_fpn_1x_coco.py", None, True),  # as the authors did
+            ("configs/mask_rcnn_dpt_t_fpn_1x_coco.py", True, False),
+        ],
+    )
+    def test_images_without_objects(
+        self, model: str, keep_empty: bool, filters: bool, data: Path, configured: Callable[..., Config], tmp_path: Path
+    ) -> None:
+        cfg = configured(model, **quick(tmp_path, data, keep_empty=keep_empty))
+        assert cfg.train_dataloader.dataset.filter_cfg == {"filter_empty_gt": filters, "min_size": 32}
+
+    @pytest.mark.parametrize("model", ["retinanet_dpt_nano_digits", "mrcnn_dpt_nano_digits"])
+    def test_batches_without_any_object(self, model: str, tmp_path: Path) -> None:
+        """Each of the four images is a batch. Frozen parts stay the same to the bit."""
+        make_coco(tmp_path / "data", with_masks_only)
+        freeze = ["backbone", "neck"]
+        weights = train(model, **quick(tmp_path / "run", tmp_path / "data", batch_size=1, freeze=freeze))
+        assert read_weights(tmp_path / "run" / "epoch_1.pth").meta["iter"] == 4
+        zoo, trained = dpt_zoo.create_model(model).state_dict(), read_weights(weights).tensors
+        same = {name.partition(".")[0] for name, tensor in trained.items() if torch.equal(tensor, zoo.get(name))}
+        assert set(freeze) == same
+
+    def test_a_part_that_does_not_exist(self, data: Path, tmp_path: Path) -> None:
+        parts = "backbone, neck, bbox_head"
+        with pytest.raises(InputError, match=f"freeze: the model has no part 'head': choose among {parts}$"):
+            train(CONFIG, **quick(tmp_path, data, freeze=["head"]))
+
+    def test_images_of_rare_classes_are_repeated(self, data: Path, tmp_path: Path) -> None:
+        """Six images have cats, one of them also a dog: that is drawn twice."""
+        make_coco(tmp_path / "data", with_a_rare_dog)
+        shutil.copytree(data / "train2017", tmp_path / "data" / "train2017", dirs_exist_ok=True)
+        settings = {"train_dataloader.batch_sampler": {"type": "GroupBatchSampler"}, **NO_VALIDATION}
+        options = quick(tmp_path / "run", tmp_path / "data", batch_size=1, cfg_options=settings)
+        train(CONFIG, **options, balance=True)
+        assert read_weights(tmp_path / "run" / "epoch_1.pth").meta["iter"] == 7
+        with pytest.raises(InputError, match="the run to resume has 1 processes with 7 batches in an epoch, this one"):
+            train(CONFIG, **options, resume=True)
+        make_coco(tmp_path / "data", with_a_moved_dog)
+        with pytest.raises(InputError, match="train annotations: "):
+            train(CONFIG, **options, balance=True, resume=True)
+
+    def test_patience_needs_validation(self, data: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="patience needs data to validate with"):
+            train(CONFIG, **quick(tmp_path, data, patience=2))
+
+
+def with_empty_images(content: dict[str, Any]) -> None:
+    with_masks_only(content)
+    content["images"] += [{**content["images"][0], "id": number, "file_name": f"{number}.png"} for number in (5, 6)]
+
+
+def with_a_rare_dog(content: dict[str, Any]) -> None:
+    with_empty_images(content)
+    cats = [coco_annotation(number, number) for number in range(1, 7)]
+    content["annotations"] = [*cats, coco_annotation(7, 1, category_id=2)]
+
+
+def with_a_moved_dog(content: dict[str, Any]) -> None:
+    with_a_rare_dog(content)
+    content["annotations"][-1]["bbox"][0] += 1

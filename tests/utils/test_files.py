@@ -118,6 +118,24 @@ def test_lock_folder(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX systems fork")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
+    """A data loader's worker may outlive its training, which can then be resumed at once."""
+    ours, theirs = socket.socketpair()
+    with lock_folder(tmp_path):
+        if (child := os.fork()) == 0:
+            ours.close()
+            theirs.send(b"started")
+            theirs.recv(1)  # until the parent closes its end
+            os._exit(0)
+        assert ours.recv(7) == b"started"
+    with lock_folder(tmp_path):
+        ours.close()
+        theirs.close()
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_expand_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     paths = ["~/a", "~", "a/~", "~no-such-user/a", "./~", ""]

@@ -16,16 +16,19 @@ from hub_server import READER, WRITER, HubServer, check_card
 from huggingface_hub import ModelCard, constants, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from mmengine.config import Config
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 import dpt_zoo
 from dpt_zoo.errors import DPTZooError, InputError, OutputError
-from dpt_zoo.manifest.locations import HubFile, parse_location
+from dpt_zoo.manifest.locations import HubFile, HubModel, parse_location
 from dpt_zoo.manifest.model_card import card
 from dpt_zoo.manifest.records import read_manifest
+from dpt_zoo.models.metadata import describe_record
 from dpt_zoo.weights.digests import tensors_sha256
 from dpt_zoo.weights.huggingface import fetch_from_hub
-from dpt_zoo.weights.publishing import CONFIG_FILE, WEIGHTS_FILE, model_card, publish, resolved_config
+from dpt_zoo.weights.metadata import parse_config
+from dpt_zoo.weights.publishing import CONFIG_FILE, model_card, publish, resolved_config
+from dpt_zoo.weights.store import read_metadata
 
 pytestmark = [
     pytest.mark.network,
@@ -33,6 +36,7 @@ pytestmark = [
 ]
 
 RECORD = read_manifest().published_detectors["mrcnn_dpt_t_1x"]
+METADATA = describe_record(RECORD)
 REPO = "org/dpt"
 DIGEST = "0123456789abcdef" * 4
 EVERY_MODEL = pytest.mark.parametrize("name", dpt_zoo.list_models())
@@ -56,13 +60,14 @@ def weights(tmp_path: Path) -> Path:
 
 class TestRepository:
     def test_what_arrives(self, hub: HubServer, weights: Path) -> None:
-        url = publish(RECORD, REPO, weights)
+        url = publish(weights, METADATA, REPO, record=RECORD)
         assert url == f"{hub.url}/{REPO}/commit/{hub.repositories[REPO].head}"
         assert not hub.repositories[REPO].private
         assert len(hub.repositories[REPO].commits) == 2  # the empty repository's, and ours
         files = hub.files(REPO)
-        assert files.keys() == {".gitattributes", "model.safetensors", "config.py", "README.md"}
-        assert files["model.safetensors"] == weights.read_bytes()
+        assert files.keys() == {".gitattributes", "model.safetensors", "config.json", "config.py", "README.md"}
+        assert_same_tensors(files["model.safetensors"], weights)
+        assert parse_config(files["config.json"], "config.json") == METADATA
         assert files["config.py"].decode() == resolved_config(RECORD)
         assert files["README.md"].decode() == model_card(RECORD, REPO, tensors_sha256(load_file(weights)))
 
@@ -71,31 +76,32 @@ class TestRepository:
         self, hub: HubServer, weights: Path, tmp_path: Path, part_size: int | None
     ) -> None:
         hub.part_size = part_size
-        publish(RECORD, REPO, weights)
+        publish(weights, METADATA, REPO, record=RECORD)
         path = fetch_from_hub(HubFile(REPO, "model.safetensors"), tmp_path / "staging")
-        assert path.read_bytes() == weights.read_bytes()
+        assert_same_tensors(path.read_bytes(), weights)
+        assert read_metadata(path) == METADATA
 
     def test_published_twice(self, hub: HubServer, weights: Path) -> None:
-        assert publish(RECORD, REPO, weights) == publish(RECORD, REPO, weights)
+        assert publish(weights, METADATA, REPO, record=RECORD) == publish(weights, METADATA, REPO, record=RECORD)
         assert len(hub.repositories[REPO].commits) == 2
         assert len(hub.asked("PUT", "/upload/")) == 1
 
     def test_other_weights_are_another_commit(self, hub: HubServer, weights: Path) -> None:
-        publish(RECORD, REPO, weights)
+        publish(weights, METADATA, REPO, record=RECORD)
         save_file({"backbone.weight": torch.zeros(3)}, weights)
-        publish(RECORD, REPO, weights)
+        publish(weights, METADATA, REPO, record=RECORD)
         assert len(hub.repositories[REPO].commits) == 3
-        assert hub.files(REPO)["model.safetensors"] == weights.read_bytes()
+        assert_same_tensors(hub.files(REPO)["model.safetensors"], weights)
 
     def test_what_else_is_there_stays(self, hub: HubServer, weights: Path) -> None:
         hub.add(REPO, {"NOTES.md": b"mine", "README.md": b"old"})
-        publish(RECORD, REPO, weights)
+        publish(weights, METADATA, REPO, record=RECORD)
         assert hub.files(REPO)["NOTES.md"] == b"mine"
         assert hub.files(REPO)["README.md"] != b"old"
 
     def test_a_private_one(self, hub: HubServer, weights: Path) -> None:
         for _ in range(2):
-            publish(RECORD, REPO, weights, private=True)
+            publish(weights, METADATA, REPO, record=RECORD, private=True)
         assert hub.repositories[REPO].private
 
     def test_nothing_is_said(self, hub: HubServer, weights: Path, tmp_path: Path) -> None:
@@ -104,16 +110,19 @@ class TestRepository:
         code = f"""
 from pathlib import Path
 import dpt_zoo
+from dpt_zoo.weights.metadata import WeightsMetadata
 from dpt_zoo.weights.publishing import publish
+record = dpt_zoo.get_model_info("mrcnn_dpt_t_1x")
+metadata = WeightsMetadata(architecture="mask_rcnn", size="tiny", classes=("cat",), scale=(1333, 800))
 for _ in range(2):
-    publish(dpt_zoo.get_model_info("mrcnn_dpt_t_1x"), "{REPO}", Path({str(weights)!r}))
+    publish(Path({str(weights)!r}), metadata, "{REPO}", record=record)
 """
         environment = os.environ | hub.environment(tmp_path / "home", WRITER)
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert hub.files(REPO)["model.safetensors"] == weights.read_bytes()
+        assert_same_tensors(hub.files(REPO)["model.safetensors"], weights)
 
 
 class TestRefusals:
@@ -156,7 +165,7 @@ class TestRefusals:
     def test_public_already(self, hub: HubServer, weights: Path) -> None:
         hub.add(REPO, {"README.md": b"public"})
         with pytest.raises(InputError, match="org/dpt exists and is public: choose another name"):
-            publish(RECORD, REPO, weights, private=True)
+            publish(weights, METADATA, REPO, record=RECORD, private=True)
         assert hub.files(REPO) == {"README.md": b"public"}
 
     @pytest.mark.parametrize(
@@ -179,7 +188,7 @@ class TestRefusals:
     def test_a_card_that_the_hub_refuses(self, hub: HubServer, weights: Path) -> None:
         unlicensed = dataclasses.replace(RECORD, license="none")
         with pytest.raises(OutputError, match=r"Invalid metadata in README.md. - license: 'none' is not one of"):
-            publish(unlicensed, REPO, weights)
+            publish(weights, METADATA, REPO, record=unlicensed)
         assert hub.files(REPO).keys() == {".gitattributes"}
 
     def test_no_connection(self, hub: HubServer, weights: Path) -> None:
@@ -231,7 +240,7 @@ class TestCard:
         record = read_manifest().published_detectors[name]
         text = model_card(record, REPO, DIGEST)
         published = dataclasses.replace(record, tensors_sha256=DIGEST)
-        assert text == card(published, location=f"hf://{REPO}/{WEIGHTS_FILE}")
+        assert text == card(published, location=f"hf://{REPO}")
         assert f"| tensors SHA-256 | `{DIGEST}` |" in text and f"`{CONFIG_FILE}`" in text
 
     def test_its_examples_load_what_was_published(self) -> None:
@@ -239,10 +248,9 @@ class TestCard:
         assert len(examples) == 2
         for example in examples:
             compile(example, "README.md", "exec")
-            assert '"mrcnn_dpt_t_1x"' in example
-            location = re.search(r'weights="(.*?)"', example)
+            location = re.search(r'"(hf://.*?)"', example)
             assert location
-            assert parse_location(location[1]) == HubFile(REPO, "model.safetensors")
+            assert parse_location(location[1]) == HubModel(REPO)
 
     @pytest.mark.parametrize(
         ("right", "wrong"),
@@ -275,9 +283,14 @@ def test_the_config_stands_alone(name: str, tmp_path: Path) -> None:
     assert alone.to_dict() == Config.fromfile(record.config_path).to_dict()
 
 
+def assert_same_tensors(content: bytes, weights: Path) -> None:
+    """Only the header of a file is another one."""
+    assert tensors_sha256(load(content)) == tensors_sha256(load_file(weights))
+
+
 def assert_refused(hub: HubServer, weights: Path, kind: type[DPTZooError], text: str, repo: str = REPO) -> None:
     """Publishing ends in one line that says so, and nothing of it is in the repository."""
     with pytest.raises(kind, match=text) as raised:
-        publish(RECORD, repo, weights)
+        publish(weights, METADATA, repo, record=RECORD)
     assert "\n" not in str(raised.value)
     assert all("model.safetensors" not in hub.files(each) for each in hub.repositories)
