@@ -106,9 +106,9 @@ def detect_dataset(
         check_integer("workers", workers, 1)
     if runner != "ray" and (address is not None or gpus_per_worker):
         raise InputError("address and gpus_per_worker are only for runner='ray'")
-    model, options = _to_text(model), {name: _to_text(value) for name, value in options.items()}
+    model_name, options = _to_text(model), {name: _to_text(value) for name, value in options.items()}
     settings = {
-        "options": _significant(model, options),
+        "options": _significant(model_name, options),
         "rows": rows,
         "column": column,
         "images_per_part": images_per_part,
@@ -116,7 +116,7 @@ def detect_dataset(
     addresses = [str(each) for each in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     folder = Folder(str(output))
     rank, world_size = find_rank() if runner == "rank" else (0, 1)
-    with closing(_make_runner(runner, model, options, address, workers, gpus_per_worker)) as chosen:
+    with closing(_make_runner(runner, model_name, options, address, workers, gpus_per_worker)) as chosen:
         if rank:
             plan = wait_for_plan(folder, settings, PLAN_SECONDS)
         else:

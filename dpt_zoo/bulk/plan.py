@@ -275,7 +275,7 @@ class _Packer:
             if isinstance(entry, Shard):
                 if is_new[0]:
                     self._num_shards += 1
-                    yield self._make_part(*([value] for value in entry))
+                    yield self._make_part([entry.address], [entry.start], [entry.stop])
                 continue
             waiting += compress(entry, is_new)
             while len(waiting) >= size:

@@ -122,7 +122,8 @@ def main() -> None:
             if request["method"] == "describe":
                 answer("result", part_worker.describe())
             else:
-                answer("result", asdict(part_worker.detect(*request["args"], report)))
+                address, index = request["args"]
+                answer("result", asdict(part_worker.detect(address, index, report)))
         except (DPTZooError, PartError) as error:
             answer("error", [type(error).__name__, str(error)])
 

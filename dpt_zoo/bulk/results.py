@@ -142,7 +142,7 @@ class Results:
         for name in self._parts:
             with self._folder.open(name) as file, storage_errors(f"{self._folder.address}/{name}"):
                 batches = pq.ParquetFile(file).iter_batches(ROWS)
-                rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+                rows: Iterator[Any] = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
                 if self.settings.rows == "objects":
                     rows = (_join(list(same)) for _, same in itertools.groupby(rows, key=lambda row: row["key"]))
                 yield from (self._to_result(row) for row in rows)
