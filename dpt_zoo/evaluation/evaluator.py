@@ -191,7 +191,7 @@ def _measure(plan: Plan, ground_truth: CocoDict, measured: EvaluatedModel, optio
         device=measured.device_name,
         runtime=measured.runtime,
         versions=versions(),
-        thresholds=thresholds and {name: threshold._asdict() for name, threshold in thresholds.items()},
+        thresholds=None if thresholds is None else {name: each._asdict() for name, each in thresholds.items()},
     )
     if errors and matches and options.work_dir:
         types = compute_error_types(matches)

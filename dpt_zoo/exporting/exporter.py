@@ -188,10 +188,10 @@ def _load(model: str | Path | nn.Module, weights: str | Path | None) -> tuple[An
     if isinstance(model, str | Path) and is_location(model):
         metadata = read_metadata(model)
         return create_model(model, weights=weights), metadata.name, metadata.license
-    if isinstance(model, str):
-        record = read_manifest().detectors.get(model)
+    if isinstance(model, str | Path):
+        record = read_manifest().detectors.get(str(model))
         license = record.license if record and weights is None else UNKNOWN_LICENSE
-        return create_model(model, weights=weights), model, license
+        return create_model(model, weights=weights), str(model), license
     check_detector(model, weights=weights)
     cfg: Any = model.cfg
     config = Path(cfg.filename)

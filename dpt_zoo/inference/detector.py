@@ -240,8 +240,9 @@ class Detector:
         assert isinstance(self._backend, PyTorchBackend)
         prepared = self._prepare(find_input(image, self._max_pixels))
         ((_, detections),) = self._detect([prepared])
-        if isinstance(detections, ImageError) or prepared.resized is None:
+        if isinstance(detections, ImageError):
             raise detections
+        assert prepared.resized is not None
         if object is not None:
             check_integer("object", object, 0)
             if object >= len(detections):

@@ -93,6 +93,7 @@ def _compare_reading(original: Path, settings: Settings) -> Iterator[Comparison]
     # isort: split
     from mmengine.config import Config
     from mmengine.runner import load_checkpoint
+    from torch import nn
 
     import dpt_zoo
     from dpt_zoo.manifest.records import get_detector_info
@@ -104,7 +105,7 @@ def _compare_reading(original: Path, settings: Settings) -> Iterator[Comparison]
     checkpoint = get_detector_info("retinanet_dpt_t_1x")
     adopt(checkpoint, original)
 
-    def build() -> object:
+    def build() -> nn.Module:
         return build_detector(Config.fromfile(checkpoint.config_path), checkpoint.num_classes)
 
     model = build()

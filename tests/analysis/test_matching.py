@@ -22,7 +22,7 @@ def make_case(seed: int) -> tuple[dict[str, Any], Predictions]:
     annotations: list[CocoDict] = []
     predictions: Predictions = {}
     for image_id in range(1, int(rng.integers(2, 8))):
-        objects = []
+        objects: list[CocoDict] = []
         for _ in range(int(rng.integers(0, 6))):
             box = [*rng.uniform(0, 60, 2).round(), *rng.integers(8, 30, 2).astype(float)]
             category = int(rng.choice([*CLASSES]))
@@ -100,7 +100,7 @@ def define_errors(ground_truth: Mapping[str, Any], predictions: Predictions) -> 
             else:
                 wrong.append((prediction, entry))
             entries.append(entry)
-        taken, corrected = set(owner), set()
+        taken, corrected = set(owner), set[int]()
         for prediction, entry in wrong:
             same = [each for each in objects if each["category_id"] == prediction["category_id"]]
             other = [each for each in objects if each["category_id"] != prediction["category_id"]]

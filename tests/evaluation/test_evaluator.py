@@ -556,7 +556,7 @@ class TestTunedThresholds:
             kept = [score >= tuned[name] for name, score in zip(unfiltered.names, unfiltered.scores, strict=True)]
             assert 0 < len(detections) < len(unfiltered)
             assert detections.boxes.tolist() == unfiltered.boxes[kept].tolist()
-            assert len(detections.masks) == len(detections)
+            assert detections.rles is not None and len(detections.rles) == len(detections)
         # The file changed, but not the weights: the predictions are still theirs.
         lines = [path.read_bytes() for path in (tmp_path / "work" / "predictions").glob("*.jsonl")]
         evaluation = dpt_zoo.evaluate(described, tune_thresholds=0.99, resume=True, **options)

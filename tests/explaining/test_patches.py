@@ -46,7 +46,7 @@ class Constant(nn.Module):
 def set_offsets(model: Any, offsets: tuple[float, float, float, float]) -> None:
     for module in model.modules():
         if isinstance(module, DePatch):
-            module.offset_predictor = Constant(offsets)
+            module.add_module("offset_predictor", Constant(offsets))
 
 
 def explain(model: Any, size: tuple[int, int] = (192, 192)) -> Explanation:

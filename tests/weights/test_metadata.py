@@ -170,7 +170,7 @@ class TestLoading:
         moved.parent.mkdir()
         shutil.move(described, moved)
         code = "import sys, dpt_zoo; print(dpt_zoo.Detector(sys.argv[1])(sys.argv[2]).boxes.tobytes().hex())"
-        command = [sys.executable, "-c", code, moved, SCENE]
+        command = [sys.executable, "-c", code, str(moved), str(SCENE)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
         assert bytes.fromhex(done.stdout) == expected.boxes.tobytes()
 
@@ -244,7 +244,8 @@ class TestHub:
         assert (detector.classes, detector.score_threshold) == (METADATA.classes, 0.1)
         assert len(hub.asked("GET", "config.json")) == 1
         hub.requests.clear()
-        assert dpt_zoo.create_model(f"hf://{self.REPO}").dataset_meta["classes"] == METADATA.classes  # type: ignore[union-attr]
+        model: Any = dpt_zoo.create_model(f"hf://{self.REPO}")
+        assert model.dataset_meta["classes"] == METADATA.classes
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         dpt_zoo.Detector(f"hf://{self.REPO}")
         assert hub.requests == []
