@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dpt_zoo.errors import InputError
 from dpt_zoo.models import DePatch, with_depatch
 from dpt_zoo.models.timm_depatch import DeformableEmbedding
-import itertools
 
 SMALL_SWIN = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8), "window_size": 4}
 MODELS: dict[str, dict[str, Any]] = {
