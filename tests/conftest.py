@@ -22,6 +22,9 @@ from dpt_zoo.cli import main
 
 ROOT = Path(__file__).parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers are the parallelism, for the processes they start too
+
 libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 if libc and hasattr(libc, "mallopt"):
     M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
@@ -31,12 +34,7 @@ if libc and hasattr(libc, "mallopt"):
 
 def pytest_collectstart() -> None:
     """Import PyTorch, but not in the process that only distributes the tests."""
-    import torch
-
     import dpt_zoo.mmlab  # noqa: F401  (so that any test can import mmdet)
-
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)  # the workers are the parallelism
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -93,7 +93,9 @@ class Models:
         """Return a detector, or raise `DPTZooError`. A request may have any name: no other file is read."""
         if name != self.first_name:
             get_detector_info(name)
-        return Detector(self.first if name == self.first_name else name, score_threshold=MIN_SCORE, device=self.device)
+        detector = Detector(self.first if name == self.first_name else name, device=self.device)
+        detector.score_threshold = max(MIN_SCORE, detector.metadata.lowest_score if detector.metadata else 0)
+        return detector
 
     def describe(self, name: str) -> tuple[str, str]:
         """Return a model's summary and its card."""

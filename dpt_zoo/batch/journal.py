@@ -28,7 +28,8 @@ class RunSettings:
         weights: the SHA-256 of the model's tensors, see `tensors_sha256`.
         classes: the names of all classes.
         kept_classes: the names of the classes to keep.
-        score_threshold: the lowest score of an object.
+        score_threshold: the lowest score of an object, or that of each class.
+        max_detections, nms_iou, class_agnostic_nms: those of `Detector`.
         scale: the longer and the shorter side that images are resized to fit, pixels; None for the config's own.
         amp: whether the model computes in half precision.
     """
@@ -37,7 +38,10 @@ class RunSettings:
     weights: str
     classes: tuple[str, ...]
     kept_classes: tuple[str, ...]
-    score_threshold: float
+    score_threshold: float | tuple[float, ...]
+    max_detections: int | None = None
+    nms_iou: float | None = None
+    class_agnostic_nms: bool = False
     scale: tuple[int, int] | None = None
     amp: bool = False
 
@@ -212,7 +216,7 @@ def _check_settings(folder: Path, settings: RunSettings) -> None:
     path = folder / SETTINGS
     ours = json.loads(json.dumps(asdict(settings)))  # tuples become lists
     try:
-        earlier = json.loads(path.read_bytes())
+        earlier = asdict(RunSettings(**json.loads(path.read_bytes())))  # a setting that it lacks has its default
         changed = [name for name, value in ours.items() if earlier[name] != value]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged, or of another version of DPT Zoo: use another folder") from error

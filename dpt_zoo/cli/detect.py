@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..inference.inputs import ImageInput
 
 FORMATS = ("json", "jsonl", "coco", "csv", "yolo", "voc", "labelstudio")
+SHARED = ("max_detections", "nms_iou", "class_agnostic_nms", "amp")
+"""The options that are arguments of the detector and on which the results of a run depend."""
 _OUTPUTS = (  # all that a run may write to its folder
     *("run.json", "detections.jsonl", "detections.json", "coco.json", "detections.csv", "labels", "data.yaml"),
     *("annotations", "labelstudio.json", "labelstudio.xml", "pictures", "crops", "masks"),
@@ -56,7 +58,13 @@ def add_commands(commands: Any) -> None:
 def add_detector_options(add: Callable[..., object]) -> None:
     """Add the options that are arguments of `Detector`, except the model, with argparse's `add_argument`."""
     add("--weights", metavar="W", help="path, https://... or hf://org/repo/file (default: the model's own)")
-    add("--score-threshold", type=float, default=0.3, metavar="S", help="the lowest score (default: %(default)s)")
+    score = (
+        "the lowest score (default: %(default)s), or `tuned` for those that `dpt-zoo evaluate` wrote into the weights"
+    )
+    add("--score-threshold", type=_parse_threshold, default=0.3, metavar="S", help=score)
+    add("--max-detections", type=int, metavar="N", help="the most objects of an image (default: the model's, 100)")
+    add("--nms-iou", type=float, metavar="IOU", help="IoU above which one of two is kept (default: the model's, 0.5)")
+    add("--class-agnostic-nms", action="store_true", help="compare objects of different classes, too")
     add("--scale", nargs=2, type=int, metavar=("LONG", "SHORT"), help="resize images to fit these sides (pixels)")
     batch_size = "images processed at once (default: 1, or that of an exported file)"
     add("--batch-size", type=int, metavar="N", help=batch_size)
@@ -84,9 +92,9 @@ def run_detect(args: argparse.Namespace) -> int:
     images, videos = _find_inputs(args.inputs)
     folder = _choose_folder(args.work_dir, args.resume)
     make_folder(folder, "--work-dir")
-    shared = {"score_threshold": args.score_threshold, "scale": args.scale and tuple(args.scale), "amp": args.amp}
+    shared = {name: getattr(args, name) for name in SHARED} | {"scale": args.scale and tuple(args.scale)}
     options = {name: getattr(args, name) for name in ("weights", "device", "compile", "batch_size", "num_threads")}
-    detector = Detector(args.model, **shared, **options)
+    detector = Detector(args.model, score_threshold=args.score_threshold, **shared, **options)
     if args.save_masks and not detector.has_masks:
         raise InputError(f"--save-masks: {args.model} has no masks: choose a Mask R-CNN")
     for name in args.classes or ():
@@ -97,6 +105,7 @@ def run_detect(args: argparse.Namespace) -> int:
         weights=detector.weights_sha256,
         classes=detector.classes,
         kept_classes=tuple(args.classes or detector.classes),
+        score_threshold=detector.score_thresholds or detector.score_threshold,
         **shared,
     )
     image_writer = ImageWriter(folder, not args.no_pictures, crops=args.save_crops, masks=args.save_masks)
@@ -124,6 +133,10 @@ def run_detect(args: argparse.Namespace) -> int:
     failures = [f"{plural(len(run.failures), 'input')} failed:", *(printable(str(each)) for each in run.failures)]
     complain("\n  ".join(failures))
     return BAD_INPUT
+
+
+def _parse_threshold(text: str) -> float | str:
+    return text if text == "tuned" else float(text)
 
 
 def _find_inputs(names: Sequence[str]) -> tuple[list["ImageInput"], list["VideoInput"]]:

@@ -24,6 +24,11 @@ def add_commands(commands: Any) -> None:
     add("--width", type=int, metavar="W", help="the only width of images, a multiple of 32 (default: any)")
     add("--half", action="store_true", help="store the weights in half precision: half the size")
     add("--preprocessing", action="store_true", help="the graph takes one uint8 image of any size, and resizes it")
+    lowest = "the lowest score for which the graph can be asked (default: the config's, 0.05)"
+    add("--score-threshold", type=float, metavar="S", help=lowest)
+    add("--max-detections", type=int, metavar="N", help="the most objects of an image (default: the config's, 100)")
+    add("--nms-iou", type=float, metavar="IOU", help="IoU above which one of two is kept (default: the config's, 0.5)")
+    add("--class-agnostic-nms", action="store_true", help="compare objects of different classes, too")
     add("--int8", metavar="IMAGES", help="quantise an .xml file to int8 with a folder or pattern of images of the task")
     add("--force", action="store_true", help="write the int8 file even if it loses too much or is not faster here")
     export.set_defaults(run=run_export)

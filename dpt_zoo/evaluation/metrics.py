@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -29,8 +29,11 @@ SHAPE_KEYS: dict[Task, str] = {"bbox": "bbox", "segm": "segmentation"}
 NAMES = ("mAP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's twelve metrics in its order: average precision and recall over IoU thresholds from 0.5 to 0.95."""
 
+MAX_DETECTIONS = 100
+"""The number of predictions of an image that COCO's metrics count."""
+
 Metrics = dict[str, float | None]
-"""The twelve metrics by name, in percent. None is undefined, such as "APs" without small objects."""
+"""The metrics of `metric_names` by name, in percent. None is undefined, such as "APs" without small objects."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Score:
         metrics: COCO's twelve over all classes.
         per_class: the same for each class, by name, in the order of the category ids.
         precision: `(10, 101, num_classes)` in [0, 1], by IoU threshold (0.5, 0.55, ...), recall (0, 0.01, ...) and
-            class, for all sizes and at most 100 predictions an image; -1 for a class without objects.
+            class, for all sizes and the most predictions an image; -1 for a class without objects.
     """
 
     metrics: Metrics
@@ -57,6 +60,8 @@ class CocoMetrics:
         tasks: the shapes to compare: boxes, masks or both.
         image_ids: the images to evaluate; all by default.
         evaluator: the library that computes the metrics.
+        max_detections: the number of predictions of an image that count, at least 100. With more, the metrics are not
+            COCO's.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class CocoMetrics:
         tasks: Iterable[Task] = TASKS,
         image_ids: Collection[int] | None = None,
         evaluator: Evaluator = "faster-coco-eval",
+        max_detections: int = MAX_DETECTIONS,
     ) -> None:
         if evaluator == "pycocotools":
             from pycocotools.coco import COCO
@@ -78,6 +84,7 @@ class CocoMetrics:
         self._ground_truth = self._index(self._dataset)
         self._tasks = tuple(tasks)
         self._image_ids = sorted(self._ground_truth.imgs if image_ids is None else image_ids)
+        self._max_detections = max_detections
         self._predictions: list[CocoDict] = []
 
     def add(self, predictions: Iterable[CocoDict]) -> None:
@@ -99,13 +106,15 @@ class CocoMetrics:
             predictions = self._index({**self._dataset, "annotations": self._predictions})
             evaluation = self._evaluation_type(self._ground_truth, predictions, task)
             evaluation.params.imgIds = self._image_ids
+            evaluation.params.maxDets = [1, 10, self._max_detections]
             evaluation.evaluate()
             evaluation.accumulate()
         precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
         classes = [self._ground_truth.cats[id]["name"] for id in evaluation.params.catIds]
+        names = metric_names(self._max_detections)
         return Score(
-            metrics=_to_metrics(precision, recall),
-            per_class={name: _to_metrics(precision[:, :, k], recall[:, k]) for k, name in enumerate(classes)},
+            metrics=_to_metrics(names, precision, recall),
+            per_class={name: _to_metrics(names, precision[:, :, k], recall[:, k]) for k, name in enumerate(classes)},
             precision=precision[..., 0, -1],
         )
 
@@ -118,17 +127,22 @@ class CocoMetrics:
         return index
 
 
-def _to_metrics(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Metrics:
-    """Return the twelve metrics, as means over classes.
+def metric_names(max_detections: int) -> tuple[str, ...]:
+    """Return the names of the metrics that count `max_detections` predictions of an image: `NAMES` for 100."""
+    return tuple(name.replace(str(MAX_DETECTIONS), str(max_detections)) for name in NAMES)
+
+
+def _to_metrics(names: Sequence[str], precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Metrics:
+    """Return the metrics with these names, as means over classes.
 
     `precision` is `(thresholds, recalls, classes, sizes, limits)`, `recall` the same without `recalls`. -1: undefined.
-    The sizes are all, small, medium and large; the limits 1, 10 and 100 predictions an image.
+    The sizes are all, small, medium and large; the limits 1, 10 and the most predictions an image.
     """
     most = precision[..., -1]
     values = [most[..., 0], most[0, ..., 0], most[5, ..., 0], *(most[..., size] for size in (1, 2, 3))]
     values += [recall[..., 0, limit] for limit in range(3)] + [recall[..., size, -1] for size in (1, 2, 3)]
     known = [each[each > -1] for each in values]
-    return {name: 100 * float(each.mean()) if each.size else None for name, each in zip(NAMES, known, strict=True)}
+    return {name: 100 * float(each.mean()) if each.size else None for name, each in zip(names, known, strict=True)}
 
 
 @contextlib.contextmanager

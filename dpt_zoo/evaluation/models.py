@@ -19,11 +19,14 @@ from ..engine.runner import quiet_runner, unwrapped
 from ..errors import ImageError, InputError
 from ..inference.detector import Detector, is_exported
 from ..inference.inputs import ImageInput
+from ..inference.limits import Limits
 from ..models.factory import read_classes, set_num_classes
 from ..utils.devices import device_name
 from ..utils.environment import processor_name, versions
+from ..utils.files import hash_file
 from ..utils.images import load_image
 from ..utils.progress import progress_bar
+from ..weights.digests import tensors_sha256
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted_weights
 from .metrics import Task
@@ -84,6 +87,7 @@ class _ConfiguredModel:
             self.cfg.test_dataloader.batch_size = options.batch_size
         if options.workers is not None:
             configs.set_workers(self.cfg, options.workers)
+        self.cfg.model.test_cfg = Limits(max_detections=options.max_detections).apply(self.cfg.model.test_cfg)
         self._options = options
         self._tensors: Mapping[str, Tensor] = {}
 
@@ -102,8 +106,10 @@ class _ConfiguredModel:
     def read(self) -> ModelFile:
         path, weights = read_trusted_weights(self._options.weights or self._options.model)
         self._tensors = weights.tensors
-        config = (self.cfg.model, self.cfg.test_dataloader.dataset.pipeline, self.cfg.test_cfg)
-        return ModelFile(path, read_classes(self.cfg, weights, path), str(config))
+        classes = read_classes(self.cfg, weights, path)
+        config = (self.cfg.model, self.cfg.test_dataloader.dataset.pipeline, self.cfg.test_cfg, classes)
+        # Not the digest of the file, which changes when thresholds are written into it.
+        return ModelFile(path, tensors_sha256(weights.tensors), classes, str(config))
 
     def detect(self, plan: Plan) -> None:
         cfg = self.cfg
@@ -138,8 +144,16 @@ class _ExportedFile:
             raise InputError(f"{options.model} names no data: choose data_root, or annotations and images")
         self.cfg = Config({"val_dataloader": {"dataset": {}}})
         self._path, self._device = Path(options.model), options.device
-        # At 0, the graph returns the objects down to the recipe's own threshold.
-        self._detector = Detector(self._path, score_threshold=0, device=self._device, batch_size=options.batch_size)
+        self._max_detections = options.max_detections
+        self._detector = Detector(
+            self._path,
+            score_threshold=1,
+            max_detections=options.max_detections,
+            device=self._device,
+            batch_size=options.batch_size,
+        )
+        assert self._detector.metadata is not None
+        self._detector.score_threshold = self._detector.metadata.lowest_score  # detect all that the graph returns
         self.tasks: tuple[Task, ...] = ("bbox", "segm") if self._detector.has_masks else ("bbox",)
 
     @property
@@ -157,7 +171,8 @@ class _ExportedFile:
             raise InputError(f"{self._path}: an exported file is evaluated by one process: start it without torchrun")
 
     def read(self) -> ModelFile:
-        return ModelFile(self._path, self._detector.classes, "exported")
+        digest = hash_file(self._path).hexdigest()
+        return ModelFile(self._path, digest, self._detector.classes, f"exported {self._max_detections}")
 
     def detect(self, plan: Plan) -> None:
         images: list[dict[str, Any]] = json.loads(Path(plan.annotations["path"]).read_bytes())["images"]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..utils.files import expand_user
-from ..utils.validation import check_integer, check_not_empty, check_one_data_set
-from .metrics import EVALUATORS, TASKS, Evaluator, Task
+from ..utils.validation import check_fraction, check_integer, check_not_empty, check_one_data_set
+from .metrics import EVALUATORS, MAX_DETECTIONS, TASKS, Evaluator, Task
+from .thresholds import Criterion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +26,14 @@ class EvaluationOptions:
     batch_size: int | None = None
     workers: int | None = None
     amp: bool = False
+    max_detections: int | None = None
     evaluator: Evaluator = "faster-coco-eval"
     work_dir: Path | None = None
     resume: bool = False
     output: Path | None = None
     format_only: bool = False
     show_dir: Path | None = None
+    tune_thresholds: Criterion | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -43,7 +46,7 @@ class EvaluationOptions:
         if self.tasks is not None:
             tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(dict.fromkeys(self.tasks))
             object.__setattr__(self, "tasks", tasks)
-        for name, minimum in (("limit", 1), ("batch_size", 1), ("workers", 0)):
+        for name, minimum in (("limit", 1), ("batch_size", 1), ("workers", 0), ("max_detections", MAX_DETECTIONS)):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum)
                 object.__setattr__(self, name, int(getattr(self, name)))  # not NumPy's, which JSON cannot hold
@@ -59,3 +62,7 @@ class EvaluationOptions:
             raise InputError("resume=True requires work_dir")
         if self.format_only and (self.output is None or self.show_dir is not None):
             raise InputError("format_only=True requires output and does not allow show_dir")
+        if self.tune_thresholds not in (None, "f1"):
+            check_fraction("tune_thresholds", self.tune_thresholds)
+        if self.tune_thresholds is not None and self.format_only:
+            raise InputError("tune_thresholds measures, which format_only does not: leave one of them out")

@@ -25,6 +25,7 @@ class Evaluation:
         num_images: the number of evaluated images.
         limit: the largest number of images to evaluate; None for all.
         amp: whether the detector computed in half precision.
+        max_detections: the number of predictions of an image that count; with more than 100, AP is not COCO's.
         skipped: the images that could not be read, and why.
         weights: the "path" and "sha256" of the weights file.
         annotations: the "path" and "sha256" of the annotation file.
@@ -33,6 +34,8 @@ class Evaluation:
         device: the name of the GPU or the CPU.
         runtime: the name and the version of what computed: PyTorch, ONNX Runtime or OpenVINO.
         versions: the versions of the software, by name.
+        thresholds: the tuned threshold of each class, by name: its "score", and the "precision", "recall" and "f1" of
+            the predictions of at least this score, in [0, 1]; None if they were not tuned.
     """
 
     metrics: dict[Task, Metrics]
@@ -40,6 +43,7 @@ class Evaluation:
     num_images: int
     limit: int | None
     amp: bool
+    max_detections: int
     skipped: tuple[str, ...]
     weights: dict[str, str]
     annotations: dict[str, str]
@@ -48,6 +52,7 @@ class Evaluation:
     device: str
     runtime: str
     versions: dict[str, str]
+    thresholds: dict[str, dict[str, float | None]] | None = None
 
     @property
     def seconds_per_image(self) -> float:

@@ -29,14 +29,15 @@ from ..errors import DPTZooError, InputError
 from ..inference.detector import ImageLike
 from ..inference.graph_metadata import OUTPUTS, GraphMetadata
 from ..inference.inputs import ImageInput, find_inputs
+from ..inference.limits import Limits
 from ..manifest.locations import is_location
+from ..manifest.metadata import UNKNOWN_LICENSE
 from ..manifest.records import read_manifest
 from ..models.factory import check_detector, create_model
 from ..utils.environment import versions
 from ..utils.files import atomic_path
 from ..utils.validation import check_integer
 from ..weights.digests import tensors_sha256
-from ..weights.metadata import UNKNOWN_LICENSE
 from ..weights.store import read_metadata
 from .graph import DetectorGraph, build_graph
 
@@ -67,6 +68,10 @@ def export(
     image_size: tuple[int, int] | None = None,
     half: bool = False,
     preprocessing: bool = False,
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
+    nms_iou: float | None = None,
+    class_agnostic_nms: bool = False,
     int8: ImageLike | Iterable[ImageLike] | None = None,
     force: bool = False,
 ) -> Path:
@@ -87,6 +92,10 @@ def export(
         image_size: the only height and width of the images, multiples of 32 pixels; by default, any size.
         half: store the weights in half precision. The file is half as large; computing stays in single precision.
         preprocessing: the graph takes one image of any size, and resizes and pads it. For ONNX and OpenVINO.
+        score_threshold: the lowest score for which the graph can be asked, if it is lower than the config's (0.05).
+        max_detections: the largest number of objects in an image; by default the config's (100).
+        nms_iou: as in `Detector`; by default the config's (0.5).
+        class_agnostic_nms: as in `Detector`.
         int8: images of the task, as for `Detector.stream`: quantise to int8 with them, and print what is gained and
             lost. The first 300 are used. For OpenVINO.
         force: write the int8 file even if it loses too much, or is not faster on this machine.
@@ -104,13 +113,14 @@ def export(
     """
     path = Path(path)
     _check_arguments(path, batch, image_size, half, preprocessing)
+    limits = Limits(score_threshold, max_detections, nms_iou, class_agnostic_nms)
     images = None if int8 is None else _find_images(path, int8, half)
     if force and int8 is None:
         raise InputError("force is only for int8")
     detector, name, license = _load(model, weights)
-    metadata = _describe(detector, name, license, path.suffix, batch, image_size, half, preprocessing)
     format: Any = importlib.import_module(f".{MODULES[path.suffix]}", __package__)
-    graph = build_graph(detector, format.NMS)
+    graph = build_graph(detector, format.NMS, limits)
+    metadata = _describe(graph, name, license, path.suffix, batch, image_size, half, preprocessing)
     names = (path.suffix, ".bin") if path.suffix == ".xml" else (path.suffix,)
     with contextlib.ExitStack() as stack:
         # An unwritable folder is reported before the graph is traced. The .bin file appears before the .xml file.
@@ -190,7 +200,7 @@ def _load(model: str | Path | nn.Module, weights: str | Path | None) -> tuple[An
 
 
 def _describe(
-    model: Any,
+    graph: DetectorGraph,
     name: str,
     license: str,
     suffix: str,
@@ -200,9 +210,10 @@ def _describe(
     preprocessing: bool,
 ) -> GraphMetadata:
     """Return the metadata of the file."""
+    model = graph.model
     preprocessor = model.data_preprocessor
     has_masks = hasattr(model, "roi_head")
-    test_cfg = (model.roi_head if has_masks else model.bbox_head).test_cfg
+    test_cfg = graph.test_cfg["rcnn"] if has_masks else graph.test_cfg
     (scale,) = (each["scale"] for each in get_test_pipeline_cfg(model.cfg) if each["type"] == "Resize")
     return GraphMetadata(
         name=name,
@@ -216,11 +227,15 @@ def _describe(
         mean=tuple(preprocessor.mean.flatten().tolist()),
         std=tuple(preprocessor.std.flatten().tolist()),
         lowest_score=test_cfg.score_thr,
+        max_detections=test_cfg.max_per_img,
+        nms_iou=test_cfg.nms.iou_threshold,
+        class_agnostic_nms=test_cfg.nms.get("class_agnostic", False),
         mask_threshold=test_cfg.mask_thr_binary if has_masks else 0.5,
         weights_sha256=tensors_sha256(model.state_dict()),
         license=license,
         precision="float16" if half else "float32",
         versions={**versions(), **{package: importlib.metadata.version(package) for package in PACKAGES[suffix]}},
+        score_thresholds=model.dataset_meta.get("score_thresholds"),
     )
 
 

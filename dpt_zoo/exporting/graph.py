@@ -7,6 +7,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from ..inference.limits import Limits
+from ..models.detection import head_configs
+
 NMS = Callable[[Tensor, Tensor, int, float, float], Tensor]
 """A function as `torchvision_nms`."""
 
@@ -50,9 +53,9 @@ def _(boxes: Tensor, scores: Tensor, max_per_class: int, iou_threshold: float, s
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), 3, dtype=torch.int64)
 
 
-def build_graph(model: Any, nms: NMS) -> "DetectorGraph":
-    """Return the graph of a detector from `create_model`, which is set to eval mode; `nms` is as in `DetectorGraph`."""
-    return (MaskRCNNGraph if hasattr(model, "roi_head") else RetinaNetGraph)(model, nms).eval()
+def build_graph(model: Any, nms: NMS, limits: Limits) -> "DetectorGraph":
+    """Return the graph of a detector, which is set to eval mode. The arguments are those of `DetectorGraph`."""
+    return (MaskRCNNGraph if hasattr(model, "roi_head") else RetinaNetGraph)(model, nms, limits).eval()
 
 
 class DetectorGraph(nn.Module):
@@ -61,12 +64,17 @@ class DetectorGraph(nn.Module):
     Args:
         model: a detector from `create_model`. The graph shares its modules.
         nms: `onnx_nms`, or `torchvision_nms` for a graph that only needs the operators of PyTorch and torchvision.
+        limits: what limits the objects of an image, whatever the graph's input `score_threshold`.
+
+    Attributes:
+        test_cfg: the configs of the heads, with the limits: see `head_configs`.
     """
 
-    def __init__(self, model: Any, nms: NMS) -> None:
+    def __init__(self, model: Any, nms: NMS, limits: Limits) -> None:
         super().__init__()
         self.model = model
         self.nms = nms
+        self.test_cfg = limits.apply(head_configs(model))
 
     def forward(self, images: Tensor, image_sizes: Tensor, score_threshold: Tensor) -> tuple[Tensor, ...]:
         """Detect objects: see `inference.graph_metadata.OUTPUTS`."""
@@ -88,15 +96,15 @@ class DetectorGraph(nn.Module):
         return torch.where(is_inside, (images - preprocessor.mean) / preprocessor.std, 0)
 
     def _candidates(
-        self, head: Any, features: tuple[Tensor, ...], limits: Tensor
+        self, head: Any, limit: int, features: tuple[Tensor, ...], limits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the best pairs of box and class of each level, at most `nms_pre`.
+        """Return the best pairs of box and class of each level, at most `limit`.
 
         Returns:
             Boxes `(B, N, 4)` xyxy, scores `(B, N)`, labels `(B, N)` and levels `(N,)`.
         """
         all_boxes, all_scores, all_labels, levels = [], [], [], []
-        num_classes, limit = head.cls_out_channels, head.test_cfg.nms_pre
+        num_classes = head.cls_out_channels
         for level, (logits, deltas) in enumerate(zip(*head(features), strict=True)):
             size = logits.shape[2:]
             anchors = head.prior_generator.single_level_grid_priors(size, level, logits.dtype, logits.device)
@@ -130,19 +138,27 @@ class DetectorGraph(nn.Module):
             The image, box, score and label of each object.
         """
         num_images, num_classes, num_boxes = scores.shape
-        classes_of_group = num_classes if boxes.ndim == 3 else 1
-        boxes, scores = boxes.reshape(-1, num_boxes, 4), scores.reshape(-1, classes_of_group, num_boxes)
+        is_agnostic = test_cfg.nms.get("class_agnostic", False)
+        if is_agnostic and boxes.ndim == 3:
+            boxes = boxes[:, None].expand(-1, num_classes, -1, -1)
+        # Boxes of different groups and classes do not suppress each other.
+        classes_of_group = 1 if is_agnostic or boxes.ndim == 4 else num_classes
+        boxes_of_group = num_classes * num_boxes if is_agnostic else num_boxes
         group, label, index = self.nms(
-            boxes, scores, test_cfg.max_per_img, test_cfg.nms.iou_threshold, test_cfg.score_thr
+            boxes.reshape(-1, boxes_of_group, 4),
+            scores.reshape(-1, classes_of_group, boxes_of_group),
+            test_cfg.max_per_img,
+            test_cfg.nms.iou_threshold,
+            test_cfg.score_thr,
         ).unbind(1)
-        position = (group * classes_of_group + label) * num_boxes + index
+        position = (group * classes_of_group + label) * boxes_of_group + index
         scores = _keep_only(scores.flatten(), position).reshape(num_images, -1)
         best, where = _top_k(scores, test_cfg.max_per_img)  # (B, K)
         image, rank = ((best >= score_threshold) & (best > 0)).nonzero().unbind(1)
         position = image * (num_classes * num_boxes) + where[image, rank]
         row = torch.div(position, num_boxes, rounding_mode="floor")  # of (B*C, N)
-        group = torch.div(row, classes_of_group, rounding_mode="floor")
-        return image, boxes[group, position - row * num_boxes], best[image, rank], row % num_classes
+        taken = boxes[image, position - row * num_boxes] if boxes.ndim == 3 else boxes.reshape(-1, 4)[position]
+        return image, taken, best[image, rank], row % num_classes
 
 
 class RetinaNetGraph(DetectorGraph):
@@ -151,10 +167,10 @@ class RetinaNetGraph(DetectorGraph):
     def _detect(self, features: tuple[Tensor, ...], limits: Tensor, score_threshold: Tensor) -> tuple[Tensor, ...]:
         """Return `image_indices`, `boxes`, `scores` and `labels`."""
         head = self.model.bbox_head
-        boxes, scores, labels, _ = self._candidates(head, features, limits)
+        boxes, scores, labels, _ = self._candidates(head, self.test_cfg.nms_pre, features, limits)
         classes = torch.arange(head.num_classes, device=labels.device)[:, None]
         scores = torch.where(labels[:, None] == classes, scores[:, None], -1)  # (B, C, N)
-        return self._select(boxes, scores, head.test_cfg, score_threshold)
+        return self._select(boxes, scores, self.test_cfg, score_threshold)
 
 
 class MaskRCNNGraph(DetectorGraph):
@@ -174,20 +190,20 @@ class MaskRCNNGraph(DetectorGraph):
         boxes = _decode(roi_head.bbox_head.bbox_coder, boxes, deltas, limits.repeat(1, 1, deltas.shape[2] // 4))
         if not roi_head.bbox_head.reg_class_agnostic:
             boxes = boxes.unflatten(2, (-1, 4)).transpose(1, 2)  # (B, C, R, 4)
-        image, boxes, scores, labels = self._select(boxes, scores, roi_head.test_cfg, score_threshold)
+        image, boxes, scores, labels = self._select(boxes, scores, self.test_cfg["rcnn"], score_threshold)
         masks = self._masks(_pool(roi_head.mask_roi_extractor, features, image, boxes), labels)
         return image, boxes, scores, labels, masks
 
     def _proposals(self, features: tuple[Tensor, ...], limits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the boxes `(B, R, 4)` in which objects are searched, and which of them are proposals `(B, R)`."""
-        head = self.model.rpn_head
-        boxes, scores, _, levels = self._candidates(head, features, limits)
+        test_cfg = self.test_cfg["rpn"]
+        boxes, scores, _, levels = self._candidates(self.model.rpn_head, test_cfg.nms_pre, features, limits)
         level = torch.arange(len(features), device=levels.device)[:, None]
         by_level = torch.where(levels == level, scores[:, None], -1)  # (B, L, N): levels are suppressed separately
-        settings = head.test_cfg.max_per_img, head.test_cfg.nms.iou_threshold, 0.0
+        settings = test_cfg.max_per_img, test_cfg.nms.iou_threshold, 0.0
         image, _, index = self.nms(boxes, by_level, *settings).unbind(1)
         scores = _keep_only(scores.flatten(), image * scores.shape[1] + index).reshape(scores.shape)
-        scores, taken = _top_k(scores, head.test_cfg.max_per_img)
+        scores, taken = _top_k(scores, test_cfg.max_per_img)
         return _take(boxes, taken), scores > 0
 
     def _masks(self, pixels: Tensor, labels: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .detections import RLE
+from .limits import Limits
 
 
 class Resized(NamedTuple):
@@ -50,5 +51,5 @@ class Backend(Protocol):
     def resize(self, image: NDArray[np.uint8]) -> Resized:
         """Resize an image `(H, W, 3)` RGB. Any thread may call this. Raise `ValueError` if no pixels would be left."""
 
-    def predict(self, images: Sequence[Resized], score_threshold: float) -> list[Objects]:
-        """Return the objects of at least a `score_threshold` in `images` of one padded size, at most `batch_size`."""
+    def predict(self, images: Sequence[Resized], limits: Limits) -> list[Objects]:
+        """Return the objects within `limits` in each of `images`: at most `batch_size`, of one padded size."""

@@ -2,8 +2,9 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import islice
 from numbers import Real
 from pathlib import Path
@@ -14,14 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DependencyError, ImageError, InputError
-from ..utils.validation import check_fraction, check_integer
-from .backend import Backend, Resized
+from ..utils.validation import check_integer
+from .backend import Backend, Objects, Resized
 from .detections import Detections
 from .graph_metadata import GraphMetadata
 from .inputs import ImageInput, find_input, find_inputs
+from .limits import Limits
 
 if TYPE_CHECKING:
     import torch
+
+    from ..explaining.patches import Explanation
 
 READERS = 2
 """Threads that read, decode and resize images while the network runs."""
@@ -42,7 +46,13 @@ class Detector:
             Runtime, or .xml for OpenVINO; or a model from `create_model`, which is not changed: it stays on its device,
             and it is in eval mode only during a call.
         weights: a path or a URL of other weights, see `create_model`; by default the zoo's own. Only for a name.
-        score_threshold: the lowest score of an object to return, in [0, 1].
+        score_threshold: the lowest score of an object to return, in [0, 1]; "tuned" for that of each class which
+            `evaluate(..., tune_thresholds="f1")` wrote into the weights. A file was exported with a lowest one.
+        max_detections: the largest number of objects to return of an image; by default that of the config, or of the
+            file: 100 for COCO. A larger number takes more time and memory. A file returns at most its own.
+        nms_iou: of two boxes of a class with a higher IoU, in [0, 1], only the one with the higher score is returned;
+            by default that of the config, 0.5 for COCO. A file has its own.
+        class_agnostic_nms: compare boxes of different classes, too. A file has its own.
         device: "cpu", "cuda", "cuda:1", ..., or by default "auto" for a GPU if there is one. An exported file can also
             use the other devices of its runtime, such as "openvino:GPU". Not for a model from `create_model`.
         amp: compute in half precision where that is safe. It needs a GPU, or a CPU with fast bfloat16. Not for a file.
@@ -58,6 +68,8 @@ class Detector:
         classes: the names of all classes of the model.
         has_masks: whether objects have masks.
         score_threshold: the lowest score of an object that is returned.
+        score_thresholds: the lowest score of an object of each class, if they are tuned, else None.
+        max_detections, nms_iou, class_agnostic_nms: those of the arguments.
 
     Raises:
         InputError: An argument is not supported.
@@ -70,7 +82,10 @@ class Detector:
         model: "str | Path | torch.nn.Module",
         *,
         weights: str | Path | None = None,
-        score_threshold: float = 0.3,
+        score_threshold: float | Literal["tuned"] = 0.3,
+        max_detections: int | None = None,
+        nms_iou: float | None = None,
+        class_agnostic_nms: bool = False,
         device: "str | torch.device | None" = None,
         amp: bool = False,
         compile: bool = False,
@@ -78,7 +93,8 @@ class Detector:
         batch_size: int | None = None,
         num_threads: int | None = None,
     ) -> None:
-        check_fraction("score_threshold", score_threshold)
+        threshold = None if score_threshold == "tuned" else score_threshold
+        limits = Limits(threshold, max_detections, nms_iou, class_agnostic_nms)
         for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
             if value is not None:
                 check_integer(name, value, 1)
@@ -99,6 +115,7 @@ class Detector:
             exported = ExportedBackend(
                 Path(model), device=device, scale=scale, batch_size=batch_size, num_threads=num_threads
             )
+            exported.check_limits(limits)
             self.metadata, self._backend = exported.metadata, exported
         else:
             if num_threads is not None:
@@ -114,7 +131,19 @@ class Detector:
             self.model, self._backend = backend.model, backend
         self.classes = self._backend.classes
         self.has_masks = self._backend.has_masks
-        self.score_threshold = float(score_threshold)
+        self.score_thresholds: tuple[float, ...] | None = None
+        if threshold is None:
+            self.score_thresholds = self._find_tuned()
+            threshold = min(self.score_thresholds)
+        self.score_threshold = float(threshold)
+        self.max_detections = max_detections
+        self.nms_iou = nms_iou
+        self.class_agnostic_nms = class_agnostic_nms
+
+    @property
+    def _limits(self) -> Limits:
+        """What limits the objects, or raise `InputError`."""
+        return Limits(self.score_threshold, self.max_detections, self.nms_iou, self.class_agnostic_nms)
 
     @classmethod
     def from_pretrained(cls, repo: str, *, revision: str = "main", **options: Any) -> "Detector":
@@ -126,7 +155,10 @@ class Detector:
             options: the other arguments of `Detector`.
 
         Raises:
-            InputError, FetchError, OutputError, WeightsError: As for `Detector`.
+            InputError: The name of the repository or another argument is invalid.
+            FetchError: The weights cannot be downloaded.
+            OutputError: The weights cannot be stored.
+            WeightsError: The repository is not of this project, or its weights are damaged.
         """
         return cls(f"hf://{repo}@{revision}", **options)
 
@@ -134,6 +166,13 @@ class Detector:
     def weights_sha256(self) -> str:
         """The digest of the weights, see `weights.digests.tensors_sha256`."""
         return self._backend.weights_sha256
+
+    def _find_tuned(self) -> tuple[float, ...]:
+        """Return the thresholds in the model's file."""
+        owner = self.model.dataset_meta if self.metadata is None else asdict(self.metadata)
+        if owner.get("score_thresholds") is None:
+            raise InputError("score_threshold='tuned': tune the thresholds of this model by `dpt-zoo evaluate` first")
+        return tuple(owner["score_thresholds"])
 
     def __call__(self, image: ImageLike) -> Detections:
         """Detect the objects in one image.
@@ -150,6 +189,35 @@ class Detector:
         if isinstance(result, ImageError):
             raise result
         return result
+
+    def explain(self, image: ImageLike, object: int | None = None) -> "Explanation":
+        """Return where the network looks in an image: the patches that its DePatch stages predict.
+
+        Args:
+            image: the image, as for a call.
+            object: the index of a detected object, to find out which patches its score depends on. Needs about as much
+                memory as training on one image.
+
+        Raises:
+            ImageError: The image cannot be read.
+            InputError: The model is an exported file, or there is no such object.
+        """
+        if self.metadata is not None:
+            raise InputError("explain needs the network, which an exported file hides: use the model it was made from")
+        from ..explaining.patches import Explanation
+        from .pytorch_backend import PyTorchBackend
+
+        assert isinstance(self._backend, PyTorchBackend)
+        prepared = self._prepare(find_input(image))
+        ((_, detections),) = self._detect([prepared])
+        if isinstance(detections, ImageError) or prepared.resized is None:
+            raise detections
+        if object is not None:
+            check_integer("object", object, 0)
+            if object >= len(detections):
+                raise InputError(f"object is {object}, but {len(detections)} objects were detected, counted from 0")
+        stages = self._backend.explain(prepared.resized, detections, object)
+        return Explanation(detections, stages, object)
 
     def stream(
         self, inputs: ImageLike | Iterable[ImageLike], on_error: Literal["raise", "skip"] = "raise"
@@ -228,7 +296,9 @@ class Detector:
 
     def _predict(self, batch: list["_Prepared"]) -> list[Detections]:
         """Run the network on images of one padded size."""
-        predictions = self._backend.predict([each.resized for each in batch if each.resized], self.score_threshold)
+        predictions = self._backend.predict([each.resized for each in batch if each.resized], self._limits)
+        if self.score_thresholds:
+            predictions = [_select(objects, self.score_thresholds) for objects in predictions]
         return [
             Detections(
                 boxes=objects.boxes,
@@ -250,6 +320,13 @@ class _Prepared(NamedTuple):
     input: ImageInput
     image: Any
     resized: Resized | None = None
+
+
+def _select(objects: Objects, thresholds: Sequence[float]) -> Objects:
+    """Return the objects of at least the threshold of their class."""
+    kept = objects.scores >= np.asarray(thresholds)[objects.labels]
+    rles = None if objects.rles is None else [rle for rle, is_kept in zip(objects.rles, kept, strict=True) if is_kept]
+    return Objects(objects.boxes[kept], objects.scores[kept], objects.labels[kept], rles)
 
 
 def is_exported(model: object) -> TypeGuard[str | Path]:

@@ -13,6 +13,7 @@ from .backend import Objects, Resized
 from .detections import RLE, encode_mask
 from .graph_checks import MASK_SIDE, Run, expected_outputs
 from .graph_metadata import MIN_SIDE, GraphMetadata
+from .limits import Limits
 
 
 class ExportedBackend:
@@ -62,11 +63,34 @@ class ExportedBackend:
         rows, columns = (-(-max(side, MIN_SIDE) // divisor) * divisor for side in (new_height, new_width))
         return Resized(_Image(pixels, (height, width)), self.metadata.image_size or (rows, columns))
 
-    def predict(self, images: Sequence[Resized], score_threshold: float) -> list[Objects]:
-        """Run the graph on `images`, with a `score_threshold`."""
-        outputs = self._run(self.inputs(images, score_threshold))
+    def predict(self, images: Sequence[Resized], limits: Limits) -> list[Objects]:
+        """Run the graph on `images`, within `limits`."""
+        self.check_limits(limits)
+        outputs = self._run(self.inputs(images, limits.score_threshold or 0))
         self._check(outputs, self._batch or len(images))
-        return [self._objects(outputs, index, each.data) for index, each in enumerate(images)]
+        return [self._objects(outputs, index, each.data, limits.max_detections) for index, each in enumerate(images)]
+
+    def check_limits(self, limits: Limits) -> None:
+        """Check that the graph can follow the limits.
+
+        Raises:
+            InputError: It was exported with others, which cannot be changed.
+        """
+        exported, threshold = self.metadata, limits.score_threshold
+        if threshold is not None and threshold < exported.lowest_score:
+            reason = f"its graph returns no object with a score below {exported.lowest_score:g}"
+            raise InputError(
+                f"score_threshold {threshold:g} is too low for {self._path}: {reason}: "
+                f"use {exported.lowest_score:g}, or export the model with score_threshold={threshold:g}"
+            )
+        for name, asked, is_possible in (
+            ("max_detections", limits.max_detections, (limits.max_detections or 0) <= exported.max_detections),
+            ("nms_iou", limits.nms_iou, limits.nms_iou in (None, exported.nms_iou)),
+            ("class_agnostic_nms", limits.class_agnostic_nms, limits.class_agnostic_nms <= exported.class_agnostic_nms),
+        ):
+            if not is_possible:
+                reason = f"{self._path} was exported with {name}={getattr(exported, name)}, which is part of its graph"
+                raise InputError(f"{reason}: export the model with {name}={asked}")
 
     def inputs(self, images: Sequence[Resized], score_threshold: float) -> dict[str, NDArray[Any]]:
         """Return the graph's inputs for `images` and a `score_threshold`. Black images fill up a fixed batch."""
@@ -98,9 +122,11 @@ class ExportedBackend:
             if name in outputs and not ((outputs[name] >= 0) & (outputs[name] <= limit)).all():
                 raise WeightsError(f"{self._path}: its graph returns {name} that contradict its metadata")
 
-    def _objects(self, outputs: Mapping[str, NDArray[Any]], index: int, image: "_Image") -> Objects:
-        """Return the objects of one image, in pixels of the original image."""
-        is_here = outputs["image_indices"] == index
+    def _objects(
+        self, outputs: Mapping[str, NDArray[Any]], index: int, image: "_Image", max_detections: int | None
+    ) -> Objects:
+        """Return the best objects of one image, in pixels of the original image."""
+        is_here = np.flatnonzero(outputs["image_indices"] == index)[:max_detections]
         boxes, sides = outputs["boxes"][is_here], np.array(image.pixels.shape[1::-1] * 2, np.float32)
         if not ((boxes >= 0) & (boxes <= sides * 1.001)).all():
             raise WeightsError(f"{self._path}: its graph returns boxes outside the image")

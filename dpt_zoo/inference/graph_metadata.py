@@ -15,6 +15,7 @@ from ..utils.json_values import (
     is_integer,
     is_list,
     is_number,
+    is_scores,
     is_text,
     is_versions,
     or_none,
@@ -22,7 +23,7 @@ from ..utils.json_values import (
 
 METADATA_KEY = "dpt_zoo"
 """Key of the JSON metadata: in ONNX `metadata_props`, in OpenVINO `rt_info`, in `.pt2` an extra file."""
-FORMAT = 1
+FORMAT = 2
 """Version of the metadata and of the graph's inputs and outputs. Files of another version are refused."""
 INPUTS = ("images", "image_sizes", "score_threshold")
 OUTPUTS = ("image_indices", "boxes", "scores", "labels", "masks")
@@ -59,12 +60,16 @@ class GraphMetadata:
         image_size: the only height and width of `images`, or None for any.
         mean: the mean of each RGB channel, which the graph subtracts.
         std: the standard deviation of each RGB channel, by which the graph divides.
-        lowest_score: the recipe's `score_thr`; objects below it are never returned.
+        lowest_score: objects with a lower score are never returned.
+        max_detections: the largest number of objects that are returned of an image.
+        nms_iou: the IoU above which only one of two objects is kept.
+        class_agnostic_nms: whether objects of different classes are compared, too.
         mask_threshold: the lowest value of a mask's pixel that belongs to the object.
         weights_sha256: the digest of the weights, see `weights.digests.tensors_sha256`.
         license: an SPDX identifier.
         precision: "float32", "float16" or "int8": how the weights are stored.
         versions: package names and versions with which the file was made.
+        score_thresholds: the tuned threshold of each class, or None; see `Detector`.
     """
 
     name: str
@@ -78,11 +83,15 @@ class GraphMetadata:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     lowest_score: float
+    max_detections: int
+    nms_iou: float
+    class_agnostic_nms: bool
     mask_threshold: float
     weights_sha256: str
     license: str
     precision: str
     versions: Mapping[str, str]
+    score_thresholds: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the metadata, of plain types."""
@@ -95,8 +104,13 @@ class GraphMetadata:
         Raises:
             WeightsError: It is incomplete, contradicts itself, or is of another version.
         """
+        if isinstance(content, Mapping):
+            content = {"score_thresholds": None, **content}  # older files have none
         check_entries(content, FORMAT, _VALID, path)
         metadata = cls(**{name: freeze(content[name]) for name in _VALID})
+        thresholds = metadata.score_thresholds
+        if thresholds is not None and len(thresholds) != len(metadata.classes):
+            raise WeightsError(f"{path}: its metadata contradicts itself: other numbers of classes and thresholds")
         fixed, divisor = metadata.image_size, metadata.pad_divisor
         if metadata.has_preprocessing and (fixed is not None or metadata.batch not in (None, 1)):
             raise WeightsError(f"{path}: its metadata contradicts itself: one image of any size, and of a fixed size")
@@ -127,10 +141,14 @@ _VALID: Mapping[str, Callable[[Any], bool]] = {
     "mean": is_list(3, is_number(-1000, 1000)),
     "std": is_list(3, is_number(1e-3, 1000)),
     "lowest_score": is_number(0, 1),
+    "max_detections": is_integer(1 << 20),
+    "nms_iou": is_number(0, 1),
+    "class_agnostic_nms": is_bool,
     "mask_threshold": is_number(0, 1),
     "weights_sha256": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
     "license": is_text,
     "precision": lambda value: value in ("float32", "float16", "int8"),
     "versions": is_versions,
+    "score_thresholds": or_none(is_scores),
 }
 """Whether the value of each entry is valid."""

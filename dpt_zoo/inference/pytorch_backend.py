@@ -27,12 +27,15 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..explaining.patches import StagePatches, trace_patches
 from ..models.cpu import FastConvolutions
+from ..models.detection import head_configs
 from ..models.factory import check_detector, create_model
 from ..utils.torch_defaults import torch_defaults
 from ..weights.digests import tensors_sha256
 from .backend import Objects, Resized
-from .detections import RLE, encode_mask
+from .detections import RLE, Detections, encode_mask
+from .limits import Limits
 
 CACHED_OBJECTS = 16
 """Number of objects that the mask head upsamples at once, so that its largest tensor stays in a CPU's cache."""
@@ -89,12 +92,21 @@ class PyTorchBackend:
         height, width = (-(-side // divisor) * divisor for side in resized["img"].shape[:2])
         return Resized(resized, (height, width))
 
-    def predict(self, images: Sequence[Resized], score_threshold: float) -> list[Objects]:
-        """Run the network on `images` that have one size once they are padded, with a `score_threshold`."""
+    def pack(self, images: Sequence[Resized]) -> dict[str, Any]:
+        """Return the input of the model's `data_preprocessor` for images that have one size once they are padded."""
         packed = [self._pack(each.data) for each in images]
-        batch = {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
+        return {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
+
+    def explain(self, image: Resized, detections: Detections, index: int | None) -> tuple[StagePatches, ...]:
+        """Return the patches of the stages for an `image`; for `detections` and `index`, see `trace_patches`."""
         with torch_defaults(), _eval_mode(self.model):
-            predictions = run_network(self.model, batch, score_threshold, self._amp, self._compiled_backbone)
+            return trace_patches(self.model, self.pack([image]), detections, index)
+
+    def predict(self, images: Sequence[Resized], limits: Limits) -> list[Objects]:
+        """Run the network on `images` that have one size once they are padded, within `limits`."""
+        batch = self.pack(images)
+        with torch_defaults(), _eval_mode(self.model):
+            predictions = run_network(self.model, batch, limits, self._amp, self._compiled_backbone)
         return [
             Objects(
                 objects.bboxes.float().cpu().numpy(),
@@ -141,9 +153,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def run_network(
-    model: Any, batch: dict[str, Any], score_threshold: float, amp: bool, backbone: Any = None
-) -> Predictions:
+def run_network(model: Any, batch: dict[str, Any], limits: Limits, amp: bool, backbone: Any = None) -> Predictions:
     """Detect the objects in a batch of images, as MMDetection's `inference_detector` does.
 
     No mask is computed for an object below the threshold, and only one mask at a time has the size of its image.
@@ -151,7 +161,7 @@ def run_network(
     Args:
         model: one of the zoo's detectors, in eval mode.
         batch: the input of its `data_preprocessor`: "inputs" and "data_samples".
-        score_threshold: the lowest score of an object.
+        limits: what limits the objects. The model's own config is not changed.
         amp: half precision: on a GPU in the whole network, on a CPU not in the heads, where it costs 0.6 to 1.0 AP.
         backbone: used instead of the model's own, for example its compiled version.
 
@@ -171,27 +181,32 @@ def run_network(
     if amp and device == "cpu":
         features, amp = tuple(each.float() for each in features), False
     with torch.autocast(device, enabled=amp), FastConvolutions():
-        return _run_heads(model, features, samples, score_threshold)
+        return _run_heads(model, features, samples, limits)
 
 
-def _run_heads(
-    model: Any, features: tuple[Tensor, ...], samples: list[DetDataSample], score_threshold: float
-) -> Predictions:
+def _run_heads(model: Any, features: tuple[Tensor, ...], samples: list[DetDataSample], limits: Limits) -> Predictions:
     """Detect the objects in the feature pyramids of images."""
-    metas = [sample.metainfo for sample in samples]
+    metas, test_cfg = [sample.metainfo for sample in samples], limits.apply(head_configs(model))
     if not hasattr(model, "roi_head"):
         logits, deltas = _in_full(model.bbox_head(features))
-        _drop_all_but_the_highest(logits, model.bbox_head.test_cfg)
-        predictions = model.bbox_head.predict_by_feat(logits, deltas, batch_img_metas=metas, rescale=True)
-        return [(objects[objects.scores >= score_threshold], None) for objects in predictions]
-    roi_head, test_cfg = model.roi_head, model.roi_head.test_cfg
+        _drop_all_but_the_highest(logits, test_cfg)
+        predictions = model.bbox_head.predict_by_feat(logits, deltas, batch_img_metas=metas, cfg=test_cfg, rescale=True)
+        return [(_select(objects, limits), None) for objects in predictions]
+    roi_head, rcnn = model.roi_head, test_cfg["rcnn"]
     logits, deltas = _in_full(model.rpn_head(features))
-    proposals = model.rpn_head.predict_by_feat(logits, deltas, batch_img_metas=metas, rescale=False)
+    proposals = model.rpn_head.predict_by_feat(
+        logits, deltas, batch_img_metas=metas, cfg=test_cfg["rpn"], rescale=False
+    )
     features = tuple(each.contiguous() for each in features)  # once for both heads: RoIAlign needs this layout
-    predictions = roi_head.predict_bbox(features, metas, proposals, test_cfg, rescale=False)
-    predictions = [objects[objects.scores >= score_threshold] for objects in predictions]
+    predictions = roi_head.predict_bbox(features, metas, proposals, rcnn, rescale=False)
+    predictions = [_select(objects, limits) for objects in predictions]
     parts = zip(predictions, _mask_logits(roi_head, features, predictions), samples, strict=True)
-    return [_to_original_size(*part, mask_threshold=test_cfg.mask_thr_binary) for part in parts]
+    return [_to_original_size(*part, mask_threshold=rcnn.mask_thr_binary) for part in parts]
+
+
+def _select(objects: InstanceData, limits: Limits) -> InstanceData:
+    """Return the objects that have at least the score threshold."""
+    return objects[objects.scores >= (limits.score_threshold or 0)]
 
 
 def _in_full(outputs: Iterable[list[Tensor]]) -> list[list[Tensor]]:

@@ -16,6 +16,13 @@ from . import backbone
 from .pretrained import load_backbone
 
 
+def head_configs(model: Any) -> Any:
+    """Return the `test_cfg` of a detector's head: of RetinaNet's, or "rpn" and "rcnn" of Mask R-CNN's."""
+    if hasattr(model, "roi_head"):
+        return {"rpn": model.rpn_head.test_cfg, "rcnn": model.roi_head.test_cfg}
+    return model.bbox_head.test_cfg
+
+
 @MODELS.register_module()
 class DPT(backbone.DPT):
     """The backbone, with MMDetection's `init_cfg` for pretrained weights.

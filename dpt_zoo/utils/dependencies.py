@@ -22,6 +22,7 @@ EXTRAS = {
     "app": ("gradio",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
     "demo": ("sklearn",),
+    "datasets": ("datasets",),
     "loggers": ("tensorboard", "wandb", "mlflow", "clearml"),
 }
 """The extras of `setup.py`, and the packages that only they install."""

@@ -239,7 +239,7 @@ class TestExportedFiles:
     def test_as_with_a_name(self, run: Run, scenes: list[Path], clip: Path, tmp_path: Path, kind: str) -> None:
         make = {"onnx": make_onnx, "xml": make_openvino}[kind]
         file = make(tmp_path / f"model.{kind}")
-        options = ("--score-threshold", 0, "--batch-size", 4, "--num-threads", 1, "--save-masks", "--device", "cpu")
+        options = ("--score-threshold", 0.05, "--batch-size", 4, "--num-threads", 1, "--save-masks", "--device", "cpu")
         command = ("detect", *scenes, clip, "--model", file, "--work-dir", tmp_path / "out", *options)
         status, output, err = run(*command)
         assert (status, err) == (0, "") and f"{scenes[0]}: 1 red, 1 green, 1 blue\n" in output
@@ -383,6 +383,8 @@ class TestResuming:
     def test_another_threshold_is_another_run(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:
         command = ("detect", scenes[0], *MASK_RCNN, "--work-dir", tmp_path / "out")
         run(*command)
+        status, _, err = run(*command, "--resume", "--max-detections", 300)
+        assert (status, "a run with max_detections None instead of 300: use the same settings" in err) == (2, True)
         status, _, err = run(*command, "--resume", "--score-threshold", 0.5)
         assert status == 2 and "with score_threshold 0.3 instead of 0.5" in err and err.count("\n") == 1
 

@@ -49,13 +49,13 @@ class Case:
     def score(self, task: Task, evaluator: Evaluator = "faster-coco-eval") -> Score:
         return self.scores([task], evaluator)[task]
 
-    def scores(self, tasks: Sequence[Task], evaluator: Evaluator) -> dict[Task, Score]:
+    def scores(self, tasks: Sequence[Task], evaluator: Evaluator, max_detections: int = 100) -> dict[Task, Score]:
         content = {
             "images": [{"id": id, "height": HEIGHT, "width": WIDTH, "file_name": f"{id}.png"} for id in self.images],
             "annotations": [{"id": number, **record} for number, record in enumerate(self.objects, 1)],
             "categories": [{"id": id, "name": f"class {id}"} for id in self.classes],
         }
-        metrics = CocoMetrics(content, tasks, self.counted, evaluator)
+        metrics = CocoMetrics(content, tasks, self.counted, evaluator, max_detections)
         for image in self.images:
             metrics.add(of_image(self.found, image))
         return metrics.compute()
@@ -185,6 +185,14 @@ def test_the_hundred_surest_of_an_image_count(measure: Measure) -> None:
     alarms, right = [found(Box(i, 101, 30, 9), 0.9) for i in range(100)], found(LARGE, 0.5)
     check(measure([there(LARGE)], [*alarms[1:], right]), mAP=1, AR1=0, AR10=0, AR100=100)
     check(measure([there(LARGE)], [*alarms, right]), NONE)
+
+
+def test_more_than_a_hundred_of_an_image_can_count(evaluator: Evaluator) -> None:
+    predictions = [*(found(Box(i, 101, 30, 9), 0.9) for i in range(100)), found(LARGE, 0.5)]
+    case = Case((1,), (1,), [there(LARGE)], predictions)
+    metrics = case.scores(["bbox"], evaluator, max_detections=300)["bbox"].metrics
+    assert (metrics["AR300"], metrics["AR10"]) == (100, 0) and "AR100" not in metrics
+    assert metrics["mAP"] == pytest.approx(100 / 101)
 
 
 def test_sizes(measure: Measure) -> None:

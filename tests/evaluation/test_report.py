@@ -20,11 +20,15 @@ from reference_data import ROOT
 
 from dpt_zoo.data.digits import CLASSES, make_digit_scenes
 from dpt_zoo.errors import OutputError
+from dpt_zoo.evaluation import matching
 from dpt_zoo.evaluation.error_analysis import Comparison, ErrorAnalysis
+from dpt_zoo.evaluation.error_types import compute_error_types
+from dpt_zoo.evaluation.matching import Matches
 from dpt_zoo.evaluation.metrics import NAMES, CocoDict, Metrics, Task
 from dpt_zoo.evaluation.plots import plot_confusion, plot_precision_recall
 from dpt_zoo.evaluation.report import write_report
 from dpt_zoo.evaluation.result import Evaluation
+from dpt_zoo.evaluation.thresholds import tune_thresholds
 from dpt_zoo.evaluation.visualize import describe, draw_worst, save_comparison
 
 CAT, DOG = 7, 3  # COCO's ids need no order
@@ -368,6 +372,7 @@ def evaluation(tasks: tuple[Task, ...] = ("bbox", "segm"), **changes: Any) -> Ev
         "num_images": 5000,
         "limit": None,
         "amp": False,
+        "max_detections": 100,
         "skipped": (),
         "weights": {"path": "zoo/mrcnn_dpt_t_1x.safetensors", "sha256": "ab" * 32},
         "annotations": {"path": "coco/val.json", "sha256": "cd" * 32},
@@ -395,9 +400,29 @@ ERRORS = analysis(["cat", "dog", "a|b"], CONFUSION)
 PRECISION: dict[Task, NDArray[np.float64]] = {"bbox": np.full((10, 101, 3), 0.5)}
 
 
+MATCHES = Matches(
+    classes=("cat", "dog", "a|b"),
+    scores=np.array([0.9, 0.8, 0.4, 0.2]),
+    labels=np.array([0, 1, 0, 0]),
+    outcomes=np.array([matching.RIGHT, matching.RIGHT, matching.BACKGROUND, matching.RIGHT]),
+    corrected=np.full(4, -1),
+    num_objects=np.array([2, 1, 0]),
+    num_missed=np.zeros(3, int),
+)
+TYPES = compute_error_types(MATCHES)
+
+
 def page(folder: Path, content: Evaluation, errors: ErrorAnalysis = ERRORS) -> str:
-    write_report(folder, content, PRECISION, errors, folder)
+    write_report(folder, content, PRECISION, errors, TYPES, MATCHES, folder)
     return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_thresholds(tmp_path: Path) -> None:
+    thresholds = {name: each._asdict() for name, each in tune_thresholds(MATCHES, 0.9).items()}
+    text = page(tmp_path, evaluation(thresholds=thresholds))
+    assert "| cat | 0.650 | 1.000 | 0.500 | 0.667 |" in text and "| dog | 0.800 | 1.000 | 1.000 | 1.000 |" in text
+    assert "![Precision, recall and F1 by threshold](thresholds.png)" in text
+    check_png(tmp_path / "thresholds.png")
 
 
 def test_report(tmp_path: Path) -> None:
@@ -414,6 +439,7 @@ def test_report(tmp_path: Path) -> None:
         "10 detected as another class (6.8%),",
         "7 missed (4.8%).",
         "Predictions without an object: 7.",
+        "| background | 1 | 8.25 | no object there (IoU of at most 0.1) |",
         "Most often detected as another class: dog as cat (9 of 84), cat as dog (1 of 63).",
         f"| annotations | coco/val.json (SHA-256 {'cd' * 32}) |",
         f"| weights | zoo/mrcnn\\_dpt\\_t\\_1x.safetensors (SHA-256 {'ab' * 32}) |",
@@ -462,6 +488,13 @@ def test_a_part_is_marked_as_one(tmp_path: Path) -> None:
     assert text.endswith("- and 2 more: see `evaluation.json`\n")
 
 
+def test_more_predictions_than_cocos(tmp_path: Path) -> None:
+    task: Any = {name.replace("100", "300"): value for name, value in metrics(50).items()}
+    text = page(tmp_path, evaluation(("bbox",), metrics={"bbox": task}, max_detections=300))
+    assert "\n> **300 predictions of an image count: AP is not COCO's, which counts 100.**\n" in text
+    assert "| AR300 | 50.0 | with 300 |" in text and "AR100" not in text
+
+
 def test_report_of_nothing(tmp_path: Path) -> None:
     nothing: dict[str, Any] = {"metrics": {"bbox": dict.fromkeys(NAMES)}, "per_class": {"bbox": {}}}
     text = page(tmp_path, evaluation(("bbox",), num_images=0, **nothing), analysis([], np.zeros((1, 1), np.int64)))
@@ -499,7 +532,7 @@ def test_report_of_digit_scenes(tmp_path: Path) -> None:
     assert errors.confusion.trace() == num_objects - num_missed - num_wrong
     assert not errors.confusion[-1].any()
 
-    write_report(tmp_path, evaluation(), PRECISION, errors, tmp_path / "digits" / "val2017")
+    write_report(tmp_path, evaluation(), PRECISION, errors, TYPES, MATCHES, tmp_path / "digits" / "val2017")
     assert check_png(tmp_path / "worst.png") > (2000, 1000)
     assert f"{num_wrong} detected as another class" in (tmp_path / "report.md").read_text()
 

@@ -30,6 +30,8 @@ NAME = "retinanet_dpt_nano_digits"
         ("model.xml", {"int8": "missing/*.png"}, "missing/*.png"),
         ("model.xml", {"int8": []}, "int8 needs images of the task, but none were given"),
         ("model.xml", {"force": True}, "force is only for int8"),
+        ("model.onnx", {"max_detections": 0}, "max_detections must be a whole number from 1"),
+        ("model.onnx", {"nms_iou": 50}, "nms_iou must be a number from 0 to 1, not 50"),
         ("model.onnx", {"preprocessing": True, "batch": 1}, "preprocessing excludes batch and image_size"),
     ],
 )

@@ -23,6 +23,7 @@ from dpt_zoo import Detector
 from dpt_zoo.exporting import exporter, onnx_file, openvino_file
 from dpt_zoo.exporting.graph import build_graph, onnx_nms
 from dpt_zoo.exporting.preprocessing import add_preprocessing, prepare
+from dpt_zoo.inference.limits import Limits
 from dpt_zoo.inference.openvino_session import shared_core
 from dpt_zoo.weights.digests import tensors_sha256
 
@@ -48,7 +49,7 @@ def make_inputs(shape: tuple[int, int, int], threshold: float = 0.05) -> list[ND
 
 
 def run_graph(name: str, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    graph = build_graph(dpt_zoo.create_model(name), onnx_nms)
+    graph = build_graph(dpt_zoo.create_model(name), onnx_nms, Limits())
     with torch.no_grad():
         return [each.numpy() for each in graph(*map(torch.from_numpy, inputs))]
 

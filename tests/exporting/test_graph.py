@@ -1,5 +1,6 @@
 """The graph in PyTorch: the objects of MMDetection and of Detector."""
 
+import dataclasses
 from typing import Any
 
 import mmcv
@@ -16,10 +17,12 @@ from torch.nn import functional as F
 import dpt_zoo
 from dpt_zoo import Detector
 from dpt_zoo.exporting.graph import build_graph, onnx_nms, torchvision_nms
+from dpt_zoo.inference.limits import Limits
 from dpt_zoo.utils.images import load_image
 
 SIZES = [(192, 192), (170, 192), (192, 161), (165, 192)]
 """Height and width of images that have one size once they are padded, and that the demos' configs do not resize."""
+NO_LIMITS = Limits()
 
 
 def pad(images: list[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
@@ -33,11 +36,13 @@ def pad(images: list[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def run(model: Any, images: list[NDArray[np.uint8]], threshold: float, nms: Any = onnx_nms) -> list[dict[str, Tensor]]:
+def run(
+    model: Any, images: list[NDArray[np.uint8]], threshold: float, nms: Any = onnx_nms, limits: Limits = NO_LIMITS
+) -> list[dict[str, Tensor]]:
     """Return the objects of each image: boxes, scores, labels, and masks if the model has them."""
     dtype = next(model.parameters()).dtype
     inputs = (each.to(dtype) for each in pad(images))
-    image, *outputs = build_graph(model, nms)(*inputs, torch.tensor(threshold, dtype=dtype))
+    image, *outputs = build_graph(model, nms, limits)(*inputs, torch.tensor(threshold, dtype=dtype))
     names = ("boxes", "scores", "labels", "masks")
     return [{name: each[image == i] for name, each in zip(names, outputs, strict=False)} for i in range(len(images))]
 
@@ -80,10 +85,20 @@ def detect(model: Any, images: list[NDArray[np.uint8]]) -> list[dict[str, Tensor
     return objects
 
 
-def test_objects_are_detectors(demo: str, scenes: list[NDArray[np.uint8]]) -> None:
-    detector = Detector(demo, score_threshold=0.3)
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(0.3),
+        Limits(0.1, max_detections=150, nms_iou=0.7),
+        Limits(0.1, max_detections=5, nms_iou=0.1, class_agnostic_nms=True),
+    ],
+    ids=["usual", "more", "fewer"],
+)
+def test_objects_are_detectors(demo: str, limits: Limits, scenes: list[NDArray[np.uint8]]) -> None:
+    detector = Detector(demo, **dataclasses.asdict(limits))
     images = [scene[:height, :width] for scene, (height, width) in zip(scenes, SIZES, strict=False)]
-    for image, ours in zip(images, run(detector.model, images, 0.3), strict=True):
+    images = images[:2] if limits.max_detections else images
+    for image, ours in zip(images, run(detector.model, images, detector.score_threshold, limits=limits), strict=True):
         theirs = detector(image)
         assert np.array_equal(ours["labels"], theirs.labels) and len(theirs)
         assert np.abs(ours["boxes"].numpy() - theirs.boxes).max() < 0.005
@@ -97,7 +112,7 @@ def test_objects_are_detectors(demo: str, scenes: list[NDArray[np.uint8]]) -> No
 @pytest.mark.parametrize("name", ["retinanet_dpt_t_1x", "mrcnn_dpt_t_1x"])
 def test_objects_with_the_rule_weights(name: str) -> None:
     photo = load_image(PHOTO)
-    detector = Detector(rule_model(name), score_threshold=0)
+    detector = Detector(rule_model(name), score_threshold=0.05)
     resized, factors = mmcv.imrescale(photo, (1333, 800)), [1067 / 320, 800 / 240] * 2
     (ours,), theirs = run(detector.model, [resized], 0), detector(photo)
     assert len(theirs) == len(ours["labels"]) == 100

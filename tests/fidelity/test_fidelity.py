@@ -74,7 +74,7 @@ def test_classifier_logits(size: str) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES, scope="module")
 def test_detections_on_the_photograph(architecture: str) -> None:
     (recorded,) = read_json(f"detections_{architecture}.json").values()
-    detector = Detector(rule_model(ARCHITECTURES[architecture]), score_threshold=0)
+    detector = Detector(rule_model(ARCHITECTURES[architecture]), score_threshold=0.05)
     comparison = compare(detector(PHOTO).to_coco("coffee"), recorded)
     assert comparison.num_recorded == 100
     assert comparison.holds, comparison

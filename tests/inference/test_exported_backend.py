@@ -18,6 +18,7 @@ from pycocotools import mask as coco_mask
 from dpt_zoo import Detections, Detector
 from dpt_zoo.errors import ImageError, InputError
 from dpt_zoo.inference.exported_backend import ExportedBackend, paste_masks
+from dpt_zoo.inference.limits import Limits
 
 MAKE = {"onnx": make_onnx, "xml": make_openvino}
 COLOURS = (250, 150, 50)  # of the first pixel, which are the scores of its three objects
@@ -157,7 +158,7 @@ class TestPreprocessing:
             return run(values)
 
         backend._run = record
-        backend.predict([prepared, prepared], 0.5)
+        backend.predict([prepared, prepared], Limits(0.5))
         height, width = prepared.data.pixels.shape[:2]
         images, sizes = calls[0]["images"], calls[0]["image_sizes"]
         assert images.dtype == np.float32 and sizes.tolist() == [[height, width]] * 2
@@ -207,6 +208,14 @@ class TestOptions:
             ({"amp": True}, "amp is not for an exported file"),
             ({"compile": True}, "compile is not for an exported file"),
             ({"score_threshold": 2}, "score_threshold must be a number from 0 to 1"),
+            (
+                {"score_threshold": 0.01},
+                "too low .* no object with a score below 0.05: use 0.05, or export the model with",
+            ),
+            ({"max_detections": 101}, "exported with max_detections=100, .*: export the model with max_detections=101"),
+            ({"max_detections": 0}, "max_detections must be a whole number from 1, not 0"),
+            ({"nms_iou": 0.4}, "exported with nms_iou=0.5, which is part of its graph: export"),
+            ({"class_agnostic_nms": True}, "exported with class_agnostic_nms=False, .*: export the model with"),
             ({"batch_size": 0}, "batch_size must be a whole number from 1, not 0"),
             ({"num_threads": 0}, "num_threads must be a whole number from 1, not 0"),
             ({"num_threads": 1.5}, "num_threads must be a whole number from 1, not 1.5"),
@@ -221,6 +230,19 @@ class TestOptions:
     def test_what_is_not_supported(self, file: Path, options: Any, complaint: str) -> None:
         with pytest.raises(InputError, match=complaint):
             Detector(file, **options)
+
+    def test_limits_that_the_graph_can_follow(self, file: Path) -> None:
+        for limits in ({"nms_iou": 0.5}, {"max_detections": 100}, {"score_threshold": 0.05}):
+            assert_detected(Detector(file, **{"score_threshold": 0.1, **limits})(make_image(50, 60)), 50, 60)
+        found = Detector(file, score_threshold=0.1)(make_image(50, 60))
+        best = Detector(file, score_threshold=0.1, max_detections=2)(make_image(50, 60))
+        assert np.array_equal(best.boxes, found.boxes[:2]) and best.rles == list(found.rles or ())[:2]
+
+    def test_a_threshold_that_is_lowered_later(self, file: Path) -> None:
+        detector = Detector(file)
+        detector.score_threshold = 0.01
+        with pytest.raises(InputError, match=r"score_threshold 0\.01 is too low"):
+            detector(make_image(50, 60))
 
     @pytest.mark.parametrize("device", ["auto", "cpu", "CPU", None])
     def test_devices_and_threads(self, file: Path, device: str | None) -> None:

@@ -224,7 +224,7 @@ def test_no_protobuf(tmp_path: Path, end: bytes) -> None:
 
 
 BAD_METADATA: dict[str, tuple[Any, str]] = {
-    "another format": ({"format": 2}, "format 2 of its metadata is not supported, only 1"),
+    "another format": ({"format": 1}, "format 1 of its metadata is not supported, only 2"),
     "no format": ({"format": ...}, "incomplete"),
     "a missing entry": ({"license": ...}, "'license' is None"),
     "an unknown entry": ({"code": "x"}, "an unknown entry: 'code'"),

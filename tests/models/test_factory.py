@@ -140,7 +140,7 @@ class TestModel:
             "  dpt-zoo import mrcnn_dpt_t_1x FILE",
         ]
 
-    @pytest.mark.parametrize("location", ["http://example.com/w.pth", "ftp://example.com/w.pth", "hf://org/repo"])
+    @pytest.mark.parametrize("location", ["http://example.com/w.pth", "ftp://example.com/w.pth", "hf://repo"])
     def test_a_location_of_no_known_form(self, location: str) -> None:
         with pytest.raises(InputError, match=r"give a path, https://\.\.\. or hf://org/repo/file"):
             dpt_zoo.create_model("mrcnn_dpt_t_1x", weights=location)

@@ -55,6 +55,7 @@ def evaluation(name: str, data: Path, off: float = 0.0, **changes: Any) -> Json:
         "num_images": of.num_images,
         "limit": None,
         "amp": False,
+        "max_detections": 100,
         "skipped": [],
         "weights": {"path": str(data.parent / "gone.safetensors"), "sha256": "ab12"},
         "annotations": {"path": str(data / "annotations.json"), "sha256": of.annotations_sha256},

@@ -18,7 +18,7 @@ BOXES = np.array([[0, 0, 0.5, 0.5], [0.25, 0.25, 1, 0.75], [0.6, 0.1, 0.7, 1]], 
 """The three objects of each image, xyxy as fractions of its sides. Their scores are the first pixel's channels."""
 MASKS = np.clip(np.linspace(-0.5, 1.5, 28 * 28 * 3).reshape(3, 28, 28), 0, 1).astype(np.float32)
 METADATA: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "name": "first_pixel",
     "classes": list(CLASSES),
     "has_masks": True,
@@ -30,6 +30,9 @@ METADATA: dict[str, Any] = {
     "mean": [123.675, 116.28, 103.53],
     "std": [58.395, 57.12, 57.375],
     "lowest_score": 0.05,
+    "max_detections": 100,
+    "nms_iou": 0.5,
+    "class_agnostic_nms": False,
     "mask_threshold": 0.5,
     "weights_sha256": "0" * 64,
     "license": "Apache-2.0",

@@ -56,11 +56,10 @@ def running_server() -> Iterator[Path]:
         program.chmod(0o755)
         command = [sys.executable, __file__, str(program.with_name("socket"))]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
-        with subprocess.Popen(command, env=environment, **pipes) as server:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, env=environment, **pipes) as server:  # it ends when its input does
             assert server.stdout and server.stdout.readline() == b"ready\n"
             yield program
-            server.kill()
 
 
 def wait_for_client(address: str) -> list[str]:
@@ -71,6 +70,8 @@ def wait_for_client(address: str) -> list[str]:
     print("ready", flush=True)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that serve a client
     while True:
+        if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
+            os._exit(0)
         connection, _ = listener.accept()
         if os.fork():
             connection.close()
@@ -92,12 +93,13 @@ def wait_for_client(address: str) -> list[str]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.clear()
         os.environ.update(environment)
+        tempfile.tempdir = None  # TMPDIR may have changed
         os.chdir(folder)
         return arguments
 
 
 def _serve(connection: socket.socket, pid: int) -> None:
-    """Tell a client how its process ends, and kill the process if the client was killed."""
+    """Send a client the exit status of its process, and kill the process if the client was killed."""
     process = os.pidfd_open(pid)
     connection.sendall(pid.to_bytes(8, "big"))
     ready, _, _ = select.select([connection.fileno(), process], [], [])
