@@ -194,7 +194,7 @@ class TestSize:
         file = io.BytesIO()
         Image.new("RGB", (64, 63)).save(file, format, **options)
         with pytest.raises(ImageError, match=r"at most [0-9,]+ are accepted"):
-            decode_image(file.getvalue(), "image")
+            decode_image(file.getvalue(), "image", 64 * 64)
 
     @pytest.mark.filterwarnings("error")
     def test_warnings_that_are_errors(self) -> None:
@@ -311,3 +311,15 @@ def test_one_clear_line(tmp_path: Path, kind: str, complaint: str) -> None:
         load_image(path)
     assert str(raised.value).startswith(str(path))
     assert "\n" not in str(raised.value)
+
+
+def test_a_limit_above_pillows(tmp_path: Path) -> None:
+    """More pixels than Pillow accepts, if the caller does: the header alone is read here."""
+    path = tmp_path / "large.png"
+    path.write_bytes(sized(20_000, 10_000, "PNG"))
+    with pytest.raises(ImageError, match="20,000 x 10,000|decompression bomb"):
+        load_image(path)
+    limit = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ImageError, match="damaged or unreadable"):  # it has no pixels
+        load_image(path, 200_000_000)
+    assert limit == Image.MAX_IMAGE_PIXELS
