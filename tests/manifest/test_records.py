@@ -103,7 +103,7 @@ def test_invalid_names(name: Any) -> None:
         "https://",
         "https://[",
         "hf://org",
-        "hf://org/repo",
+        "hf://repo",
         "hf://org/repo/",
         "hf://../repo/file",
         "hf://org/repo/../file",
