@@ -47,11 +47,13 @@ EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
 QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
 LARGE = ["tifffile>=2024.8"]  # windows of large images
-SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus-client>=0.22", "python-multipart>=0.0.22"]
+SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus_client>=0.22", "python-multipart>=0.0.22"]
+WEBDATASET = ["webdataset>=1"]  # shards of ImageNet
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 SCALE = ["pyarrow>=19", "fsspec>=2024.6"]  # data sets of any size; object storage also needs s3fs, gcsfs or adlfs
 RAY = [*SCALE, "ray[default]>=2.40"]
 DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
+DATASETS = ["datasets>=3"]  # those of Hugging Face
 LOGGERS = [*TORCH, "tensorboard", "wandb>=0.19", "mlflow-skinny>=3", "alembic>=1.13", "clearml>=1.16"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
 
@@ -103,9 +105,11 @@ setup(
         "large": LARGE,
         "serve": SERVE,
         "video": VIDEO,
+        "webdataset": [*TORCH, *WEBDATASET],
         "scale": SCALE,
         "ray": RAY,
         "demo": DEMO,
+        "datasets": DATASETS,
         "loggers": LOGGERS,
         "docs": DOCS,
         "test": [
@@ -114,8 +118,10 @@ setup(
             *LARGE,
             *SERVE,
             *VIDEO,
+            *WEBDATASET,
             *RAY,
             *DEMO,
+            *DATASETS,
             *LOGGERS,
             *DOCS,
             "build",
@@ -135,6 +141,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "s3fs",
+            "schemathesis",
             "setuptools>=77",
             "torchmetrics",
             "trustme",

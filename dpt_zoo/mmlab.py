@@ -299,6 +299,8 @@ _NOISE: tuple[tuple[str, type[Warning], str], ...] = (
     ("`create_unbacked_symint` is deprecated", FutureWarning, r"torchvision\._meta_registrations"),
     # MMDetection's ATSS calls its own deprecated property.
     ("DeprecationWarning: `num_anchors` is deprecated", UserWarning, r"mmdet\.models\.dense_heads\.anchor_head"),
+    # MMDetection's DETR copies its class weights in each step.
+    ("To copy construct from a tensor", UserWarning, r"mmdet\.models\.losses\.cross_entropy_loss"),
     # Two docstrings of mmdet should be raw strings; the compiler attributes the warning to the file, not the module.
     (".*invalid escape sequence", Warning, r".*[/\\]mmdet[/\\]models[/\\]"),
 )

@@ -12,6 +12,7 @@ train       a detector's training step
 weights     downloading, converting and reading weights
 evaluate    COCO metrics, from files
 export      exported files in ONNX Runtime and OpenVINO, and the same detectors on PyTorch
+serve       the HTTP service and the bare detector behind it
 all         all of these
 """
 
@@ -34,6 +35,7 @@ MODULES = {
     "weights": "weights",
     "evaluate": "evaluate",
     "export": "export",
+    "serve": "serve",
 }
 
 
@@ -62,10 +64,10 @@ def _options() -> argparse.ArgumentParser:
     add("--architectures", nargs="+", choices=("retinanet", "mrcnn"), default=argparse.SUPPRESS)
     add("--steps", type=int, default=argparse.SUPPRESS, help="train: timed steps in each process")
     add("--megabytes", type=int, default=argparse.SUPPRESS, help="weights: size of the file to download")
-    add("--images", type=int, default=argparse.SUPPRESS, help="evaluate: number of images")
+    add("--images", type=int, default=argparse.SUPPRESS, help="evaluate, serve: number of images")
     add("--detections", type=int, default=argparse.SUPPRESS, help="evaluate: detections in each image")
     add("--scenes", type=int, default=argparse.SUPPRESS, help="precision: scenes for the demo detectors")
-    add("--exported", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="export: use and keep its files")
+    add("--exported", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="export, serve: use and keep its files")
     add("--demos-only", action="store_true", default=argparse.SUPPRESS, help="export: only the demo detectors")
     return options
 

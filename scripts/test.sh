@@ -10,8 +10,19 @@ if [ "${1:-}" = --fast ]; then
     shift
     set -- -m "not slow and not network and not browser" "$@"
 fi
-ruff check .
-ruff format --check .
-mypy
-lint-imports
-pytest --numprocesses 2 --dist loadgroup "$@"
+
+lint() {
+    ruff check .
+    ruff format --check .
+    mypy
+    lint-imports
+}
+
+log="$(mktemp)" # lint beside the tests, and print its output after theirs
+trap 'rm -f "$log"' EXIT
+lint >"$log" 2>&1 &
+status=0
+pytest --numprocesses 2 --dist loadgroup "$@" || status=$?
+wait $! || status=$?
+cat "$log"
+exit "$status"

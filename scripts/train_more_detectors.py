@@ -7,7 +7,7 @@ Backbones have the weights of the demo detector; necks and heads are new.
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.manifest.records import data_path
 from dpt_zoo.utils.markdown import table
 
-SIDE = 192  # of a scene, in pixels
 DEMO = "retinanet_dpt_nano_digits"
 CHANNELS = [32, 64, 128, 192]  # of the demo's maps
 ENLARGING = {"Resize", "RandomChoiceResize", "RandomFlip"}  # transforms that digit scenes do not need
@@ -32,13 +31,8 @@ def find_configs() -> list[Path]:
     return sorted(data_path("configs/more").glob("*.py"))
 
 
-def digit_options(config: Path, warm_up: int = 50) -> dict[str, Any]:
-    """Return the settings with which a config trains the demo's backbone on digit scenes.
-
-    Args:
-        config: a file of `configs/more`.
-        warm_up: number of iterations until the learning rate is reached.
-    """
+def digit_options(config: Path, side: int) -> dict[str, Any]:
+    """Return the settings with which a file of `configs/more` trains the demo's backbone on scenes of `side` pixels."""
     cfg = Config.fromfile(config)
     pipeline = cfg.train_dataloader.dataset.pipeline
     neck_channels = CHANNELS if len(cfg.model.neck.in_channels) == len(CHANNELS) else CHANNELS[-1:]
@@ -48,48 +42,50 @@ def digit_options(config: Path, warm_up: int = 50) -> dict[str, Any]:
         "model.backbone.init_cfg.checkpoint": DEMO,
         "model.neck.in_channels": neck_channels,
         "train_dataloader.dataset.pipeline": [each for each in pipeline if each["type"] not in ENLARGING],
-        "val_dataloader.dataset.pipeline.1.scale": (SIDE, SIDE),
+        "val_dataloader.dataset.pipeline.1.scale": (side, side),
         "val_dataloader.batch_size": 8,
         "optim_wrapper.optimizer.lr": 5e-4,
         "optim_wrapper.clip_grad": {"max_norm": 10.0},
         "param_scheduler": [
-            {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": warm_up},
+            {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 50},
             {"type": "CosineAnnealingLR", "by_epoch": True, "convert_to_iter_based": True},
         ],
+        **_few_proposals(cfg.model.get("train_cfg") or {}),
     }
 
 
-def train_on_digits(config: Path, scenes: Path, work_dir: Path, *, epochs: int, batch_size: int = 8) -> Path:
-    """Train a config on digit scenes, and return the file of the weights."""
-    return dpt_zoo.train(
-        config,
-        data_root=scenes,
-        work_dir=work_dir,
-        epochs=epochs,
-        batch_size=batch_size,
-        workers=0,
-        seed=0,
-        device="cpu",
-        cfg_options=digit_options(config),
-    )
+def _few_proposals(train_cfg: Any) -> dict[str, Any]:
+    """Return the settings with which a second stage learns from fewer boxes, since a scene has few digits."""
+    if "rpn_proposal" not in train_cfg:
+        return {}
+    stages = [f".{stage}" for stage in range(len(train_cfg.rcnn))] if isinstance(train_cfg.rcnn, list) else [""]
+    samplers = {f"model.train_cfg.rcnn{stage}.sampler.num": 32 for stage in stages}
+    return {"model.train_cfg.rpn_proposal.max_per_img": 100, "model.test_cfg.rpn.max_per_img": 100, **samplers}
 
 
-def measure(configs: Sequence[Path], folder: Path, num_train: int, num_test: int, epochs: int) -> list[list[str]]:
-    """Train and evaluate, and return a row of the table for each config."""
-    scenes = folder / "scenes"
-    make_digit_scenes(scenes, num_train=num_train, num_test=num_test)
-    rows = []
+def measure(configs: Sequence[Path], args: argparse.Namespace) -> Iterator[list[str]]:
+    """Train and evaluate each config, and yield its row of the table."""
+    scenes = args.folder / f"scenes-{args.side}"
+    make_digit_scenes(scenes, num_train=args.num_train, num_test=args.num_test, size=args.side)
     for config in configs:
-        work_dir = folder / config.stem
+        work_dir = args.folder / config.stem
         start = time.perf_counter()
-        weights = train_on_digits(config, scenes, work_dir, epochs=epochs)
+        weights = dpt_zoo.train(
+            config,
+            data_root=scenes,
+            work_dir=work_dir,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            workers=0,
+            seed=0,
+            device="cpu",
+            cfg_options=digit_options(config, args.side),
+        )
         minutes = (time.perf_counter() - start) / 60
         (trained,) = work_dir.glob("*.py")
         metrics = dpt_zoo.evaluate(trained, weights=weights, data_root=scenes, workers=0, device="cpu").metrics
         aps = [str(metrics[task]["mAP"]) if task in metrics else "" for task in ("bbox", "segm")]
-        rows.append([f"`{config.stem}`", *aps, f"{minutes:.1f}"])
-        print(*rows[-1], flush=True)
-    return rows
+        yield [f"`{config.stem}`", *aps, f"{minutes:.1f}"]
 
 
 def main() -> None:
@@ -98,10 +94,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="stems of config files; by default all")
     parser.add_argument("--num-train", type=int, default=800, metavar="N", help="training scenes (%(default)s)")
     parser.add_argument("--num-test", type=int, default=200, metavar="N", help="test scenes (%(default)s)")
+    parser.add_argument("--side", type=int, default=192, metavar="PIXELS", help="height and width (%(default)s)")
     parser.add_argument("--epochs", type=int, default=4, metavar="N", help="%(default)s")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="%(default)s")
     args = parser.parse_args()
-    configs = [config for config in find_configs() if not args.names or config.stem in args.names]
-    rows = measure(configs, args.folder, args.num_train, args.num_test, args.epochs)
+    rows = []
+    for row in measure([config for config in find_configs() if not args.names or config.stem in args.names], args):
+        rows.append(row)
+        print(*row, flush=True)
     print(table(["config", "box AP", "mask AP", "minutes"], rows))
 
 

@@ -11,31 +11,56 @@ import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import onnx
 import pytest
-import torch
 from benchmarks.measuring import run_in_child
 from filelock import FileLock
-from reference_data import REFERENCE, ROOT, rule_model
+from quick_python import running_server
 from running import Run
-from safetensors.torch import save_file
 
-import dpt_zoo.mmlab  # so that any test can import mmdet
+import dpt_zoo
 from dpt_zoo.cli import main
 
+ROOT = Path(__file__).parents[1]
+
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the workers are the parallelism
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers are the parallelism, for the processes they start too
 
 libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 if libc and hasattr(libc, "mallopt"):
-    M_MMAP_THRESHOLD = -3
+    M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
     libc.mallopt(M_MMAP_THRESHOLD, 2**22)  # blocks of 4 MiB return to the system as soon as they are freed
+    libc.mallopt(M_ARENA_MAX, 2)  # threads share what is freed
+
+
+def pytest_collectstart() -> None:
+    """Import PyTorch, but not in the process that only distributes the tests."""
+    import dpt_zoo.mmlab  # noqa: F401  (so that any test can import mmdet)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have one worker run all tests of a module, which share fixtures. Modules with slow tests come first."""
+    slow = set()
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+        if item.get_closest_marker("slow"):
+            slow.add(item.path)
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what was imported from garbage collection, which takes half a second otherwise."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def free_memory() -> Iterator[None]:
     """Return the memory of a module's models and images to the system, so that a worker stays small."""
     yield
+    from reference_data import rule_model
+
     rule_model.cache_clear()
     gc.collect()
     if libc and hasattr(libc, "malloc_trim"):
@@ -66,8 +91,18 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture(scope="session")
+def quick_python() -> Iterator[Path]:
+    """Return a Python that has already imported PyTorch and MMDetection."""
+    with running_server() as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
 def rule_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a safetensors file with the rule weights of Mask R-CNN DPT-Tiny."""
+    from reference_data import rule_model
+    from safetensors.torch import save_file
+
     path = tmp_path_factory.mktemp("weights") / "mrcnn_dpt_t_1x.safetensors"
     save_file(rule_model("mrcnn_dpt_t_1x").state_dict(), path)
     return path
@@ -87,6 +122,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             if not path.exists() and suffix == ".onnx":
                 run_in_child(dpt_zoo.export, model=name, path=path)  # it needs much memory
             elif not path.exists():
+                import onnx
+
                 from dpt_zoo.exporting import openvino_file
 
                 (content,) = (each.value for each in onnx.load(onnx_path).metadata_props if each.key == "dpt_zoo")
@@ -106,7 +143,10 @@ def exported_demo(exported: Callable[..., Path]) -> Path:
 def authors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a checkpoint of 299 MB, written by MMCV 1.2.7 and torch 1.7.1 with optimizer state and metadata."""
     path = tmp_path_factory.mktemp("authors") / "retinanet_dpt_t_1x.pth"
-    with lzma.open(REFERENCE / "authors_format_retinanet_dpt_t_1x.pth.xz") as packed, path.open("wb") as file:
+    with (
+        lzma.open(ROOT / "tests" / "reference" / "authors_format_retinanet_dpt_t_1x.pth.xz") as packed,
+        path.open("wb") as file,
+    ):
         shutil.copyfileobj(packed, file)
     return path
 

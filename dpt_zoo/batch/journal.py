@@ -28,7 +28,7 @@ class RunSettings:
         weights: the SHA-256 of the model's tensors, see `tensors_sha256`.
         classes: the names of all classes.
         kept_classes: the names of the classes to keep.
-        score_threshold: the lowest score of an object.
+        score_threshold: the lowest score of an object, or that of each class.
         max_detections, nms_iou, class_agnostic_nms: those of `Detector`.
         scale: the longer and the shorter side that images are resized to fit, pixels; None for the config's own.
         amp: whether the model computes in half precision.
@@ -39,7 +39,7 @@ class RunSettings:
     weights: str
     classes: tuple[str, ...]
     kept_classes: tuple[str, ...]
-    score_threshold: float
+    score_threshold: float | tuple[float, ...]
     max_detections: int | None = None
     nms_iou: float | None = None
     class_agnostic_nms: bool = False

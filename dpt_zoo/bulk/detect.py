@@ -19,7 +19,7 @@ from ..utils.text import plural
 from ..utils.urls import redact
 from ..utils.validation import check_integer
 from .plan import Plan, Settings, make_plan, wait_for_plan
-from .ranks import find_rank
+from .ranks import find_local_rank, find_rank
 from .results import SCHEMAS, Counts, read_counts
 from .runner import LocalRunner, Reports, Runner
 from .schedule import Schedule, Tally
@@ -141,7 +141,8 @@ def _make_runner(
         return RayRunner(model, options, address, workers, gpus_per_worker)
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     default = max(1, num_cores // (options.get("num_threads") or 1)) if name == "local" else 1
-    return LocalRunner(model, options, workers or default)
+    local_rank = find_local_rank() if name == "rank" else 0
+    return LocalRunner(model, options, workers or default, local_rank)
 
 
 def _run(plan: Plan, folder: Folder, parts: Sequence[int], runner: Runner) -> DatasetRun:

@@ -174,13 +174,13 @@ def wait_for_plan(folder: Folder, settings: Mapping[str, Any], seconds: float) -
                 f"{redact(folder.address)}: there is no plan after {seconds:.0f} s: the process of rank 0 makes it, "
                 "and all processes need to see the same output folder"
             )
-        time.sleep(1)
+        time.sleep(2)
     check_settings(folder, plan.settings, settings)
     return plan
 
 
 def check_settings(folder: Folder, earlier: Settings, ours: Settings | Mapping[str, Any]) -> None:
-    """Check that the settings of the run in a folder are ours, or those of ours that are known.
+    """Check that the settings `earlier`, of the run in a folder, are `ours`, or those of ours that are known.
 
     Raises:
         InputError: A setting differs.
@@ -262,7 +262,7 @@ class _Packer:
         self._num_parts = self._num_images = self._num_shards = 0
 
     def pack(self, entries: Iterable[Entry]) -> Iterator[pa.RecordBatch]:
-        """Yield the parts."""
+        """Yield the parts. Raise `InputError` if there are none."""
         seen = SeenKeys()
         waiting: list[str] = []
         size = self._settings.images_per_part
@@ -284,6 +284,8 @@ class _Packer:
             self._progress(self._num_images, None)
         if waiting:
             yield self._make_part(waiting)
+        if not self._num_parts:
+            raise InputError("inputs: there are no images in them")
 
     def finish(self) -> Plan:
         """Return the plan, when all parts have been packed."""

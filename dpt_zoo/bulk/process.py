@@ -20,7 +20,7 @@ from typing import Any
 from .. import errors
 from ..errors import DPTZooError
 from .results import Counts
-from .worker import PartError, PartWorker
+from .worker import LOCAL_RANK, PartError, PartWorker
 
 PROGRAM = (sys.executable, "-m", "dpt_zoo.bulk.process")
 REPORT_SECONDS = 0.5  # between reports of progress
@@ -30,11 +30,14 @@ class WorkerProcess:
     """The caller's side: starts the process when it is needed, and again when it has died.
 
     Args:
-        model, options: see `PartWorker`.
+        model: see `PartWorker`.
+        options: see `PartWorker`.
+        number: the worker's number on this machine, which chooses one of several GPUs.
     """
 
-    def __init__(self, model: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, model: str, options: Mapping[str, Any], number: int) -> None:
         self._worker = {"model": model, "options": options}
+        self._number = number
         self._process: subprocess.Popen[bytes] | None = None
         self._is_closed = False
 
@@ -48,7 +51,7 @@ class WorkerProcess:
         return description
 
     def detect(self, address: str, index: int, progress: Callable[[int], None]) -> Counts:
-        """Call `PartWorker.detect`, with the same errors; also `PartError` if the process died."""
+        """Call `PartWorker.detect` with `address`, `index` and `progress`. If the process dies, raise `PartError`."""
         return Counts(**self._call("detect", [address, index], progress))
 
     def close(self) -> None:
@@ -86,7 +89,7 @@ class WorkerProcess:
     def _start(self) -> "subprocess.Popen[bytes]":
         """Start the process, which finds this package where this process found it."""
         paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), LOCAL_RANK: str(self._number)}
         process = subprocess.Popen(PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert process.stdin
         process.stdin.write(json.dumps(self._worker).encode() + b"\n")

@@ -33,3 +33,8 @@ def find_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     if not 0 <= rank < world_size:
         raise InputError(f"rank {rank} of {world_size} processes is impossible: check RANK and WORLD_SIZE, or Slurm's")
     return rank, world_size
+
+
+def find_local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Return the number of this process among those of its machine, from 0, in torchrun's or Slurm's `environment`."""
+    return int(environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID") or 0)

@@ -23,7 +23,8 @@ class RayRunner:
     An actor has one part at a time. Their number follows the cluster while parts wait; one that has nothing to do ends.
 
     Args:
-        model, options: see `PartWorker`.
+        model: see `PartWorker`.
+        options: see `PartWorker`.
         address: the cluster's address; None for that in RAY_ADDRESS, the one that runs on this machine, or a new one.
         num_workers: the largest number of actors; None for as many as the cluster has room for. Ray's autoscaler adds
             machines for those without room.
@@ -62,7 +63,7 @@ class RayRunner:
         return description
 
     def run(self, address: str, schedule: Schedule, reports: Reports) -> None:
-        """Detect in the parts of `schedule`; the plan is in the folder at `address`.
+        """Detect in the parts of `schedule`, with the plan in the folder at `address`, and call `reports`.
 
         Raises:
             DPTZooError: What `PartWorker.detect` raises, except `PartError`: the run ends.
@@ -129,7 +130,7 @@ class DetectionActor(PartWorker):
         self._images = Counter("dpt_zoo_images", description="Images that DPT Zoo has detected in")
 
     def detect(self, address: str, index: int) -> Counts:  # type: ignore[override]
-        """Call `PartWorker.detect`."""
+        """Call `PartWorker.detect` with `address` and `index`."""
         return super().detect(address, index, lambda done: self._images.inc())
 
 

@@ -69,7 +69,7 @@ class ImageRow(NamedTuple):
 def write_part(
     folder: Folder, name: str, settings: Settings, results: Iterable[tuple[ImageInput, Detections | ImageError]]
 ) -> Counts:
-    """Write the results of a part. Memory holds those of a few hundred images.
+    """Write the `results` of a part to the file `name`, with the run's `settings`, a few hundred images at a time.
 
     Raises:
         OutputError: The file cannot be written.
@@ -89,7 +89,7 @@ def write_part(
 
 
 def image_row(image: ImageInput, result: Detections | ImageError) -> dict[str, Any]:
-    """Return the row of an image."""
+    """Return the row of an `image` with its `result`."""
     row: dict[str, Any] = dict.fromkeys(SCHEMAS["images"].names)
     row |= {"uri": image.origin, "key": image.key}
     if isinstance(result, ImageError):

@@ -26,7 +26,7 @@ class Runner(Protocol):
         """Return what `PartWorker.describe` does, on one of the workers."""
 
     def run(self, address: str, schedule: Schedule, reports: Reports) -> None:
-        """Detect in the parts of `schedule`; the plan is in the folder at `address`."""
+        """Detect in the parts of `schedule`, with the plan in the folder at `address`, and call `reports`."""
 
     def close(self) -> None:
         """End the workers."""
@@ -36,12 +36,15 @@ class LocalRunner:
     """Detects in processes of this machine, each with a model of its own.
 
     Args:
-        model, options: see `PartWorker`.
+        model: see `PartWorker`.
+        options: see `PartWorker`.
         num_workers: the number of processes.
+        local_rank: the number of this process among those of its machine that have as many workers.
     """
 
-    def __init__(self, model: str, options: Mapping[str, Any], num_workers: int) -> None:
-        self._workers = [WorkerProcess(model, options) for _ in range(num_workers)]
+    def __init__(self, model: str, options: Mapping[str, Any], num_workers: int, local_rank: int) -> None:
+        numbers = range(local_rank * num_workers, (local_rank + 1) * num_workers)
+        self._workers = [WorkerProcess(model, options, number) for number in numbers]
 
     def describe(self) -> dict[str, Any]:
         """Return what `PartWorker.describe` does."""
@@ -51,7 +54,7 @@ class LocalRunner:
             raise InputError(f"the model cannot be loaded: {error}") from error
 
     def run(self, address: str, schedule: Schedule, reports: Reports) -> None:
-        """Detect in the parts of `schedule`; the plan is in the folder at `address`.
+        """Detect in the parts of `schedule`, with the plan in the folder at `address`, and call `reports`.
 
         Raises:
             DPTZooError: What `PartWorker.detect` raises, except `PartError`: the run ends.

@@ -43,7 +43,7 @@ class Schedule:
             self.num_left -= 1
 
     def fail(self, part: int, reason: str) -> None:
-        """Let a part wait again, or set it aside if it failed before."""
+        """Let a `part` wait again, or set it aside with this `reason` after MAX_TRIES."""
         with self._lock:
             self._tries[part] += 1
             if self._tries[part] < MAX_TRIES:
@@ -77,14 +77,14 @@ class Tally:
         self._lock = threading.Lock()
 
     def finish(self, part: int, counts: Counts) -> None:
-        """Add the counts of a finished part."""
+        """Add the `counts` of a finished `part`."""
         with self._lock:
             self._done.pop(part, None)
             self.counts += counts
             self._show()
 
     def show(self, part: int, done: int) -> None:
-        """Note how many images of a part are done."""
+        """Note how many images of a `part` are `done`."""
         with self._lock:
             self._done[part] = done
             self._show()

@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 
 from ..errors import InputError
 from ..inference.inputs import is_url
-from ..utils.files import exists
 from ..utils.image_files import image_suffixes
 from ..utils.urls import redact
-from .storage import is_folder, is_local, match, normalize, open_file, storage_errors, walk
+from .storage import file_exists, is_folder, is_local, match, normalize, open_file, storage_errors, walk
 
 TARS = (".tar", ".tar.gz", ".tgz")
 PARQUET = (".parquet", ".pq")
@@ -73,7 +72,7 @@ def find_entries(inputs: Iterable[str], column: str | None, images_per_part: int
                 yield from _read_arrow(address, column)
             elif name.endswith(LISTS):
                 yield from _resolve_all(address, _read_list(address, column))
-            elif PurePosixPath(name).suffix not in image_suffixes() and is_folder(address):
+            elif PurePosixPath(name).suffix not in image_suffixes() and not is_url(address) and is_folder(address):
                 yield from _find_images(address)
             else:
                 yield [address]
@@ -130,12 +129,10 @@ def read_arrow_batches(file: Any) -> Iterator[pa.RecordBatch]:
 
 def _expand(address: str) -> Iterable[str]:
     """Return what matches a pattern, or the address itself."""
-    if is_local(address) and exists(address):
+    if is_url(address) or file_exists(address):
         return [address]
-    if is_url(address) or not glob.has_magic(address):
-        if is_local(address):
-            raise InputError(f"{address}: there is no such file or folder")
-        return [address]
+    if not glob.has_magic(address):
+        raise InputError(f"{redact(address)}: there is no such file or folder")
     found = match(address)
     if not found:
         raise InputError(f"{redact(address)}: nothing matches this pattern")

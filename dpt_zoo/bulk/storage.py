@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import fsspec
 
 from ..errors import DependencyError, DPTZooError, InputError, OutputError
-from ..utils.files import atomic_path, expand_user, is_clutter, make_folder
+from ..utils.files import atomic_path, exists, expand_user, is_clutter, make_folder
 from ..utils.urls import redact, redact_all
 
 
@@ -38,6 +38,16 @@ def is_folder(address: str) -> bool:
     files, path = _file_system(address)
     with storage_errors(address):
         return bool(files.isdir(path))
+
+
+def file_exists(address: str) -> bool:
+    """Return whether there is a file or a folder at an address."""
+    if is_local(address):
+        return exists(Path(address))
+    files, path = _file_system(address)
+    with storage_errors(address):
+        files.invalidate_cache()
+        return bool(files.exists(path))
 
 
 def walk(folder: str) -> Iterator[str]:
@@ -119,12 +129,7 @@ class Folder:
 
     def has(self, name: str) -> bool:
         """Return whether the folder has a file of this name."""
-        if is_local(self.address):
-            return Path(self.address, name).exists()
-        files, path = _file_system(self.address)
-        with storage_errors(self.address):
-            files.invalidate_cache()
-            return bool(files.exists(f"{path}/{name}"))
+        return file_exists(f"{self.address}/{name}")
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading. Raise `InputError` if it cannot be read."""
@@ -155,7 +160,7 @@ class Folder:
                 raise OutputError(f"{redact(self.address)}/{name} cannot be written: {reason}") from error
 
     def share(self, name: str, like: str) -> None:
-        """Give a private file the permissions of the file `like`."""
+        """Give the private file `name` the permissions of the file `like`."""
         if is_local(self.address):
             Path(self.address, name).chmod(Path(self.address, like).stat().st_mode)
 

@@ -1,5 +1,6 @@
 """What detects in the parts of a run, one after the other."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -16,6 +17,9 @@ from .images import read_images
 from .plan import Plan, PlanReader, check_settings, read_plan
 from .results import Counts, read_counts, write_part
 from .storage import Folder, is_local
+
+LOCAL_RANK = "LOCAL_RANK"
+"""The variable with the number of a worker on its machine, which chooses one of several GPUs."""
 
 
 class PartError(Exception):
@@ -42,6 +46,8 @@ class PartWorker:
             with explain_imports():
                 import torch
             torch.set_num_threads(options.pop("num_threads"))
+            if options.get("device") in (None, "auto", "cuda") and torch.cuda.device_count() > 1:
+                options["device"] = f"cuda:{int(os.environ.get(LOCAL_RANK, 0)) % torch.cuda.device_count()}"
         return Detector(self._model, **options)
 
     def describe(self) -> dict[str, Any]:
@@ -73,20 +79,22 @@ class PartWorker:
         name = plan.part_name(index)
         if folder.has(name):  # its writer ended before it could report it
             return read_counts(folder, name)
-        check_settings(folder, plan.settings, self.describe())
 
         def results() -> Iterator[tuple[ImageInput, Detections | ImageError]]:
-            images = read_images(reader.read(index), plan.settings.column)
-            for number, result in enumerate(self._detector.detect_each(images), 1):
-                yield result
-                progress(number)
+            try:
+                images = read_images(reader.read(index), plan.settings.column)
+                for number, result in enumerate(self._detector.detect_each(images), 1):
+                    yield result
+                    progress(number)
+            except Exception as error:  # also an OSError, which would count as one of the results' file
+                raise PartError(redact_all(f"{type(error).__name__}: {error}")) from error
 
         try:
             return write_part(folder, name, plan.settings, results())
-        except Exception as error:
-            if isinstance(error, OutputError) and is_local(address):  # such as a full disk
+        except OutputError as error:
+            if is_local(address):  # such as a full disk, which no other part has room on either
                 raise
-            raise PartError(redact_all(f"{type(error).__name__}: {error}")) from error
+            raise PartError(str(error)) from error
 
     def _open(self, address: str) -> tuple[Folder, Plan, PlanReader]:
         if self._run is None:
@@ -94,5 +102,6 @@ class PartWorker:
             plan = read_plan(folder)
             if plan is None:
                 raise InputError(f"{redact(address)} has no plan here: all machines need to see the same output folder")
+            check_settings(folder, plan.settings, self.describe())
             self._run = folder, plan, PlanReader(folder)
         return self._run

@@ -8,7 +8,7 @@ from .._version import __version__
 from ..errors import DPTZooError
 from ..utils.dependencies import explain_imports
 from ..utils.text import printable
-from . import app, bulk, data, detect, experiments, export, models, serve, weights
+from . import app, bulk, data, detect, experiments, explain, export, models, serve, weights
 from .printing import BAD_INPUT, complain, prepared_streams
 
 INTERRUPTED = 130  # the exit status after Ctrl-C, as in shells
@@ -42,6 +42,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="dpt-zoo", description="The twelve COCO detectors of DPT (arXiv 2107.14467).")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (models, weights, data, experiments, detect, bulk, export, app, serve):
+    for module in (models, weights, data, experiments, detect, bulk, explain, export, app, serve):
         module.add_commands(commands)
     return parser

@@ -49,7 +49,11 @@ def run_detect_dataset(args: argparse.Namespace) -> int:
     """Detect objects, and print how many. Images that cannot be read are counted, and are rows with an error."""
     from ..bulk.detect import detect_dataset
 
-    run = detect_dataset(**vars(args))
+    try:
+        run = detect_dataset(**vars(args))
+    except KeyboardInterrupt:
+        complain("interrupted: the same command continues the run")
+        raise
     counts = run.counts
     show(f"{plural(counts.num_images, 'image')}, {plural(counts.num_objects, 'object')}")
     show(f"{run.output}: {plural(run.num_parts - len(run.set_aside), 'part')}")

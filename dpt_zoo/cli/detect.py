@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..inference.inputs import ImageInput
 
 FORMATS = ("json", "jsonl", "coco", "csv", "yolo", "voc", "labelstudio")
-SHARED = ("score_threshold", "max_detections", "nms_iou", "class_agnostic_nms", "amp")
+SHARED = ("max_detections", "nms_iou", "class_agnostic_nms", "amp")
 VIEWS = ("slice_size", "slice_overlap", "whole_image")
 """The options on which the results of a run depend: arguments of the detector, and of `Views`."""
 OPTIONS = ("weights", "device", "compile", "batch_size", "max_pixels", "num_threads")
@@ -67,7 +67,10 @@ def add_commands(commands: Any) -> None:
 def add_detector_options(add: Callable[..., object]) -> None:
     """Add the options that are arguments of `Detector`, except the model, with argparse's `add_argument`."""
     add("--weights", metavar="W", help="path, https://... or hf://org/repo/file (default: the model's own)")
-    add("--score-threshold", type=float, default=0.3, metavar="S", help="the lowest score (default: %(default)s)")
+    score = (
+        "the lowest score (default: %(default)s), or `tuned` for those that `dpt-zoo evaluate` wrote into the weights"
+    )
+    add("--score-threshold", type=_parse_threshold, default=0.3, metavar="S", help=score)
     add("--max-detections", type=int, metavar="N", help="the most objects of an image (default: the model's, 100)")
     add("--nms-iou", type=float, metavar="IOU", help="IoU above which one of two is kept (default: the model's, 0.5)")
     add("--class-agnostic-nms", action="store_true", help="compare objects of different classes, too")
@@ -102,7 +105,7 @@ def run_detect(args: argparse.Namespace) -> int:
     make_folder(folder, "--work-dir")
     shared = {name: getattr(args, name) for name in SHARED} | {"scale": args.scale and tuple(args.scale)}
     options = {name: getattr(args, name) for name in OPTIONS}
-    detector = Detector(args.model, **shared, **options)
+    detector = Detector(args.model, score_threshold=args.score_threshold, **shared, **options)
     if args.save_masks and not detector.has_masks:
         raise InputError(f"--save-masks: {args.model} has no masks: choose a Mask R-CNN")
     for name in args.classes or ():
@@ -113,6 +116,7 @@ def run_detect(args: argparse.Namespace) -> int:
         weights=detector.weights_sha256,
         classes=detector.classes,
         kept_classes=tuple(args.classes or detector.classes),
+        score_threshold=detector.score_thresholds or detector.score_threshold,
         **shared,
         **views,
     )
@@ -141,6 +145,10 @@ def run_detect(args: argparse.Namespace) -> int:
     failures = [f"{plural(len(run.failures), 'input')} failed:", *(printable(str(each)) for each in run.failures)]
     complain("\n  ".join(failures))
     return BAD_INPUT
+
+
+def _parse_threshold(text: str) -> float | str:
+    return text if text == "tuned" else float(text)
 
 
 def _find_inputs(names: Sequence[str], max_pixels: int | None) -> tuple[list["ImageInput"], list["VideoInput"]]:

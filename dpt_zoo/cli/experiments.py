@@ -1,19 +1,22 @@
-"""`dpt-zoo train`, `evaluate` and `reproduce`: train detectors, and measure them."""
+"""`dpt-zoo train`, `evaluate`, `compare` and `reproduce`: train detectors, and measure them."""
 
 import argparse
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..utils.text import format_percent
+from ..utils.text import format_percent, plural, printable
 from .printing import is_main_process, print_table, show
+from .weights import fetch_coco
 
 if TYPE_CHECKING:
     from ..evaluation.result import Evaluation
 
+_MAX_SHOWN = 10  # classes, and images
+_THRESHOLD = ("score", "precision", "recall", "f1")
 DIFFERENT = 1
 """The exit status of `reproduce` if a detector failed, or if a metric differs from the published one."""
 
@@ -36,12 +39,20 @@ def add_commands(commands: Any) -> None:
     )
     reproduce.set_defaults(run=run_reproduce)
 
+    compare = commands.add_parser(
+        "compare",
+        help="set evaluations of the same images side by side",
+        description="Print the metrics, the classes that differ most, and the images that only one of them gets right.",
+    )
+    compare.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="the --work-dir of `dpt-zoo evaluate`")
+    compare.set_defaults(run=run_compare)
+
     for add in (train.add_argument, evaluate.add_argument):
         file = ", or a file of `dpt-zoo export`" if add == evaluate.add_argument else ""
         count = {"nargs": "?"} if add == evaluate.add_argument else {}
         models = f"a detector of `dpt-zoo list`, weights that say what they are, or a config file, configs/....py{file}"
         add("model", metavar="NAME|FILE", **count, help=models)
-        add("--data-root", type=Path, metavar="DIR", help="COCO, YOLO or Pascal VOC data (default: the config's)")
+        add("--data-root", type=Path, metavar="DIR", help="folder or zip archive of a data set (default: the config's)")
         add("--annotations", type=Path, metavar="FILE", help="COCO annotation file, instead of --data-root")
         add("--images", type=Path, metavar="DIR", help="folder of the images of --annotations")
         add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
@@ -89,16 +100,23 @@ def add_commands(commands: Any) -> None:
     add("--format-only", action="store_true", help="write COCO results for a test server, without metrics")
     add("--show-dir", type=Path, metavar="DIR", help="draw ground truth and predictions on all images")
     add("--per-class", action="store_true", help="also print the metrics of each class")
+    tuning = "write the best score threshold of each class into the weights: by F1, or with at least this precision"
+    add("--tune-thresholds", nargs="?", const="f1", type=_parse_criterion, metavar="PRECISION", help=tuning)
 
     add = reproduce.add_argument
     add("names", nargs="*", metavar="NAME", help="detectors, or patterns such as 'mrcnn*' (default: all twelve)")
-    add("--classifiers", action="store_true", help="the three ImageNet classifiers instead of the detectors")
+    add("--classifiers", action="store_true", help="the ImageNet classifiers (default: all three), not detectors")
     add(
         "--data-root", type=Path, required=True, metavar="DIR", help="folder of COCO data, with val2017, or of ImageNet"
     )
+    add("--download", action="store_true", help="first fetch COCO's images and annotations into --data-root")
     add("--work-dir", type=Path, metavar="DIR", help="default: runs/results, or runs/results-FORMAT")
     add("--processes", type=int, default=1, metavar="N", help="processes for each detector: the number of GPUs")
     add("--format", choices=("onnx", "openvino"), default="pytorch", help="export each detector, and evaluate the file")
+
+
+def _parse_criterion(text: str) -> float | str:
+    return text if text == "f1" else float(text)
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -141,7 +159,43 @@ def run_evaluate(args: argparse.Namespace) -> int:
     for task, classes in evaluation.per_class.items() if per_class else ():
         show()
         _print_metrics(f"{task}, by class", classes)
+    if evaluation.thresholds:
+        show()
+        rows = [(name, *(_format(each[key]) for key in _THRESHOLD)) for name, each in evaluation.thresholds.items()]
+        print_table(("threshold", *_THRESHOLD), rows)
     return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Print evaluations side by side."""
+    from ..evaluation.comparing import compare
+
+    comparison = compare(args.folders)
+    names = tuple(map(str, args.folders))
+    for task in comparison.tasks:
+        print_table((task, *names), [(name, *_differences(row)) for name, row in comparison.metrics(task).items()])
+        show()
+    for task in comparison.tasks:
+        rows = list(comparison.class_differences(task).items())[:_MAX_SHOWN]
+        print_table((f"{task} AP", *names), [(name, *_differences(row)) for name, row in rows])
+        show()
+    for other in range(1, len(names)):
+        for right, wrong in ((0, other), (other, 0)):
+            images = comparison.only_right_in(right, wrong)
+            show(f"{plural(len(images), 'image')} right only in {names[right]}, not in {names[wrong]}")
+            for image in images[:_MAX_SHOWN]:
+                show(printable(f"  {image}: {plural(comparison.num_errors[image][wrong], 'error')}"))
+    return 0
+
+
+def _differences(row: Sequence[float | None]) -> list[str]:
+    """Format a metric of each evaluation, with the difference to the first."""
+    first, *others = row
+    cells = [format_percent(first)]
+    for value in others:
+        difference = "" if first is None or value is None else f" ({value - first:+.1f})"
+        cells.append(f"{format_percent(value)}{difference}")
+    return cells
 
 
 def _evaluate_classifier(args: argparse.Namespace) -> int:
@@ -149,7 +203,8 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
     from ..evaluation.classification import evaluate_classifier
 
     options = vars(args)
-    for name in ("annotations", "images", "skip_missing", "tasks", "output", "format_only", "show_dir", "per_class"):
+    unused = ("annotations", "images", "skip_missing", "tasks", "output", "format_only", "show_dir", "per_class")
+    for name in (*unused, "tune_thresholds"):
         if options.pop(name):
             raise InputError(f"--{name.replace('_', '-')} is not for a classifier: leave it out")
     del options["evaluator"]
@@ -179,9 +234,14 @@ def run_reproduce(args: argparse.Namespace) -> int:
     """Evaluate detectors, and print the summary and the path of the table."""
     from ..reproduction.runner import ReproductionOptions, reproduce, select_names
 
+    is_download_needed = vars(args).pop("download")
     if vars(args).pop("classifiers"):
+        if is_download_needed:
+            raise InputError("--download fetches COCO, not ImageNet: leave it out with --classifiers")
         return _reproduce_classifiers(args)
     names = select_names(vars(args).pop("names"))
+    if is_download_needed:
+        fetch_coco(["coco-val2017", "coco-annotations"], args.data_root)
     if args.work_dir is None:
         args.work_dir = Path("runs", "results" if args.format == "pytorch" else f"results-{args.format}")
     results = reproduce(names, ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
@@ -194,12 +254,15 @@ def _reproduce_classifiers(args: argparse.Namespace) -> int:
     from ..reproduction.classifiers import reproduce_classifiers
     from ..reproduction.runner import ReproductionOptions
 
-    if vars(args).pop("names"):
-        raise InputError("--classifiers does not allow names of detectors: leave them out")
+    names = vars(args).pop("names")
     args.work_dir = args.work_dir or Path("runs", "results-classifiers")
-    results = reproduce_classifiers(ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
+    results = reproduce_classifiers(names, ReproductionOptions(**vars(args)), functools.partial(show, to=sys.stderr))
     show(f"{results.table}\n{results.path}")
     return 0 if results.all_match else DIFFERENT
+
+
+def _format(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _print_metrics(title: str, rows: Mapping[Any, Mapping[str, float | None]]) -> None:

@@ -1,4 +1,4 @@
-"""`dpt-zoo download`, `import`, `cache`, `convert` and `publish`: the commands for weights."""
+"""`dpt-zoo download` (also of COCO), `import`, `cache`, `convert` and `publish`: the commands for weights."""
 
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ from ..weights.cache import CacheEntry, default_cache_dir, list_entries
 from .printing import BAD_INPUT, cache_state, complain, format_size, print_table, show
 
 if TYPE_CHECKING:
-    from ..weights.metadata import WeightsMetadata
+    from ..manifest.metadata import WeightsMetadata
 
 
 def add_commands(commands: Any) -> None:
@@ -29,8 +29,12 @@ def add_commands(commands: Any) -> None:
     cached = argparse.ArgumentParser(add_help=False)
     cached.add_argument("--cache-dir", type=Path, metavar="DIR", help="cache folder (default: $DPT_ZOO_CACHE)")
 
-    download = commands.add_parser("download", parents=[cached], help="fetch, check and convert weights")
-    download.add_argument("names", nargs="*", metavar="NAME", help="models, or patterns such as 'mrcnn*'")
+    download = commands.add_parser("download", parents=[cached], help="fetch, check and convert weights, or COCO")
+    names = "models, patterns such as 'mrcnn*', or coco-val2017, coco-train2017 and coco-annotations"
+    download.add_argument("names", nargs="*", metavar="NAME", help=names)
+    download.add_argument(
+        "--data-root", type=Path, default=Path("coco"), metavar="DIR", help="for COCO (default: coco)"
+    )
     download.add_argument("--all", action="store_true", help="all twelve detectors")
     download.add_argument("--jobs", type=int, default=2, metavar="N", help="simultaneous downloads (default: 2)")
     download.add_argument("--keep-original", action="store_true", help="also keep the authors' files")
@@ -80,7 +84,13 @@ def run_download(args: argparse.Namespace) -> int:
     """Fetch, check and convert weights; print a table of the results."""
     from ..weights.prefetch import download, select_names
 
-    names = select_names(vars(args).pop("names"), vars(args).pop("all"))
+    data_root, given = vars(args).pop("data_root"), vars(args).pop("names")
+    archives = [name for name in given if name.startswith("coco-")]
+    fetch_coco(archives, data_root)
+    weights = [name for name in given if name not in archives]
+    if archives and not (weights or args.all):
+        return 0
+    names = select_names(weights, vars(args).pop("all"))
     outcomes = download(names, **vars(args))
     rows = []
     for outcome in outcomes:
@@ -92,6 +102,17 @@ def run_download(args: argparse.Namespace) -> int:
     for error in failed:
         complain(error)
     return BAD_INPUT if failed else 0
+
+
+def fetch_coco(names: Sequence[str], data_root: Path) -> None:
+    """Fetch the archives of COCO with these `names` into the folder `data_root`, and print where they are."""
+    from ..reproduction.coco import download_coco
+    from ..utils.progress import Downloads
+
+    with Downloads(len(names)) as bars:
+        for name in names:
+            was_fetched = download_coco(name, data_root, progress=bars.callback_for(name))
+            show(f"{name}: {'fetched' if was_fetched else 'was there'}, {data_root}")
 
 
 def run_import(args: argparse.Namespace) -> int:
@@ -159,6 +180,7 @@ def remove_from_cache(entries: Sequence[CacheEntry], args: argparse.Namespace) -
 
 def run_convert(args: argparse.Namespace) -> int:
     """Convert a weights file, or a model's weights, to another format."""
+    from ..manifest.metadata import check_license
     from ..weights.converting import convert
 
     is_file = os.path.isfile(args.input)  # noqa: PTH113
@@ -169,6 +191,7 @@ def run_convert(args: argparse.Namespace) -> int:
     if args.license is not None:
         if metadata is None:
             raise InputError("--license needs --model, because the file does not say which model it is for")
+        check_license(args.license)
         metadata = dataclasses.replace(metadata, license=args.license)
     weights = convert(path, args.output, to=args.to, half=args.half, metadata=metadata)
     show(f"{args.output}: {len(weights.tensors)} tensors, {format_size(args.output)}")

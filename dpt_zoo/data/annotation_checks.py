@@ -8,12 +8,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .issues import IssueType
+from ..formats.annotations import MAX_NUMBER, polygon_area
+from ..formats.issues import IssueType
 
 Finding = tuple[IssueType, str]  # an issue's type and message
-
-MAX_NUMBER = 1e6
-"""The largest coordinate in pixels. pycocotools runs out of memory on very long outlines."""
 
 _TOLERANCE = 1.0  # pixels: valid boxes and polygons cross the border by rounding
 
@@ -85,12 +83,6 @@ def _measure_runs(counts: NDArray[np.int64], height: int) -> tuple[list[float], 
     y2 = int(np.where(is_long, height - 1, lasts % height).max()) + 1
     x1, x2 = int(starts[0]) // height, int(lasts[-1]) // height + 1
     return [x1, y1, x2 - x1, y2 - y1], int(counts[1::2].sum())
-
-
-def polygon_area(points: NDArray[np.float64]) -> float:
-    """Return the area of a polygon with the `points` (N, 2), by the shoelace formula."""
-    xs, ys = points.T
-    return abs(float(xs @ np.roll(ys, -1) - ys @ np.roll(xs, -1))) / 2
 
 
 def _check_polygons(polygons: list[Any], image_size: tuple[int, int] | None) -> Iterator[Finding]:

@@ -13,19 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import DataError, ImageError
+from ..formats.annotations import MAX_NUMBER, PROVENANCE
+from ..formats.issues import Issue, IssueType, describe, list_names
 from ..utils.files import exists, expand_user, make_folder, open_atomic
 from ..utils.images import load_image
 from ..utils.json_files import parse_json
 from ..utils.progress import ProgressCallback
 from ..utils.text import plural
 from ..utils.validation import check_integer
-from .annotation_checks import MAX_NUMBER, Finding, check_box, check_mask, format_size
+from .annotation_checks import Finding, check_box, check_mask, format_size
 from .completion import complete, leaves_folder, remove_parents
-from .issues import Issue, IssueType, describe, list_names
-
-PROVENANCE = "converted_from"
-"""The first key of a converted file, with its original's path; in an image or annotation, the place of its label."""
+from .duplicates import find_duplicates, make_thumbnail
 
 _Entry = dict[str, Any]
 
@@ -61,6 +63,7 @@ class CheckedSplit:
     classes: dict[str, int] = field(default_factory=dict)  # numbers of objects, in the order of MMDetection's labels
     class_images: Counter[str] = field(default_factory=Counter)  # numbers of images with objects of each class
     issues: list[Issue] = field(default_factory=list)  # errors and warnings
+    thumbnails: dict["_Image", NDArray[np.uint8]] = field(default_factory=dict, repr=False)  # to find leaks
 
     def add(self, issue_type: IssueType, message: str, where: str | None = None, image_id: int | None = None) -> None:
         """Add `Issue(issue_type, where, message, image_id)`. By default, it concerns the whole annotation file."""
@@ -74,6 +77,7 @@ def check_splits(
     with_objects: bool = True,
     with_masks: bool | None = None,
     read_images: bool = True,
+    find_leaks: bool = False,
     work_dir: Path | None = None,
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
@@ -87,6 +91,7 @@ def check_splits(
         with_masks: whether every object needs a mask (True), or masks are not used and invalid ones are left out
             (False); by default, those that exist are checked.
         read_images: whether to decode the images; if not, only their presence is checked.
+        find_leaks: whether to warn of images that are in two splits (see `duplicates`); needs `read_images`.
         work_dir: the folder for completed copies of annotation files (see `complete`), which the results then name;
             without it, none is written.
         jobs: the number of images read at a time; by default a few more than there are processors.
@@ -115,10 +120,14 @@ def check_splits(
         entries = _check_images(split, content["images"])
         if with_objects:
             is_changed |= _check_annotations(split, content["annotations"], entries, categories, classes, with_masks)
-        _check_files(split, entries, read_images, jobs, progress)
+        keep = split.thumbnails if find_leaks else None
+        _check_files(split, entries, read_images, keep, jobs, progress)
         if work_dir and (is_changed or names):
             _write_copy(split, content, work_dir, files.name)
         classes = classes or tuple(split.classes) or None
+    for number, split in enumerate(checked):
+        for other in checked[:number]:
+            _check_leaks(split, other)
     return checked
 
 
@@ -321,14 +330,30 @@ def _check_annotations(
     return bool(num_removed)
 
 
+def _check_leaks(split: CheckedSplit, other: CheckedSplit) -> None:
+    if split.thumbnails and other.thumbnails:
+        images, others = (sorted(each.thumbnails, key=lambda image: image.where) for each in (split, other))
+        arrays = (
+            np.stack([each.thumbnails[name] for name in names]) for each, names in ((split, images), (other, others))
+        )
+        for place, other_place in find_duplicates(*arrays):
+            image = images[place]
+            split.add(IssueType.LEAK, f"it looks the same as {others[other_place].where}", image.where, image.id)
+
+
 def _check_files(
-    split: CheckedSplit, entries: list[_Image], read: bool, jobs: int | None, progress: ProgressCallback | None
+    split: CheckedSplit,
+    entries: list[_Image],
+    read: bool,
+    thumbnails: dict["_Image", NDArray[np.uint8]] | None,
+    jobs: int | None,
+    progress: ProgressCallback | None,
 ) -> None:
     images = [image for image in entries if image.name is not None]
     if images and not split.images.is_dir():
         split.add(IssueType.MISSING_IMAGE, "there is no such folder", str(split.images))
         return
-    check = functools.partial(_check_file, split.images, read)
+    check = functools.partial(_check_file, split.images, read, thumbnails)
     findings: list[tuple[_Image, Finding]] = []
     with ThreadPoolExecutor(jobs) as pool:  # Pillow's decoders release the GIL
         for start in range(0, len(images), _BATCH):
@@ -383,7 +408,7 @@ def _check_content(content: Any, keys: Sequence[str]) -> str | None:
     if not isinstance(content, dict):
         return f"the file only holds {reprlib.repr(content)}"
     if "shapes" in content and "imagePath" in content:
-        return "this is LabelMe's file of one image: convert all of them to one COCO file"
+        return "this is labelme's file of one image: give the folder of all of them as the data set"
     missing = [key for key in keys if not isinstance(content.get(key), list)]
     if missing:
         return f"the file has no list of {', '.join(missing)}"
@@ -393,7 +418,9 @@ def _check_content(content: Any, keys: Sequence[str]) -> str | None:
     return None
 
 
-def _check_file(folder: Path, read: bool, image: _Image) -> Finding | None:
+def _check_file(
+    folder: Path, read: bool, thumbnails: dict["_Image", NDArray[np.uint8]] | None, image: _Image
+) -> Finding | None:
     path = folder / str(image.name)
     if not exists(path):
         hint = ": it has backslashes, which are no slashes here" if "\\" in str(image.name) else ""
@@ -401,9 +428,12 @@ def _check_file(folder: Path, read: bool, image: _Image) -> Finding | None:
     if not read:
         return None
     try:
-        height, width, _ = load_image(path).shape
+        pixels = load_image(path)
     except ImageError as error:
         return IssueType.UNREADABLE_IMAGE, str(error).removeprefix(f"{path}: ")
+    height, width, _ = pixels.shape
+    if thumbnails is not None:
+        thumbnails[image] = make_thumbnail(pixels)
     if image.size is None or image.size == (height, width):
         return None
     turned = " (turned by its EXIF orientation?)" if image.size == (width, height) else ""

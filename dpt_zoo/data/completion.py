@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from urllib.parse import unquote
 
 from ..utils.files import exists
 from ..utils.text import plural
@@ -25,16 +26,18 @@ _BACKGROUND = re.compile(r"_*(background|ignore)_*|n/a", re.IGNORECASE)
 def complete(content: Mapping[str, Any], images: Path) -> tuple[bool, list[str]]:
     """Complete the `content` of an annotation file in place. Its images are in the folder `images`.
 
-    Whole numbers are read from numbers such as 192.0. A missing iscrowd is 0, a missing bbox is that of the mask, and a
-    missing area is that of the mask or, without one, of the box. A file name whose slashes or whose Unicode composition
-    is not that of the file is replaced.
+    Whole numbers are read from numbers such as 192.0, and ids that are text become numbers. A missing iscrowd is 0, a
+    missing bbox is that of the mask, and a missing area is that of the mask or, without one, of the box. A file name is
+    replaced by that of the file if it differs in slashes or Unicode composition, or in what Label Studio adds: a URL's
+    encoding, the folders of its server, and a prefix of 8 digits.
 
     Returns:
         Whether anything was changed, and a message for each type of change but the first.
     """
     is_changed = _read_whole_numbers(content)
+    messages = _number_ids(content)
     missing = Counter(key for entry in list_entries(content, "annotations") for key in _complete_annotation(entry))
-    messages = [f"{plural(count, 'annotation')} had no {key}" for key, count in missing.items()]
+    messages += [f"{plural(count, 'annotation')} had no {key}" for key, count in missing.items()]
     respelled = 0
     for image in list_entries(content, "images"):
         name = image.get("file_name")
@@ -43,7 +46,7 @@ def complete(content: Mapping[str, Any], images: Path) -> tuple[bool, list[str]]
             respelled += 1
             example = f"{name!a} is {found!a}"
     if respelled:
-        messages.append(f"{plural(respelled, 'file name')} had other slashes or letters than the file: {example}")
+        messages.append(f"{plural(respelled, 'file name')} differed from the files: {example}")
     return is_changed or bool(messages), messages
 
 
@@ -116,6 +119,32 @@ def _make_whole(parent: Any, key: Any) -> bool:
     return False
 
 
+def _number_ids(content: Mapping[str, Any]) -> list[str]:
+    """Replace ids that are text by numbers, wherever they occur: "7" by 7, or the ids of a list by 1, 2, 3, ..."""
+    messages = []
+    for key, reference in (("images", "image_id"), ("categories", "category_id"), ("annotations", None)):
+        owners = [(entry, "id") for entry in list_entries(content, key)]
+        texts = list(dict.fromkeys(id for entry, name in owners if isinstance(id := entry.get(name), str)))
+        are_numbers = all(map(_is_number, texts))
+        if not are_numbers and not all(isinstance(entry.get(name), str) for entry, name in owners):
+            continue  # one of them is an error
+        numbers = {text: int(text) if are_numbers else number for number, text in enumerate(texts, 1)}
+        if reference:
+            owners += [(entry, reference) for entry in list_entries(content, "annotations")]
+        changed = []
+        for entry, name in owners:
+            if isinstance(id := entry.get(name), str) and (id in numbers or (are_numbers and _is_number(id))):
+                entry[name] = numbers[id] if id in numbers else int(id)
+                changed.append(id)
+        if changed:
+            messages.append(f"{plural(len(changed), 'id')} of {key} were text, such as {changed[0]!a}")
+    return messages
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch("[0-9]{1,18}", text) is not None
+
+
 def _complete_annotation(annotation: dict[str, Any]) -> Iterator[str]:
     """Set the missing fields of an annotation that follow from the others, and yield their names."""
     if annotation.get("iscrowd") is None:
@@ -135,11 +164,21 @@ def _complete_annotation(annotation: dict[str, Any]) -> Iterator[str]:
 
 def _find_spelling(folder: Path, name: str) -> str | None:
     """Return another spelling of a file's name that exists, if the name does not."""
-    if ("\\" not in name and name.isascii()) or leaves_folder(name) or exists(folder / name):
+    if not leaves_folder(name) and exists(folder / name):
         return None
-    spellings = [name, name.replace("\\", "/")]
+    return next((each for each in spell(name) if exists(folder / each)), None)
+
+
+def spell(name: str) -> list[str]:
+    """Return other spellings of a file's name, the most similar first, none of which leaves its folder."""
+    slashed = name.replace("\\", "/")
+    unquoted = unquote(slashed.rpartition("?d=")[2])  # /data/local-files/?d=my%20photo.jpg
+    last = unquoted.rpartition("/")[2]
+    spellings = [slashed, unquoted]
+    spellings += [last] if re.search(r"/upload/|://|\?d=", slashed) else []
+    spellings += [last[9:]] if re.match("[0-9a-f]{8}-", last) else []
     spellings += [unicodedata.normalize(form, each) for form in ("NFC", "NFD") for each in spellings]
-    return next((each for each in spellings[1:] if exists(folder / each)), None)
+    return [each for each in dict.fromkeys(spellings) if each and each != name and not leaves_folder(each)]
 
 
 def _count_objects(content: Mapping[str, Any] | None) -> Counter[int]:

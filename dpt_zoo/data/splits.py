@@ -8,9 +8,9 @@ from typing import Literal
 from mmengine.config import Config
 
 from ..errors import DataError
+from ..formats.issues import IssueType, describe
 from ..utils.progress import ProgressCallback
 from .checks import CheckedSplit, SplitFiles, check_splits, raise_errors
-from .issues import IssueType, describe
 from .layouts import find_splits
 
 Split = Literal["train", "val"]
@@ -34,7 +34,7 @@ def prepare_splits(
     with_masks: bool | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[Split, CheckedSplit]:
-    """Find and check the data of a config, or the COCO, YOLO or Pascal VOC data in a folder instead.
+    """Find and check the data of a config, or the data set in a folder or zip archive instead.
 
     What is completed or left out is logged as a warning.
 

@@ -1,21 +1,18 @@
 """Top-1 and top-5 accuracy of the ImageNet classifiers, measured with timm's transforms and readers of data sets."""
 
 import contextlib
+import hashlib
 import itertools
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
-
-from .. import models  # noqa: F401  (registers the classifiers with timm)
-
-# isort: split
-import timm
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from timm.data.readers import create_reader
@@ -26,19 +23,23 @@ from ..engine.distributed import process_group
 from ..engine.runner import from_main_process
 from ..errors import DataError, ImageError, InputError
 from ..manifest.records import Classifier, read_manifest
+from ..models.classifier import adapt_checkpoint
+from ..utils.dependencies import explain_imports
 from ..utils.devices import device_name
 from ..utils.environment import versions
 from ..utils.files import expand_user, hash_file, make_folder
 from ..utils.json_files import JsonLinesWriter, read_json_lines
 from ..utils.progress import progress_bar
 from ..utils.validation import check_integer, check_not_empty
-from ..weights.store import find_weights
+from ..weights.loading import load_weights
+from ..weights.store import read_trusted_weights
 from .accuracy import ACCURACY, Accuracy
 from .plan import prepare_folder
 
 SPLITS = ("validation", "val")
-"""The folder of the validation images in an ImageNet folder."""
+"""The folder of the validation images in a folder of ImageNet: the first that exists."""
 TOP = 5
+"""Number of classes of an image that are written, the one with the highest score first."""
 
 Sample = tuple[int, Tensor, int]
 """The number of an image, its pixels `(3, 224, 224)`, and its class."""
@@ -79,6 +80,7 @@ def evaluate_classifier(
     Raises:
         InputError: An argument cannot be used.
         DataError: There are no images of the classes.
+        DependencyError: The shards need the package webdataset, which is not installed.
         ImageError: An image cannot be read.
         FetchError, WeightsError: The weights cannot be fetched, or are of another model.
         OutputError: `work_dir` cannot be written.
@@ -94,19 +96,26 @@ def evaluate_classifier(
     with process_group(device) as place, contextlib.ExitStack() as stack:
         if amp and place.type != "cuda":
             raise InputError("amp needs a GPU: run without it")
-        path = from_main_process(lambda: find_weights(weights or record.name))
-        network = timm.create_model(record.name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+        network = timm.create_model(record.name)
+        path, loaded = read_trusted_weights(weights or record)
+        load_weights(network, adapt_checkpoint(loaded.tensors, network), path, record.name)
         root = _find_images(expand_user(data_root))
         images = _open_images(root, network, limit)
         chosen = work_dir or from_main_process(lambda: stack.enter_context(tempfile.TemporaryDirectory()))
         folder = expand_user(chosen).absolute()
-        settings = {"weights": hash_file(path).hexdigest(), "data_root": str(root.absolute()), "amp": str(amp)}
+        settings = {
+            "weights": hash_file(path).hexdigest(),
+            "data_root": str(root.absolute()),
+            "images": images.names_sha256() if isinstance(images, _Images) else "",
+            "amp": str(amp),
+        }
         from_main_process(lambda: _prepare(folder, settings, resume=resume and isinstance(images, _Images)))
         start = time.perf_counter()
+        expected: Collection[int] | None = None
         if isinstance(images, _Images):
-            finished = {index for index, _, _ in _read_lines(folder)}
-            remaining = [index for index in images.indices[:limit] if index not in finished]
-            images.indices = remaining[get_rank() :: get_world_size()]
+            expected = images.indices[:limit]
+            finished = from_main_process(lambda: {index for index, _, _ in _read_lines(folder)})
+            images.indices = [index for index in expected if index not in finished][get_rank() :: get_world_size()]
         _classify(network.to(place).eval(), images, folder, batch_size, workers, amp)
         barrier()
         measured = {
@@ -119,7 +128,7 @@ def evaluate_classifier(
             "device": device_name(place),
             "versions": versions(),
         }
-        return from_main_process(lambda: _measure(folder, limit, measured))
+        return from_main_process(lambda: _measure(folder, expected, measured))
 
 
 def _find_classifier(name: str) -> Classifier:
@@ -136,6 +145,10 @@ class _Images(Dataset[Sample]):
         self.indices: Sequence[int] = range(len(reader))
         self._reader = reader
         self._transform = transform
+
+    def names_sha256(self) -> str:
+        """Return a digest of the names of all images, in their order."""
+        return hashlib.sha256("\0".join(self._reader.filenames()).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -180,12 +193,15 @@ def _open_images(root: Path, network: nn.Module, limit: int | None) -> _Images |
 
     Raises:
         InputError: Several processes cannot share it.
+        DependencyError: The package webdataset is not installed.
         DataError: It has no images of ImageNet's classes.
     """
     transform = create_transform(**resolve_data_config({}, model=network), is_training=False)
     if (root / "_info.json").is_file():
         if get_world_size() > 1:
             raise InputError(f"{root}: WebDataset shards are evaluated by one process: start it without torchrun")
+        with explain_imports():
+            import webdataset  # noqa: F401  (timm's reader needs it)
         reader = create_reader("wds/", root=str(root), split="validation", is_training=False)
         return _Stream(reader, transform, limit)
     wordnet_ids = {name: index for index, name in enumerate(ImageNetInfo().label_names())}
@@ -238,11 +254,16 @@ def _read_lines(folder: Path) -> Iterator[tuple[int, int, list[int]]]:
             yield index, label, best
 
 
-def _measure(folder: Path, limit: int | None, measured: dict[str, Any]) -> Accuracy:
-    """Count the correct predictions of the first `limit` images, and write `accuracy.json`."""
-    predictions = {index: (label, best) for index, label, best in _read_lines(folder) if limit is None or index < limit}
-    ranks = [best.index(label) if label in best else TOP for label, best in predictions.values()]
-    percent = 100 / max(len(ranks), 1)
+def _measure(folder: Path, expected: Collection[int] | None, measured: dict[str, Any]) -> Accuracy:
+    """Count the correct predictions of the `expected` images (None for all), and write `accuracy.json`."""
+    lines = {index: (label, best) for index, label, best in _read_lines(folder)}
+    predictions = [lines[index] for index in (lines if expected is None else expected) if index in lines]
+    if expected is not None and len(predictions) < len(expected):
+        raise InputError(f"{folder}: predictions are missing: all processes need to see the same work_dir")
+    if not predictions:
+        raise DataError(f"{measured['data_root']}: there are no images")
+    ranks = [best.index(label) if label in best else TOP for label, best in predictions]
+    percent = 100 / len(ranks)
     accuracy = Accuracy(
         top1=percent * ranks.count(0), top5=percent * (len(ranks) - ranks.count(TOP)), num_images=len(ranks), **measured
     )

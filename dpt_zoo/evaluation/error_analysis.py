@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
+from .error_types import ErrorType
+from .matching import compute_overlaps
 from .metrics import CocoDict
 
 MIN_SCORE = 0.3  # predictions with a lower score are ignored
@@ -39,7 +40,7 @@ class Comparison:
         Predictions are assigned to objects as in COCO's evaluation: in the order of their scores, each to the free
         object of its class with the largest overlap. The rest are then assigned to objects of other classes.
         """
-        overlaps = _overlaps(self.predictions, self.annotations)
+        overlaps = compute_overlaps(self.predictions, self.annotations)
         ids = ([each["category_id"] for each in dicts] for dicts in (self.predictions, self.annotations))
         same_class = overlaps * np.equal.outer(*ids)
         is_crowd = np.array([bool(each.get("iscrowd")) for each in self.annotations], bool)
@@ -99,10 +100,16 @@ class ErrorAnalysis:
             del self.worst[self._num_worst :]
         return comparison
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts as plain values, with the names of the worst images and their numbers of errors."""
+    def to_json(self, types: Mapping[str, ErrorType]) -> dict[str, Any]:
+        """Return the counts, the `types` of errors and the names of the worst images as plain values."""
         worst = [{"file_name": each.image["file_name"], "errors": len(each.errors)} for each in self.worst]
-        return {"classes": list(self.classes.values()), "confusion": self.confusion.tolist(), "worst": worst}
+        costs = {name: each._asdict() for name, each in types.items()}
+        return {
+            "classes": list(self.classes.values()),
+            "confusion": self.confusion.tolist(),
+            "types": costs,
+            "worst": worst,
+        }
 
 
 def _assign(owners: dict[int, int], overlaps: NDArray[np.float64]) -> None:
@@ -118,11 +125,3 @@ def _assign(owners: dict[int, int], overlaps: NDArray[np.float64]) -> None:
         if overlaps[index, best] >= MIN_IOU:
             owners[index] = best
             overlaps[:, best] = 0
-
-
-def _overlaps(predictions: Sequence[CocoDict], annotations: Sequence[CocoDict]) -> NDArray[np.float64]:
-    """Return the IoU of each prediction with each object; for a crowd, the fraction of the prediction inside it."""
-    if not predictions or not annotations:
-        return np.zeros((len(predictions), len(annotations)))
-    boxes = (np.array([each["bbox"] for each in dicts], np.float64) for dicts in (predictions, annotations))
-    return coco_mask.iou(*boxes, [int(each.get("iscrowd", 0)) for each in annotations])

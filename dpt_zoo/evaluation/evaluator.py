@@ -20,6 +20,8 @@ from ..utils.environment import versions
 from ..utils.files import make_folder
 from ..utils.progress import progress_bar
 from .error_analysis import ErrorAnalysis
+from .error_types import compute_error_types
+from .matching import Matching
 from .metrics import MAX_DETECTIONS, CocoDict, CocoMetrics, Evaluator, Task
 from .models import EvaluatedModel, open_model
 from .options import EvaluationOptions
@@ -27,6 +29,7 @@ from .plan import UNREADABLE, Plan, make_plan
 from .predictions import coco_results_files, read_predictions
 from .report import write_report
 from .result import Evaluation
+from .thresholds import Criterion, check_tunable, tune_thresholds, write_thresholds
 from .visualize import save_comparison
 
 
@@ -50,6 +53,7 @@ def evaluate(
     output: str | Path | None = None,
     format_only: bool = False,
     show_dir: str | Path | None = None,
+    tune_thresholds: Criterion | None = None,
     device: "str | int | torch.device | None" = "auto",
 ) -> Evaluation:
     """Measure a detector on the validation split of a data set, in one process or in several under torchrun.
@@ -77,6 +81,9 @@ def evaluate(
         output: write COCO results to this path with ".bbox.json" and ".segm.json" added.
         format_only: write COCO results and compute no metrics; the annotation file needs no objects.
         show_dir: the folder to write each image to, with its ground truth and predictions drawn side by side.
+        tune_thresholds: choose the score threshold of each class: "f1" for the best F1, or a precision in [0, 1] for
+            the highest recall with at least this precision. They are written into the weights, a safetensors file that
+            says which model it is for, and `Detector(..., score_threshold="tuned")` uses them.
         device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", ...; for an exported file, see `Detector`.
 
     Returns:
@@ -91,6 +98,8 @@ def evaluate(
         OutputError: A file cannot be written. Predictions in `work_dir` are kept.
     """
     options = EvaluationOptions(**locals())  # the arguments by name
+    if options.tune_thresholds is not None:
+        check_tunable(options.weights or options.model)
     measured = open_model(options)
     for task in options.tasks or ():
         if task not in measured.tasks:
@@ -140,6 +149,7 @@ def _measure(plan: Plan, ground_truth: CocoDict, measured: EvaluatedModel, optio
     if not options.format_only:
         metrics = CocoMetrics(ground_truth, tasks, plan.image_ids, options.evaluator, limit)
     errors = ErrorAnalysis(ground_truth) if metrics and (options.work_dir or options.show_dir) else None
+    matching = Matching(ground_truth) if metrics and (options.work_dir or options.tune_thresholds is not None) else None
     num_images = 0
     detecting = 0.0
     with coco_results_files(options.output, tasks) as write_results:
@@ -149,6 +159,8 @@ def _measure(plan: Plan, ground_truth: CocoDict, measured: EvaluatedModel, optio
             write_results(predictions)
             if metrics:
                 metrics.add(predictions)
+            if matching:
+                matching.add(image_id, predictions)
             if errors:
                 comparison = errors.add(image_id, predictions)
                 if options.show_dir:
@@ -159,6 +171,11 @@ def _measure(plan: Plan, ground_truth: CocoDict, measured: EvaluatedModel, optio
                 f"{len(plan.image_ids):,} images are missing: all processes need to see the same work_dir"
             )
     scores = metrics.compute() if metrics else {}
+    matches = matching.finish() if matching else None
+    thresholds = None
+    if matches and options.tune_thresholds is not None:
+        thresholds = tune_thresholds(matches, options.tune_thresholds)
+        write_thresholds(Path(plan.weights["path"]), plan.classes, thresholds)
     evaluation = Evaluation(
         metrics={task: score.metrics for task, score in scores.items()},
         per_class={task: score.per_class for task, score in scores.items()},
@@ -174,9 +191,11 @@ def _measure(plan: Plan, ground_truth: CocoDict, measured: EvaluatedModel, optio
         device=measured.device_name,
         runtime=measured.runtime,
         versions=versions(),
+        thresholds=thresholds and {name: threshold._asdict() for name, threshold in thresholds.items()},
     )
-    if errors and options.work_dir:
-        evaluation.write(options.work_dir, errors.to_json())
+    if errors and matches and options.work_dir:
+        types = compute_error_types(matches)
+        evaluation.write(options.work_dir, errors.to_json(types))
         precision = {task: score.precision for task, score in scores.items()}
-        write_report(options.work_dir, evaluation, precision, errors, plan.images)
+        write_report(options.work_dir, evaluation, precision, errors, types, matches, plan.images)
     return evaluation

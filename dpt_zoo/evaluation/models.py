@@ -23,8 +23,10 @@ from ..inference.limits import Limits
 from ..models.factory import read_classes, set_num_classes
 from ..utils.devices import device_name
 from ..utils.environment import processor_name, versions
+from ..utils.files import hash_file
 from ..utils.images import load_image
 from ..utils.progress import progress_bar
+from ..weights.digests import tensors_sha256
 from ..weights.loading import load_weights
 from ..weights.store import read_trusted_weights
 from .metrics import Task
@@ -104,8 +106,10 @@ class _ConfiguredModel:
     def read(self) -> ModelFile:
         path, weights = read_trusted_weights(self._options.weights or self._options.model)
         self._tensors = weights.tensors
-        config = (self.cfg.model, self.cfg.test_dataloader.dataset.pipeline, self.cfg.test_cfg)
-        return ModelFile(path, read_classes(self.cfg, weights, path), str(config))
+        classes = read_classes(self.cfg, weights, path)
+        config = (self.cfg.model, self.cfg.test_dataloader.dataset.pipeline, self.cfg.test_cfg, classes)
+        # Not the digest of the file, which changes when thresholds are written into it.
+        return ModelFile(path, tensors_sha256(weights.tensors), classes, str(config))
 
     def detect(self, plan: Plan) -> None:
         cfg = self.cfg
@@ -167,7 +171,8 @@ class _ExportedFile:
             raise InputError(f"{self._path}: an exported file is evaluated by one process: start it without torchrun")
 
     def read(self) -> ModelFile:
-        return ModelFile(self._path, self._detector.classes, f"exported {self._max_detections}")
+        digest = hash_file(self._path).hexdigest()
+        return ModelFile(self._path, digest, self._detector.classes, f"exported {self._max_detections}")
 
     def detect(self, plan: Plan) -> None:
         images: list[dict[str, Any]] = json.loads(Path(plan.annotations["path"]).read_bytes())["images"]

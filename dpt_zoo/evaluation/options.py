@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..utils.files import expand_user
-from ..utils.validation import check_integer, check_not_empty, check_one_data_set
+from ..utils.validation import check_fraction, check_integer, check_not_empty, check_one_data_set
 from .metrics import EVALUATORS, MAX_DETECTIONS, TASKS, Evaluator, Task
+from .thresholds import Criterion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class EvaluationOptions:
     output: Path | None = None
     format_only: bool = False
     show_dir: Path | None = None
+    tune_thresholds: Criterion | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -60,3 +62,7 @@ class EvaluationOptions:
             raise InputError("resume=True requires work_dir")
         if self.format_only and (self.output is None or self.show_dir is not None):
             raise InputError("format_only=True requires output and does not allow show_dir")
+        if self.tune_thresholds not in (None, "f1"):
+            check_fraction("tune_thresholds", self.tune_thresholds)
+        if self.tune_thresholds is not None and self.format_only:
+            raise InputError("tune_thresholds measures, which format_only does not: leave one of them out")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.checks import CheckedSplit
-from ..data.issues import IssueType, list_names
 from ..errors import DataError, InputError, OutputError
+from ..formats.issues import IssueType, list_names
 from ..models.factory import unnamed_classes
 from ..utils.files import hash_file, open_atomic
 from .metrics import CocoDict
@@ -22,9 +22,10 @@ UNREADABLE = (IssueType.MISSING_IMAGE, IssueType.UNREADABLE_IMAGE)  # `skip_miss
 
 
 class ModelFile(NamedTuple):
-    """The file of a model's weights, the names of its classes, and the settings that predictions depend on."""
+    """A file of weights, their digest, the names of the classes, and settings that predictions depend on."""
 
     path: Path
+    digest: str
     classes: tuple[str, ...]
     config: str
 
@@ -65,7 +66,7 @@ def make_plan(
     categories = {category["name"]: category["id"] for category in ground_truth["categories"]}
     classes = match_classes(model.classes, tuple(categories), split.annotations)
     settings = {
-        "weights": hash_file(model.path).hexdigest(),
+        "weights": model.digest,
         "annotations": hash_file(split.annotations).hexdigest(),
         "config": hashlib.sha256(model.config.encode()).hexdigest(),
     }
@@ -80,13 +81,19 @@ def make_plan(
         category_ids=tuple(categories.get(name) for name in classes),
         folder=folder,
         remaining=tuple(indices[image_id] for image_id in image_ids if image_id not in finished),
-        weights={"path": str(model.path), "sha256": settings["weights"]},
+        weights={"path": str(model.path), "sha256": hash_file(model.path).hexdigest()},
         annotations={"path": str(split.annotations), "sha256": settings["annotations"]},
     )
 
 
 def match_classes(classes: tuple[str, ...], names: tuple[str, ...], annotations: Path) -> tuple[str, ...]:
-    """Return the model's class names, which must include the data's; a model without names takes the data's."""
+    """Return the model's `classes`, which must include the data's `names`; a model without names takes the data's.
+
+    `annotations` is the data's file, for error texts.
+
+    Raises:
+        DataError: The data have classes that the model does not know.
+    """
     if classes == unnamed_classes(len(classes)) and len(names) == len(classes):
         return names
     known = set(classes)

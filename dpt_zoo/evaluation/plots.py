@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from ..manifest.records import TASK_TITLES
 from ..utils.files import open_atomic
 from ..utils.text import printable
+from .matching import Matches
 from .metrics import Task
+from .thresholds import Curve, compute_curve
 
 # Name, thresholds, color (Okabe and Ito's, for color-blind readers), style and width (so that equal curves show).
 _CURVES = (
@@ -65,6 +67,56 @@ def plot_confusion(path: Path, classes: Sequence[str], confusion: NDArray[np.int
             value = percent[row, column]
             axes.text(column, row, f"{value:.0f}", color="white" if value > 40 else "black", **style)
     _save(figure, path)
+
+
+def plot_sizes(path: Path, boxes: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """Write a PNG of the sizes of objects in each split, given their widths and heights in pixels."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((7, 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    sides = {name: np.sqrt([max(width * height, 1.0) for width, height in each]) for name, each in boxes.items()}
+    bins = np.geomspace(1, max([2.0, *(each.max() for each in sides.values() if each.size)]), 40).tolist()
+    for name, each in sides.items():
+        shares = np.full(each.size, 100 / max(1, each.size))
+        axes.hist(each, bins=bins, weights=shares, histtype="step", linewidth=2, label=printable(name))
+    for side in (32, 96):  # COCO's limits of small and of large objects
+        axes.axvline(side, color="#bbbbbb", linestyle="--")
+    axes.set(xscale="log", xlabel="square root of the box's area, pixels (dashed: 32 and 96)", ylabel="objects, %")
+    axes.legend()
+    _save(figure, path)
+
+
+def plot_thresholds(path: Path, matches: Matches, thresholds: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Write a PNG of precision, recall and F1 by score threshold: the mean over classes, and each class's F1.
+
+    `thresholds` are those chosen from `matches`, as in `Evaluation`; they are marked on the curves of F1.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((8, 5), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="score threshold", title="boxes at IoU .50")
+    axes.grid(color="#dddddd")
+    grid = np.linspace(0, 1, 501)
+    curves = [compute_curve(matches, label) for label in np.flatnonzero(matches.num_objects).tolist()]
+    for curve in curves:
+        axes.plot(grid, _at(grid, curve, curve.f1), color="#BBBBBB", linewidth=0.8, zorder=1)
+    styles = (("precision", "#0072B2", ":"), ("recall", "#D55E00", "--"), ("f1", "#009E73", "-"))
+    for name, color, style in styles:
+        mean = np.mean([_at(grid, curve, getattr(curve, name)) for curve in curves], axis=0)
+        axes.plot(grid, mean, style, color=color, linewidth=2, label=f"{name.replace('f1', 'F1')}, mean over classes")
+    marks = [(each["score"], each["f1"]) for each in thresholds.values() if each["f1"] is not None]
+    if marks:
+        axes.plot(*zip(*marks, strict=True), ".", color="black", label="threshold of each class")
+    axes.legend(loc="lower center")
+    _save(figure, path)
+
+
+def _at(thresholds: NDArray[np.float64], curve: Curve, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the `values` of a class's curve at `thresholds`; 0 above its highest score."""
+    places = np.searchsorted(-curve.scores, -thresholds, side="right") - 1
+    return np.where(places < 0, 0.0, np.append(values, 0)[places])
 
 
 def _plot_curves(axes: Any, precision: NDArray[np.float64]) -> None:

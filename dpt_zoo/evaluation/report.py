@@ -13,8 +13,10 @@ from ..utils.files import open_atomic
 from ..utils.markdown import escape
 from ..utils.text import format_percent, plural
 from .error_analysis import MIN_IOU, MIN_SCORE, ErrorAnalysis
+from .error_types import MEANINGS, ErrorType
+from .matching import Matches
 from .metrics import Task
-from .plots import plot_confusion, plot_precision_recall
+from .plots import plot_confusion, plot_precision_recall, plot_thresholds
 from .result import Evaluation
 from .visualize import draw_worst
 
@@ -24,11 +26,20 @@ def write_report(
     evaluation: Evaluation,
     precision: Mapping[Task, NDArray[np.float64]],
     errors: ErrorAnalysis,
+    types: Mapping[str, ErrorType],
+    matches: Matches,
     images: Path,
 ) -> None:
-    """Write `evaluation` and `errors` as `report.md`, `precision_recall.png`, `confusion.png` and `worst.png`.
+    """Write an evaluation as `report.md` with pictures: `precision_recall.png`, `confusion.png`, `worst.png`, ...
 
-    `precision` is by task, as in `Score`: `(10, 101, num_classes)`. `images` is the folder of the images.
+    Args:
+        folder: the folder to write to.
+        evaluation: the metrics.
+        precision: by task, as in `Score`: `(10, 101, num_classes)`.
+        errors: the errors, by image and class.
+        types: the errors, by type.
+        matches: the matched predictions, for the curves of tuned thresholds.
+        images: the folder of the images.
 
     Raises:
         OutputError: A file cannot be written.
@@ -36,8 +47,10 @@ def write_report(
     plot_precision_recall(folder / "precision_recall.png", precision)
     plot_confusion(folder / "confusion.png", list(errors.classes.values()), errors.confusion)
     draw_worst(folder / "worst.png", images, errors)
+    if evaluation.thresholds:
+        plot_thresholds(folder / "thresholds.png", matches, evaluation.thresholds)
     with open_atomic(folder / "report.md") as file:  # last, because it shows the others
-        file.write(_page(evaluation, errors).encode())
+        file.write(_page(evaluation, errors, types).encode())
 
 
 def render(template: Path, **context: Any) -> str:
@@ -45,11 +58,17 @@ def render(template: Path, **context: Any) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"percent": format_percent, "seconds": _seconds, "plural": plural, "escape": escape}
+    environment.filters |= {
+        "percent": format_percent,
+        "fraction": _fraction,
+        "seconds": _seconds,
+        "plural": plural,
+        "escape": escape,
+    }
     return environment.from_string(template.read_text(encoding="utf-8")).render(context)
 
 
-def _page(evaluation: Evaluation, errors: ErrorAnalysis) -> str:
+def _page(evaluation: Evaluation, errors: ErrorAnalysis, types: Mapping[str, ErrorType]) -> str:
     num_objects, num_correct = int(errors.confusion[:-1].sum()), int(errors.confusion.trace())
     num_missed = int(errors.confusion[:-1, -1].sum())
     num_wrong = num_objects - num_correct - num_missed
@@ -65,6 +84,8 @@ def _page(evaluation: Evaluation, errors: ErrorAnalysis) -> str:
         outcomes={"detected": num_correct, "detected as another class": num_wrong, "missed": num_missed},
         num_extra=int(errors.confusion[-1].sum()),
         confused=_most_confused(errors),
+        types=types,
+        meanings=MEANINGS,
     )
 
 
@@ -74,6 +95,10 @@ def _most_confused(errors: ErrorAnalysis, limit: int = 10) -> list[tuple[str, st
     wrong = errors.confusion[:-1, :-1] * ~np.eye(len(classes), dtype=bool)
     cells = [divmod(place, len(classes)) for place in np.argsort(-wrong, axis=None, kind="stable")[:limit].tolist()]
     return [(classes[row], classes[to], int(wrong[row, to]), int(totals[row])) for row, to in cells if wrong[row, to]]
+
+
+def _fraction(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _seconds(value: float) -> str:

@@ -34,6 +34,8 @@ class Evaluation:
         device: the name of the GPU or the CPU.
         runtime: the name and the version of what computed: PyTorch, ONNX Runtime or OpenVINO.
         versions: the versions of the software, by name.
+        thresholds: the tuned threshold of each class, by name: its "score", and the "precision", "recall" and "f1" of
+            the predictions of at least this score, in [0, 1]; None if they were not tuned.
     """
 
     metrics: dict[Task, Metrics]
@@ -50,6 +52,7 @@ class Evaluation:
     device: str
     runtime: str
     versions: dict[str, str]
+    thresholds: dict[str, dict[str, float | None]] | None = None
 
     @property
     def seconds_per_image(self) -> float:

@@ -111,13 +111,16 @@ def _to_detections(pixels: NDArray[np.uint8], objects: Sequence[CocoDict], class
         labels=np.array(labels, np.int64),
         classes=(*classes.values(), *(f"{name} (crowd)" for name in classes.values())),
         image_size=(height, width),
-        rles=[_to_rle(each.get("segmentation"), height, width) for each in objects] if has_masks else None,
+        rles=[to_rle(each.get("segmentation"), height, width) for each in objects] if has_masks else None,
         image=pixels,
     )
 
 
-def _to_rle(segmentation: list[list[float]] | CocoDict | None, height: int, width: int) -> RLE:
-    """Return polygons, run lengths or a compressed RLE as a compressed RLE; None as an empty one."""
+def to_rle(segmentation: list[list[float]] | CocoDict | None, height: int, width: int) -> RLE:
+    """Return a `segmentation` of an image with `height` and `width` as a compressed RLE.
+
+    It may be polygons, run lengths, a compressed RLE or, for an empty one, None.
+    """
     if not segmentation:
         return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
     if isinstance(segmentation, list):

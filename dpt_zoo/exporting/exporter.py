@@ -31,13 +31,13 @@ from ..inference.graph_metadata import OUTPUTS, GraphMetadata
 from ..inference.inputs import ImageInput, find_inputs
 from ..inference.limits import Limits
 from ..manifest.locations import is_location
+from ..manifest.metadata import UNKNOWN_LICENSE
 from ..manifest.records import read_manifest
 from ..models.factory import check_detector, create_model
 from ..utils.environment import versions
 from ..utils.files import atomic_path
 from ..utils.validation import check_integer
 from ..weights.digests import tensors_sha256
-from ..weights.metadata import UNKNOWN_LICENSE
 from ..weights.store import read_metadata
 from .graph import DetectorGraph, build_graph
 
@@ -235,6 +235,7 @@ def _describe(
         license=license,
         precision="float16" if half else "float32",
         versions={**versions(), **{package: importlib.metadata.version(package) for package in PACKAGES[suffix]}},
+        score_thresholds=model.dataset_meta.get("score_thresholds"),
     )
 
 

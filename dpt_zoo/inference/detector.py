@@ -2,9 +2,10 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from numbers import Real
@@ -17,7 +18,7 @@ from PIL import Image
 
 from ..errors import DependencyError, ImageError, InputError
 from ..utils.images import MAX_PIXELS
-from ..utils.validation import check_fraction, check_integer
+from ..utils.validation import check_integer
 from ..utils.windows import ArrayWindows, Window, WindowReader
 from .backend import Backend, Objects, Resized
 from .detections import Detections
@@ -29,6 +30,8 @@ from .views import View, Views
 
 if TYPE_CHECKING:
     import torch
+
+    from ..explaining.patches import Explanation
 
 MAX_KEPT = 50_000_000
 """Pixels of an image that is kept with its detections in slices. Larger ones would fill the memory of a stream."""
@@ -54,7 +57,8 @@ class Detector:
             Runtime, or .xml for OpenVINO; or a model from `create_model`, which is not changed: it stays on its device,
             and it is in eval mode only during a call.
         weights: a path or a URL of other weights, see `create_model`; by default the zoo's own. Only for a name.
-        score_threshold: the lowest score of an object to return, in [0, 1]. A file was exported with a lowest one.
+        score_threshold: the lowest score of an object to return, in [0, 1]; "tuned" for that of each class which
+            `evaluate(..., tune_thresholds="f1")` wrote into the weights. A file was exported with a lowest one.
         max_detections: the largest number of objects to return of an image; by default that of the config, or of the
             file: 100 for COCO. A larger number takes more time and memory. A file returns at most its own.
         nms_iou: of two boxes of a class with a higher IoU, in [0, 1], only the one with the higher score is returned;
@@ -77,6 +81,7 @@ class Detector:
         classes: the names of all classes of the model.
         has_masks: whether objects have masks.
         score_threshold: the lowest score of an object that is returned.
+        score_thresholds: the lowest score of an object of each class, if they are tuned, else None.
         max_detections, nms_iou, class_agnostic_nms: those of the arguments.
 
     Raises:
@@ -90,7 +95,7 @@ class Detector:
         model: "str | Path | torch.nn.Module",
         *,
         weights: str | Path | None = None,
-        score_threshold: float = 0.3,
+        score_threshold: float | Literal["tuned"] = 0.3,
         max_detections: int | None = None,
         nms_iou: float | None = None,
         class_agnostic_nms: bool = False,
@@ -102,12 +107,8 @@ class Detector:
         max_pixels: int | None = None,
         num_threads: int | None = None,
     ) -> None:
-        check_fraction("score_threshold", score_threshold)
-        self.score_threshold = float(score_threshold)
-        self.max_detections = max_detections
-        self.nms_iou = nms_iou
-        self.class_agnostic_nms = class_agnostic_nms
-        limits = self._limits
+        threshold = None if score_threshold == "tuned" else score_threshold
+        limits = Limits(threshold, max_detections, nms_iou, class_agnostic_nms)
         for name, value in (("batch_size", batch_size), ("max_pixels", max_pixels), ("num_threads", num_threads)):
             if value is not None:
                 check_integer(name, value, 1)
@@ -144,6 +145,14 @@ class Detector:
             self.model, self._backend = backend.model, backend
         self.classes = self._backend.classes
         self.has_masks = self._backend.has_masks
+        self.score_thresholds: tuple[float, ...] | None = None
+        if threshold is None:
+            self.score_thresholds = self._find_tuned()
+            threshold = min(self.score_thresholds)
+        self.score_threshold = float(threshold)
+        self.max_detections = max_detections
+        self.nms_iou = nms_iou
+        self.class_agnostic_nms = class_agnostic_nms
         self._max_pixels = MAX_PIXELS if max_pixels is None else int(max_pixels)
 
     @property
@@ -161,7 +170,10 @@ class Detector:
             options: the other arguments of `Detector`.
 
         Raises:
-            InputError, FetchError, OutputError, WeightsError: As for `Detector`.
+            InputError: The name of the repository or another argument is invalid.
+            FetchError: The weights cannot be downloaded.
+            OutputError: The weights cannot be stored.
+            WeightsError: The repository is not of this project, or its weights are damaged.
         """
         return cls(f"hf://{repo}@{revision}", **options)
 
@@ -169,6 +181,13 @@ class Detector:
     def weights_sha256(self) -> str:
         """The digest of the weights, see `weights.digests.tensors_sha256`."""
         return self._backend.weights_sha256
+
+    def _find_tuned(self) -> tuple[float, ...]:
+        """Return the thresholds in the model's file."""
+        owner = self.model.dataset_meta if self.metadata is None else asdict(self.metadata)
+        if owner.get("score_thresholds") is None:
+            raise InputError("score_threshold='tuned': tune the thresholds of this model by `dpt-zoo evaluate` first")
+        return tuple(owner["score_thresholds"])
 
     def __call__(
         self,
@@ -201,6 +220,35 @@ class Detector:
         if isinstance(result, ImageError):
             raise result
         return result
+
+    def explain(self, image: ImageLike, object: int | None = None) -> "Explanation":
+        """Return where the network looks in an image: the patches that its DePatch stages predict.
+
+        Args:
+            image: the image, as for a call.
+            object: the index of a detected object, to find out which patches its score depends on. Needs about as much
+                memory as training on one image.
+
+        Raises:
+            ImageError: The image cannot be read.
+            InputError: The model is an exported file, or there is no such object.
+        """
+        if self.metadata is not None:
+            raise InputError("explain needs the network, which an exported file hides: use the model it was made from")
+        from ..explaining.patches import Explanation
+        from .pytorch_backend import PyTorchBackend
+
+        assert isinstance(self._backend, PyTorchBackend)
+        prepared = self._prepare(find_input(image, self._max_pixels))
+        ((_, detections),) = self._detect([prepared])
+        if isinstance(detections, ImageError) or prepared.resized is None:
+            raise detections
+        if object is not None:
+            check_integer("object", object, 0)
+            if object >= len(detections):
+                raise InputError(f"object is {object}, but {len(detections)} objects were detected, counted from 0")
+        stages = self._backend.explain(prepared.resized, detections, object)
+        return Explanation(detections, stages, object)
 
     def stream(
         self,
@@ -318,7 +366,10 @@ class Detector:
             groups.setdefault(resized.padded_size, []).append((item, resized))
         for group in groups.values():
             items, images = zip(*group, strict=True)
-            yield from zip(items, self._backend.predict(images, self._limits), strict=True)
+            predictions = self._backend.predict(images, self._limits)
+            if self.score_thresholds:
+                predictions = [_select(objects, self.score_thresholds) for objects in predictions]
+            yield from zip(items, predictions, strict=True)
 
     def _to_detections(
         self, input: ImageInput, objects: Objects, image_size: tuple[int, int], image: NDArray[np.uint8] | None
@@ -333,6 +384,13 @@ class _Prepared(NamedTuple):
     input: ImageInput
     image: Any
     resized: Resized | None = None
+
+
+def _select(objects: Objects, thresholds: Sequence[float]) -> Objects:
+    """Return the objects of at least the threshold of their class."""
+    kept = objects.scores >= np.asarray(thresholds)[objects.labels]
+    rles = None if objects.rles is None else [rle for rle, is_kept in zip(objects.rles, kept, strict=True) if is_kept]
+    return Objects(objects.boxes[kept], objects.scores[kept], objects.labels[kept], rles)
 
 
 def is_exported(model: object) -> TypeGuard[str | Path]:

@@ -15,6 +15,7 @@ from ..utils.json_values import (
     is_integer,
     is_list,
     is_number,
+    is_scores,
     is_text,
     is_versions,
     or_none,
@@ -68,6 +69,7 @@ class GraphMetadata:
         license: an SPDX identifier.
         precision: "float32", "float16" or "int8": how the weights are stored.
         versions: package names and versions with which the file was made.
+        score_thresholds: the tuned threshold of each class, or None; see `Detector`.
     """
 
     name: str
@@ -89,6 +91,7 @@ class GraphMetadata:
     license: str
     precision: str
     versions: Mapping[str, str]
+    score_thresholds: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the metadata, of plain types."""
@@ -101,8 +104,13 @@ class GraphMetadata:
         Raises:
             WeightsError: It is incomplete, contradicts itself, or is of another version.
         """
+        if isinstance(content, Mapping):
+            content = {"score_thresholds": None, **content}  # older files have none
         check_entries(content, FORMAT, _VALID, path)
         metadata = cls(**{name: freeze(content[name]) for name in _VALID})
+        thresholds = metadata.score_thresholds
+        if thresholds is not None and len(thresholds) != len(metadata.classes):
+            raise WeightsError(f"{path}: its metadata contradicts itself: other numbers of classes and thresholds")
         fixed, divisor = metadata.image_size, metadata.pad_divisor
         if metadata.has_preprocessing and (fixed is not None or metadata.batch not in (None, 1)):
             raise WeightsError(f"{path}: its metadata contradicts itself: one image of any size, and of a fixed size")
@@ -141,5 +149,6 @@ _VALID: Mapping[str, Callable[[Any], bool]] = {
     "license": is_text,
     "precision": lambda value: value in ("float32", "float16", "int8"),
     "versions": is_versions,
+    "score_thresholds": or_none(is_scores),
 }
 """Whether the value of each entry is valid."""

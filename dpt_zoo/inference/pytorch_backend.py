@@ -27,13 +27,14 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..explaining.patches import StagePatches, trace_patches
 from ..models.cpu import FastConvolutions
 from ..models.detection import head_configs
 from ..models.factory import check_detector, create_model
 from ..utils.torch_defaults import torch_defaults
 from ..weights.digests import tensors_sha256
 from .backend import Objects, Resized
-from .detections import RLE, encode_mask
+from .detections import RLE, Detections, encode_mask
 from .limits import Limits
 
 CACHED_OBJECTS = 16
@@ -91,10 +92,19 @@ class PyTorchBackend:
         height, width = (-(-side // divisor) * divisor for side in resized["img"].shape[:2])
         return Resized(resized, (height, width))
 
+    def pack(self, images: Sequence[Resized]) -> dict[str, Any]:
+        """Return the input of the model's `data_preprocessor` for images that have one size once they are padded."""
+        packed = [self._pack(each.data) for each in images]
+        return {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
+
+    def explain(self, image: Resized, detections: Detections, index: int | None) -> tuple[StagePatches, ...]:
+        """Return the patches of the stages for an `image`; for `detections` and `index`, see `trace_patches`."""
+        with torch_defaults(), _eval_mode(self.model):
+            return trace_patches(self.model, self.pack([image]), detections, index)
+
     def predict(self, images: Sequence[Resized], limits: Limits) -> list[Objects]:
         """Run the network on `images` that have one size once they are padded, within `limits`."""
-        packed = [self._pack(each.data) for each in images]
-        batch = {key: [each[key] for each in packed] for key in ("inputs", "data_samples")}
+        batch = self.pack(images)
         with torch_defaults(), _eval_mode(self.model):
             predictions = run_network(self.model, batch, limits, self._amp, self._compiled_backbone)
         return [

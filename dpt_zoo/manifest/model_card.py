@@ -6,6 +6,7 @@ from typing import Any
 from .._version import __version__
 from ..utils import markdown
 from .locations import LocalFile, Location
+from .metadata import WeightsMetadata
 from .records import TASK_TITLES, Classifier, DemoDetector, Metrics, PublishedDetector, data_path
 
 HUB_LICENSES = {
@@ -32,11 +33,11 @@ def card(record: PublishedDetector | DemoDetector | Classifier, *, location: str
     )
 
 
-def own_card(metadata: Any, *, location: str, tensors_sha256: str) -> str:
+def own_card(metadata: WeightsMetadata, *, location: str, tensors_sha256: str) -> str:
     """Return the model card of a detector that a user trained, with metadata for the Hugging Face Hub.
 
     Args:
-        metadata: the `WeightsMetadata` of its weights.
+        metadata: what its weights say about it.
         location: location of the published copy, "hf://org/name".
         tensors_sha256: digest of the weights.
     """

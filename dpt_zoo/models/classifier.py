@@ -142,7 +142,7 @@ CFG = {"pool_size": (7, 7), "first_conv": "patch_embed1.proj", "classifier": "he
 default_cfgs = generate_default_cfgs({f"dpt_{size}": CFG for size in ("tiny", "small", "medium")})
 
 
-def _adapt_checkpoint(state: dict[str, Tensor], model: DPTClassifier) -> dict[str, Tensor]:
+def adapt_checkpoint(state: dict[str, Tensor], model: DPTClassifier) -> dict[str, Tensor]:
     """Rename the tensors of another code's checkpoint, and add the buffers that only the authors' files contain."""
     named = to_zoo_names(state)
     buffers = {name: buffer for name, buffer in model.named_buffers() if is_classifiers_own(name)}
@@ -165,7 +165,7 @@ def _create(
         pretrained_cfg=pretrained_cfg,
         pretrained_cfg_overlay=overlay,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        pretrained_filter_fn=_adapt_checkpoint,
+        pretrained_filter_fn=adapt_checkpoint,
         size=size,
         **kwargs,
     )

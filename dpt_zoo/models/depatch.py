@@ -60,7 +60,7 @@ class BoxCoder(nn.Module):
 
 
 def grid_points(boxes: Tensor, points: int = 3) -> Tensor:
-    """Return `points` x `points` points in each box `(B, N, 4)` xyxy, corners included: `(B, points**2, N, 2)` xy.
+    """Return `points` x `points` points in each of `boxes` `(B, N, 4)` xyxy, corners too: `(B, points**2, N, 2)` xy.
 
     Point `points*ix + iy` is at column ix, row iy.
     """

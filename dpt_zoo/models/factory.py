@@ -25,7 +25,7 @@ from ..utils.devices import find_device
 from ..utils.torch_defaults import torch_defaults
 from ..utils.validation import check_integer, check_not_empty
 from ..weights.loading import load_weights
-from ..weights.metadata import METADATA_KEY, find_metadata, require_metadata
+from ..weights.metadata import find_metadata, require_metadata
 from ..weights.reading import Weights
 from ..weights.store import read_trusted_weights
 from .metadata import described_config
@@ -102,7 +102,7 @@ def create_model(
                 left_out = load_weights(model, loaded.tensors, path, title, resized=find_class_tensors(model))
                 logger.warning("%s: newly initialised for %d classes: %s", title, num_classes, ", ".join(left_out))
         is_own = loaded and (is_file or weights is not None) and num_classes == num_known
-        model.dataset_meta = _dataset_meta(cfg, num_classes, loaded.meta if loaded and is_own else {})
+        model.dataset_meta = _dataset_meta(cfg, num_classes, loaded.meta if loaded and is_own else {}, path)
         return model.to(target).eval()
 
 
@@ -150,7 +150,7 @@ def find_num_classes(model_cfg: Any) -> dict[str, int]:
 def _find_heads(model_cfg: Any) -> dict[str, Any]:
     """Return the configs of the heads that classify, by their paths in a config. A cascade has a list of them."""
     prefix, owner = ("model.roi_head", model_cfg.roi_head) if "roi_head" in model_cfg else ("model", model_cfg)
-    heads = {}
+    heads: dict[str, Any] = {}
     for name in ("bbox_head", "mask_head"):
         match owner.get(name):
             case list(stages):
@@ -172,7 +172,7 @@ def read_classes(cfg: Any, weights: Weights, path: Path) -> tuple[str, ...]:
         WeightsError: The file at `path` contradicts itself.
     """
     num_classes = _find_num_classes(cfg, weights, path)
-    return tuple(_dataset_meta(cfg, num_classes, weights.meta)["classes"])
+    return tuple(_dataset_meta(cfg, num_classes, weights.meta, path)["classes"])
 
 
 def unnamed_classes(num_classes: int) -> tuple[str, ...]:
@@ -220,14 +220,17 @@ def _count_classes(tensors: Mapping[str, Tensor]) -> int | None:
     return max(next(counts, 0), 0) or None
 
 
-def _dataset_meta(cfg: Any, num_classes: int, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return MMDetection's `dataset_meta`. The file's `meta` is untrusted."""
+def _dataset_meta(cfg: Any, num_classes: int, meta: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return MMDetection's `dataset_meta`. The `meta` of the file at `path` is untrusted."""
     numbered = unnamed_classes(num_classes)
     dataset_meta = dict(cfg.train_dataloader.dataset.get("metainfo", CocoDataset.METAINFO))
     if len(dataset_meta["classes"]) != num_classes:
         dataset_meta = {"classes": numbered}
-    match {**meta, **meta.get(METADATA_KEY, {})}:  # of this project or plain, of MMEngine, of MMCV
-        case {"classes": list(names)} | {"dataset_meta": {"classes": list(names)}} | {"CLASSES": list(names)}:
+    if metadata := find_metadata(meta, path):
+        thresholds = {"score_thresholds": metadata.score_thresholds} if metadata.score_thresholds else {}
+        return {**dataset_meta, "classes": metadata.classes, **thresholds}
+    match meta:  # of MMEngine, MMCV, or plain
+        case {"dataset_meta": {"classes": list(names)}} | {"CLASSES": list(names)} | {"classes": list(names)}:
             if len(names) == num_classes:
                 dataset_meta["classes"] = tuple(
                     name if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100 else default

@@ -13,11 +13,7 @@ from .pretrained import load_backbone
 
 
 class NamedMaps(nn.Module):
-    """A backbone whose maps of `out_indices` have names, "0" for the first, as torchvision's pyramid expects.
-
-    Attributes:
-        backbone: the backbone.
-    """
+    """A `backbone` whose maps of `out_indices` have names, "0" for the first, as torchvision's pyramid expects."""
 
     def __init__(self, backbone: DPT, out_indices: Sequence[int]) -> None:
         super().__init__()

@@ -12,14 +12,17 @@ from .. import mmlab  # noqa: F401  (before mmdet)
 from mmdet.datasets import CocoDataset
 from mmdet.utils import get_test_pipeline_cfg
 
-from ..data.issues import list_names
 from ..errors import InputError
+from ..formats.issues import list_names
+from ..manifest.metadata import WeightsMetadata
 from ..manifest.records import DemoDetector, PublishedDetector, read_manifest
-from ..weights.metadata import WeightsMetadata
 
 ARCHITECTURES = {"RetinaNet": "retinanet", "MaskRCNN": "mask_rcnn"}
 """The architecture by the type of a config's model."""
-IGNORED = {"train_cfg", "init_cfg", "drop_path_rate", "gradient_checkpointing", "batch_augments", "meta_keys"}
+IGNORED = {
+    *("train_cfg", "init_cfg", "drop_path_rate", "gradient_checkpointing", "frozen_stages", "batch_augments"),
+    "meta_keys",
+}
 """Settings that have no effect on detection, besides those of losses."""
 DESCRIBED = {"num_classes", "scale"}
 """Settings that the metadata has."""

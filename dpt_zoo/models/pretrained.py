@@ -14,6 +14,8 @@ from .depatch import DePatch
 
 LANDMARK = re.compile(r"^(.*?)patch_embeds?[._]?([01])\.proj\.weight$")
 """The first patch embedding: a prefix, and the number of the first stage."""
+PLAIN = {"proj.weight", "proj.bias", "norm.weight", "norm.bias"}
+"""The tensors of a plain patch embedding."""
 
 
 def load_backbone(backbone: DPT, location: str | Path) -> str:
@@ -59,12 +61,11 @@ def to_zoo_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
-    for stage in (2, 3, 4):
-        name = f"patch_embed{stage}"
-        if f"{name}.proj.weight" in named:
-            plain = {key: named.pop(key) for key in list(named) if key.startswith(f"{name}.")}
-            own = {key.removeprefix(f"{name}."): tensor for key, tensor in plain.items()}
-            named |= {f"{name}.{key}": tensor for key, tensor in _to_depatch(own).items()}
+    for stage in ("patch_embed2.", "patch_embed3.", "patch_embed4."):
+        plain = {name.removeprefix(stage): tensor for name, tensor in named.items() if name.startswith(stage)}
+        if plain.keys() == PLAIN and plain["proj.weight"].shape[2:] == (2, 2):
+            named = {name: tensor for name, tensor in named.items() if not name.startswith(stage)}
+            named |= {f"{stage}{name}": tensor for name, tensor in _to_depatch(plain).items()}
     return named
 
 
@@ -72,15 +73,14 @@ def _to_depatch(plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict of the DePatch that computes what a plain embedding of 2x2 patches does."""
     weight = plain["proj.weight"]  # (out, in, 2, 2)
     depatch = DePatch(weight.shape[1], weight.shape[0])
-    with torch.no_grad():
-        # The corners of 3x3 points are the centres of the patch's pixels; the other points are not used at first.
-        projection = torch.zeros(*weight.shape[:2], depatch.points, depatch.points, dtype=weight.dtype)
-        projection[:, :, ::2, ::2] = weight
-        state = depatch.state_dict()
-    embedding = {f"patch_embed.{key}": tensor for key, tensor in plain.items()}
-    projected = {
-        "output_proj.weight": projection.permute(0, 3, 2, 1).flatten(1),  # a point's channels side by side, by columns
+    # The corners of 3x3 points are the centres of the patch's pixels; the other points are not used at first.
+    projection = torch.zeros(*weight.shape[:2], depatch.points, depatch.points, dtype=weight.dtype)
+    projection[:, :, ::2, ::2] = weight
+    return {
+        **depatch.state_dict(),
+        **{f"patch_embed.{name}": tensor for name, tensor in plain.items()},
+        "output_proj.weight": projection.permute(0, 3, 2, 1).flatten(1),  # by column, row, channel
         "output_proj.bias": plain["proj.bias"],
-        **{key: tensor for key, tensor in plain.items() if key.startswith("norm.")},
+        "norm.weight": plain["norm.weight"],
+        "norm.bias": plain["norm.bias"],
     }
-    return {**state, **embedding, **projected}

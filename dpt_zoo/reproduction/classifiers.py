@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,23 +79,26 @@ class ClassifierResults:
 
 
 def reproduce_classifiers(
-    options: ReproductionOptions, report: Callable[[str], None] = lambda line: None
+    names: Sequence[str], options: ReproductionOptions, report: Callable[[str], None] = lambda line: None
 ) -> ClassifierResults:
-    """Evaluate the three classifiers one after the other, each in its own processes, and write their table.
+    """Evaluate classifiers one after the other, each in its own processes, and write their table.
 
-    Earlier evaluations in `options.work_dir` with the same options are used. `report` is called with a line before and
-    after each evaluation.
+    Earlier evaluations in `options.work_dir` with the same options are used. `names` are names of classifiers, by
+    default all three; `report` is called with a line before and after each evaluation.
 
     Raises:
-        InputError: An option is only for detectors.
+        InputError: A name is not that of a classifier, or an option is only for detectors.
         OutputError: The results cannot be written.
     """
     if options.format != "pytorch" or options.skip_missing:
         raise InputError("format and skip_missing are for detectors: leave them out")
-    rows = []
-    for record in read_manifest().classifiers.values():
-        report(f"{record.name}: {len(rows) + 1} of {len(read_manifest().classifiers)}")
-        rows.append(_evaluate(record, options))
+    classifiers = read_manifest().classifiers
+    if unknown := [name for name in names if name not in classifiers]:
+        raise InputError(f"{unknown[0]!r} is not a classifier: choose from {', '.join(classifiers)}")
+    rows: list[ClassifierRow] = []
+    for number, name in enumerate(names or classifiers, 1):
+        report(f"{name}: {number} of {len(names or classifiers)}")
+        rows.append(_evaluate(classifiers[name], options))
         report(" ".join(filter(None, rows[-1].cells)))
     results = ClassifierResults(tuple(rows), options.work_dir / "classifiers.md")
     results.write()

@@ -133,7 +133,7 @@ def _evaluate(record: Detector, options: ReproductionOptions) -> Row:
 
 
 def run_worker(arguments: Mapping[str, Any], processes: int) -> str | None:
-    """Evaluate a model in its own processes, see `dpt_zoo.reproduction.worker`; return the reason if this fails."""
+    """Evaluate a model with `arguments` in a number of new `processes`; return the reason if this fails."""
     error_file = Path(arguments["work_dir"], ERROR)
     error_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "dpt_zoo.reproduction.worker", str(processes), json.dumps(arguments)]

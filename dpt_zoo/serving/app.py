@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -73,12 +73,17 @@ class Service:
             on_batch=lambda model, num_images: self.metrics.batches.labels(model).observe(num_images),
         )
         self._api_keys = [key.encode() for key in api_keys]
-        self.drawings = asyncio.Semaphore(MAX_DRAWINGS)
+        self._drawings = asyncio.Semaphore(MAX_DRAWINGS)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether clients need a key."""
+        return bool(self._api_keys)
 
     def check_key(self, key: str) -> None:
         """Refuse a request without one of the keys."""
         matches = [hmac.compare_digest(key.encode(), each) for each in self._api_keys]
-        if self._api_keys and not any(matches):
+        if not any(matches):
             raise Refusal(401, "an API key is needed: Authorization: Bearer KEY")
 
     def find(self, model: str | None) -> tuple[str, Detector]:
@@ -100,31 +105,28 @@ class Service:
             raise Refusal(503, "the server is stopping", "stopping")
 
     async def detect(self, request: Request, received: Sequence[Received], options: Options) -> list[Result]:
-        """Return the detections in the images of a `request`, unless its client leaves.
+        """Return the detections in the `received` images of a `request`, with its `options`.
 
         Raises:
-            Refusal: The queue is full, or the answer would come too late.
+            QueueFullError: There are not enough places.
+            ClosedError: The service stops.
+            Refusal: The client leaves, or the answer would come too late.
         """
         images = [each for each in received if isinstance(each, EncodedImage)]
-        results = iter(await self._wait_for(self._submit(images, options), request))
+        results = iter(await self._wait_for(self.batcher.submit(images, options), request))
         return [next(results) if isinstance(each, EncodedImage) else each for each in received]
-
-    def _submit(self, images: Sequence[EncodedImage], options: Options) -> list["Future[Detections]"]:
-        try:
-            return self.batcher.submit(images, options)
-        except QueueFullError as error:
-            raise Refusal(503, str(error), "queue_full") from error
-        except ClosedError as error:
-            raise Refusal(503, str(error), "stopping") from error
 
     async def _wait_for(self, futures: "Sequence[Future[Detections]]", request: Request) -> list[Result]:
         """Return the result of each future."""
         work = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
-        departure = asyncio.ensure_future(request.receive())  # the body is complete: what follows is the end
+        departure: asyncio.Future[Any] = asyncio.ensure_future(
+            request.receive()
+        )  # the body is complete: what follows is the end
         try:
-            await asyncio.wait({work, departure}, timeout=self.settings.timeout, return_when=asyncio.FIRST_COMPLETED)
+            awaited: set[asyncio.Future[Any]] = {work, departure}
+            await asyncio.wait(awaited, timeout=self.settings.timeout, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                return [self._check(result) for result in work.result()]
+                return [_check(result) for result in work.result()]
             if departure.done():
                 raise Refusal(408, "the client has closed the connection", "client_left")
             raise Refusal(503, f"no answer within {self.settings.timeout:g} s: try again", "timeout")
@@ -132,24 +134,36 @@ class Service:
             work.cancel()  # images that wait free their places
             departure.cancel()
 
-    def _check(self, result: Detections | BaseException) -> Result:
-        """Return detections, or the reason why an image could not be read. Any other exception is raised."""
-        if isinstance(result, ClosedError):
-            raise Refusal(503, str(result), "stopping")
-        if not isinstance(result, Detections | ImageError):
-            raise result
-        return result
+    @contextlib.asynccontextmanager
+    async def drawing(self) -> AsyncIterator[None]:
+        """Limit the number of images that are detected and drawn at a time."""
+        try:
+            await asyncio.wait_for(self._drawings.acquire(), self.settings.timeout)
+        except asyncio.TimeoutError:
+            raise Refusal(503, "too many images are drawn at a time: try again", "timeout") from None
+        try:
+            yield
+        finally:
+            self._drawings.release()
+
+
+def _check(result: Detections | BaseException) -> Result:
+    """Return detections, or the reason why an image could not be read. Any other exception is raised."""
+    if not isinstance(result, Detections | ImageError):
+        raise result
+    return result
 
 
 def make_app(service: Service, *, is_local: bool = False) -> ASGIApp:
     """Return the application of a `service`. If `is_local`, it refuses host names of other machines."""
     app = FastAPI(title="DPT Zoo", version=__version__, docs_url=None, redoc_url=None)
-    bearer = HTTPBearer(auto_error=False, description="one of the server's API keys, if it has any")
+    bearer = HTTPBearer(auto_error=False, description="one of the server's API keys")
 
-    def check_key(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+    async def check_key(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
         service.check_key(credentials.credentials if credentials else "")
 
-    private = APIRouter(dependencies=[Depends(check_key)], responses=dict.fromkeys((401, 404, 422, 503), PROBLEM))
+    keys = [Depends(check_key)] if service.needs_key else []
+    private = APIRouter(dependencies=keys, responses=dict.fromkeys((401, 404, 422, 503), PROBLEM))
     _add_detect(private, service)
     _add_models(private, service)
     app.include_router(private)
@@ -165,6 +179,14 @@ def make_app(service: Service, *, is_local: bool = False) -> ASGIApp:
     async def refuse_parameters(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         return gate.problem(Refusal(422, f"{first['loc'][-1]}: {first['msg']}"), request.scope)
+
+    @app.exception_handler(QueueFullError)
+    async def refuse_more(request: Request, error: QueueFullError) -> Response:
+        return gate.problem(Refusal(503, str(error), "queue_full"), request.scope)
+
+    @app.exception_handler(ClosedError)
+    async def refuse_at_the_end(request: Request, error: ClosedError) -> Response:
+        return gate.problem(Refusal(503, str(error), "stopping"), request.scope)
 
     @app.exception_handler(Exception)
     async def apologise(request: Request, error: Exception) -> Response:
@@ -220,7 +242,7 @@ def _add_detect(router: APIRouter, service: Service) -> None:
             if media_type == PNG and len(received) != 1:
                 raise Refusal(406, "only one image can be drawn: ask for JSON, or send one image")
             request.state.fields.update(model=name, images=len(received))
-            async with service.drawings if media_type == PNG else contextlib.nullcontext():
+            async with service.drawing() if media_type == PNG else contextlib.nullcontext():
                 results = await service.detect(request, received, options)
                 if classes:
                     results = [
@@ -303,15 +325,16 @@ def _describe(name: str, service: Service) -> Model:
 
 
 def _describe_tensors(name: str, detector: Detector) -> ModelMetadata:
-    outputs: list[tuple[str, Literal["BYTES", "FP32", "INT64"], list[int]]] = [
-        ("boxes", "FP32", [-1, 4]),
-        ("scores", "FP32", [-1]),
-        ("labels", "INT64", [-1]),
-        *([("masks", "BYTES", [-1])] if detector.has_masks else []),  # compressed
+    outputs = [
+        TensorMetadata(name="boxes", datatype="FP32", shape=[-1, 4]),
+        TensorMetadata(name="scores", datatype="FP32", shape=[-1]),
+        TensorMetadata(name="labels", datatype="INT64", shape=[-1]),
     ]
+    if detector.has_masks:
+        outputs.append(TensorMetadata(name="masks", datatype="BYTES", shape=[-1]))  # compressed
     return ModelMetadata(
         name=name,
         platform="pytorch" if detector.metadata is None else "dpt_zoo_exported",
         inputs=[TensorMetadata(name="image", datatype="BYTES", shape=[1])],
-        outputs=[TensorMetadata(name=name, datatype=datatype, shape=shape) for name, datatype, shape in outputs],
+        outputs=outputs,
     )

@@ -125,7 +125,7 @@ class Batcher:
         return all(thread.is_alive() for thread in self._threads)
 
     def submit(self, images: Sequence[EncodedImage], options: Options) -> list["Future[Detections]"]:
-        """Put images into the queue: all or none.
+        """Put `images` with the same `options` into the queue: all or none.
 
         Returns:
             For each image, its future detections, or an `ImageError` if it cannot be read. Cancelling a future that

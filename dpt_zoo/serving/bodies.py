@@ -5,7 +5,7 @@ import base64
 import binascii
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Future
 
 from pydantic import ValidationError
@@ -93,7 +93,7 @@ class BodyReader:
     async def _read_form(self, request: Request, body: bytes) -> list[Received]:
         """Return the files of a form."""
 
-        async def stream() -> AsyncIterator[bytes]:
+        async def stream() -> AsyncGenerator[bytes, None]:
             yield body
 
         parser = MultiPartParser(request.headers, stream(), max_files=self._settings.max_images, max_fields=0)

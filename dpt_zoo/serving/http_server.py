@@ -1,4 +1,4 @@
-"""uvicorn, which ends connections that stall, and stops when it has answered what was accepted."""
+"""A server of uvicorn that ends connections that stall, and stops when it has answered what was accepted."""
 
 import asyncio
 import socket
@@ -13,6 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from .app import Service
 from .settings import GRACE_SECONDS
 
+KEEP_ALIVE_SECONDS = 75
+"""Longest time of a connection between requests. Proxies keep theirs for a shorter time, and meet no closed one."""
 HEADER_SECONDS = 10.0
 """Longest time for the headers of a request to arrive."""
 READ_SECONDS = 30.0
@@ -38,6 +40,7 @@ class GracefulServer(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS + 1,
         )
         super().__init__(config)
@@ -58,22 +61,22 @@ class GracefulServer(uvicorn.Server):
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's protocol with limits of time on what a client sends and reads. By itself, it would wait forever."""
-
-    _headers_end: asyncio.TimerHandle | None = None
-    _read_end: asyncio.TimerHandle | None = None
+    """HTTP/1.1 with limits of time on what a client sends and reads, for which uvicorn would wait forever."""
 
     def connection_made(self, transport: Any) -> None:
         """Wait for headers from the start on."""
         super().connection_made(transport)
-        self._headers_end = self.loop.call_later(HEADER_SECONDS, transport.abort)
+        self._headers_end: asyncio.TimerHandle | None = self.loop.call_later(HEADER_SECONDS, transport.abort)
+        self._read_end: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         """Wait for headers until they are complete."""
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._headers_end = _cancel(self._headers_end)
-        elif self._headers_end is None:
+        is_complete = self.cycle is not None and not self.cycle.response_complete
+        if self._headers_end and is_complete:
+            self._headers_end.cancel()
+            self._headers_end = None
+        elif not self._headers_end and not is_complete:
             self._headers_end = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
 
     def pause_writing(self) -> None:
@@ -84,14 +87,12 @@ class TimedProtocol(H11Protocol):
     def resume_writing(self) -> None:
         """Stop to wait for the client to read."""
         super().resume_writing()
-        self._read_end = _cancel(self._read_end)
+        if self._read_end:
+            self._read_end.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop to wait."""
         super().connection_lost(exc)
-        self._headers_end, self._read_end = _cancel(self._headers_end), _cancel(self._read_end)
-
-
-def _cancel(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+        for timer in (self._headers_end, self._read_end):
+            if timer:
+                timer.cancel()

@@ -47,6 +47,8 @@ class Settings:
         check_fraction("score_threshold", self.score_threshold)
         for name in ("batch_size", "max_queue", "max_images", "max_bytes", "max_pixels"):
             check_integer(name, getattr(self, name), 1)
+        if self.max_images > self.max_queue:
+            raise InputError(f"max_queue must be at least max_images, {self.max_images}, not {self.max_queue}")
         if not self.timeout > 0:
             raise InputError(f"timeout must be a number of seconds above 0, not {self.timeout!r}")
 

@@ -194,7 +194,7 @@ class ResumableCheckpointHook(Hook):  # type: ignore[misc]
             report(runner, f"stopped early: no better weights in {plural(num_worse, 'validation')}")
 
     def _save_if_best(self, runner: Runner, metrics: dict[str, float]) -> bool:
-        metric = next(iter(metrics)) if self.save_best == "auto" else self.save_best
+        metric = next(iter(metrics)) if self.save_best == "auto" else str(self.save_best)
         if metric not in metrics:
             self._check_save_best(metrics)
         score, info = metrics[metric], runner.message_hub.runtime_info

@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +57,19 @@ class OptionalBackend(BaseVisBackend):  # type: ignore[misc]
             print_log(line, logger="current")
             show(line, to=sys.stderr)
 
-    add_config: Callable[..., None] = functools.partialmethod(_call, "add_config")  # type: ignore[assignment]
-    add_graph: Callable[..., None] = functools.partialmethod(_call, "add_graph")  # type: ignore[assignment]
-    add_image: Callable[..., None] = functools.partialmethod(_call, "add_image")  # type: ignore[assignment]
-    add_scalar: Callable[..., None] = functools.partialmethod(_call, "add_scalar")  # type: ignore[assignment]
-    add_scalars: Callable[..., None] = functools.partialmethod(_call, "add_scalars")  # type: ignore[assignment]
-    close: Callable[..., None] = functools.partialmethod(_call, "close")  # type: ignore[assignment]
+    add_config: Any = functools.partialmethod(_call, "add_config")
+    add_graph: Any = functools.partialmethod(_call, "add_graph")
+    add_image: Any = functools.partialmethod(_call, "add_image")
+    add_scalar: Any = functools.partialmethod(_call, "add_scalar")
+    add_scalars: Any = functools.partialmethod(_call, "add_scalars")
+    close: Any = functools.partialmethod(_call, "close")
 
 
 @VISBACKENDS.register_module()
 class WandbBackend(WandbVisBackend):  # type: ignore[misc]
     """MMEngine's backend for current versions of wandb. It uploads no code, of which MMEngine's takes all it finds."""
 
-    @force_init_env  # type: ignore[untyped-decorator]
+    @force_init_env
     def add_config(self, config: Config, **kwargs: Any) -> None:
         """Record the config."""
         self._wandb.config.update(config.to_dict())

@@ -15,14 +15,14 @@ from ..data.splits import Split, prepare_splits
 from ..engine import config as configs
 from ..engine.distributed import process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
-from ..errors import InputError
+from ..errors import InputError, WeightsError
+from ..manifest.metadata import WeightsMetadata
 from ..models.metadata import describe
 from ..utils.files import expand_user, make_folder
 from ..utils.progress import progress_bar
 from ..utils.streams import show
 from ..utils.validation import check_integer, check_not_empty, check_one_data_set
 from ..weights.converting import with_metadata, write_safetensors
-from ..weights.metadata import WeightsMetadata
 from ..weights.reading import read_weights
 from .checkpoints import find_checkpoints, find_facts, find_metrics
 from .loggers import add_loggers
@@ -64,7 +64,8 @@ def train(
     Args:
         model: a config file, the name of a detector, or weights that say which model they are for (see
             `create_model`).
-        data_root: a folder of COCO, YOLO or Pascal VOC data (see docs/data.md); by default the data in the config.
+        data_root: a folder or zip archive of COCO, YOLO, Pascal VOC, ... (see docs/data.md); by default the data in
+            the config.
         annotations: a COCO annotation file to train on, instead of `data_root`; then nothing is validated.
         images: the folder of the images of `annotations`.
         work_dir: the folder for checkpoints, logs and `model.safetensors`; by default `runs/NAME` for a model NAME.
@@ -109,7 +110,6 @@ def train(
     cfg = configs.load_config(model)
     # Merged now, because the data and the schedule depend on settings, and again after all options, to override them.
     configs.merge_cfg_options(cfg, {k: v for k, v in options.cfg_options.items() if not _extends_list(k)})
-    metadata = _describe(cfg)
     folder = options.work_dir or cfg.get("work_dir") or Path("runs", Path(model).stem)
     cfg.work_dir = str(expand_user(folder).absolute())
     cfg.resume = bool(options.resume or cfg.get("resume"))
@@ -117,6 +117,7 @@ def train(
         if amp:
             configs.use_amp(cfg, place)
         data = from_main_process(lambda: _prepare_data(cfg, options))
+        metadata = _describe(cfg, data["train"])
         _configure(cfg, options, data)
         return _run(cfg, options, data["train"], metadata)
 
@@ -207,7 +208,8 @@ def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedS
     train, val = data["train"], data.get("val")
     show(
         f"data: {train.num_images:,} images with {train.num_objects:,} objects of {len(train.classes):,} classes to "
-        f"train on ({train.num_empty_images:,} without objects), {val.num_images if val else 0:,} to validate with",
+        f"train on ({train.num_empty_images:,} without objects), {val.num_images if val else 0:,} to validate with"
+        + ("" if val else ": `dpt-zoo split-data` makes such a split"),
         to=sys.stderr,
     )
     return data
@@ -264,11 +266,12 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
         configs.balance_classes(cfg, data["train"])
 
 
-def _describe(cfg: Config) -> WeightsMetadata | None:
-    """Return what the trained weights will say about the model of a config, or None if its settings are its own."""
+def _describe(cfg: Config, data: CheckedSplit) -> WeightsMetadata | None:
+    """Return what the trained weights will say about their model, or None if metadata cannot describe it."""
     try:
-        return describe(cfg)
-    except InputError as error:
+        metadata = replace(describe(cfg), classes=tuple(data.classes))
+        return WeightsMetadata.from_json(metadata.to_json(), "the model")
+    except (InputError, WeightsError) as error:
         if is_main_process():
             show(f"model.safetensors can be used only with this config: {error}", to=sys.stderr)
         return None
@@ -285,8 +288,7 @@ def _run(cfg: Config, options: TrainingOptions, data: CheckedSplit, metadata: We
         weights = read_weights(Path(best) if best else find_checkpoints(result.parent)[-1])
         if metadata:
             facts = {**find_facts(weights.meta), "images": data.num_images, "objects": data.num_objects}
-            metrics = find_metrics(weights.meta)
-            metadata = replace(metadata, classes=tuple(data.classes), metrics=metrics, training=facts)
+            metadata = replace(metadata, metrics=find_metrics(weights.meta), training=facts)
             weights = with_metadata(weights, metadata)
         write_safetensors(weights, result)
     return result

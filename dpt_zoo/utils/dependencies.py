@@ -19,9 +19,11 @@ EXTRAS = {
     "large": ("tifffile",),
     "scale": ("pyarrow", "fsspec"),
     "ray": ("ray",),
+    "webdataset": ("webdataset",),
     "app": ("gradio",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
     "demo": ("sklearn",),
+    "datasets": ("datasets",),
     "loggers": ("tensorboard", "wandb", "mlflow", "clearml"),
 }
 """The extras of `setup.py`, and the packages that only they install."""

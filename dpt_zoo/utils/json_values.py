@@ -11,7 +11,7 @@ Check = Callable[[Any], bool]
 
 
 def check_entries(content: Any, format: int, checks: Mapping[str, Check], path: object) -> None:
-    """Check that the JSON value `content` of the file at `path` has exactly the entries of `checks`, and a "format".
+    """Check that the JSON value `content` of the file at `path` has exactly the entries of `checks`, and this `format`.
 
     Raises:
         WeightsError: An entry is missing, invalid or unknown, or the format is another one.
@@ -55,7 +55,7 @@ def is_integer(maximum: int) -> Check:
 
 
 def is_list(length: int, is_valid: Check) -> Check:
-    """Return a check for a `length` of valid values."""
+    """Return a check for a `length` of values that pass the check `is_valid`."""
     return lambda value: isinstance(value, list | tuple) and len(value) == length and all(map(is_valid, value))
 
 
@@ -69,8 +69,13 @@ def is_classes(value: Any) -> bool:
     return isinstance(value, list | tuple) and 0 < len(value) <= 10_000 and all(map(is_text, value))
 
 
+def is_scores(value: Any) -> bool:
+    """Return whether a value is a list of 1 to 10,000 numbers from 0 to 1."""
+    return isinstance(value, list | tuple) and 0 < len(value) <= 10_000 and all(map(is_number(0, 1), value))
+
+
 def is_mapping(is_key: Check, is_valid: Check) -> Check:
-    """Return a check for objects of at most 100 valid keys and values."""
+    """Return a check for objects of at most 100 keys and values that pass the checks `is_key` and `is_valid`."""
     return lambda value: (
         isinstance(value, Mapping)
         and len(value) <= 100

@@ -15,7 +15,10 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"--port must be from 0 to 65535, not {port}")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
+        listener = socket.create_server(address[:2], family=family)
+        # asyncio misses such sockets: an answer's body would wait 40 ms for the client to acknowledge its headers.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except (OSError, UnicodeError) as error:
         reason, *_ = str(getattr(error, "strerror", None) or error).split(" (while")  # the rest repeats the address
         raise InputError(

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import InputError, OutputError
+from ..manifest.metadata import METADATA_KEY, WeightsMetadata
 from ..utils.files import atomic_path, open_atomic
-from .metadata import METADATA_KEY, WeightsMetadata, find_metadata
+from .metadata import find_metadata
 from .reading import META_KEY, Weights, read_weights
 
 

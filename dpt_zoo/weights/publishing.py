@@ -9,12 +9,13 @@ from pathlib import Path
 from .._version import __version__
 from ..errors import DPTZooError, InputError, OutputError
 from ..manifest.locations import HubModel
+from ..manifest.metadata import METADATA_KEY, WeightsMetadata
 from ..manifest.model_card import card, own_card
 from ..manifest.records import PublishedDetector
 from ..utils.progress import on_terminal
 from .digests import tensors_sha256
 from .huggingface import client, reason, status_of
-from .metadata import METADATA_KEY, WeightsMetadata, write_metadata
+from .metadata import write_metadata
 from .reading import read_raw_weights
 from .store import offline_variables
 

@@ -146,7 +146,7 @@ def _detect_form(path: Path) -> str:
 def _read_safetensors(path: Path) -> RawWeights:
     with path.open("rb") as file:
         entries = read_header(file)
-        start_of_tensors = file.tell()
+        offset_of_tensors = file.seek(0, 1)
     with safe_open(path, framework="np"):
         pass  # the library checks that types, shapes and bytes agree, and that no byte belongs to two tensors or none
     metadata = entries.pop("__metadata__", {})
@@ -158,7 +158,7 @@ def _read_safetensors(path: Path) -> RawWeights:
             raise ValueError(f"{name} has a type that weights never have")
         if math.prod(max(size, 1) for size in entry["shape"]) > len(content):  # possible without elements
             raise ValueError(f"{name} claims the shape {entry['shape']}")
-        start, end = (start_of_tensors + offset for offset in entry["data_offsets"])
+        start, end = (offset_of_tensors + offset for offset in entry["data_offsets"])
         tensors[name] = RawTensor(DTYPES[entry["dtype"]], tuple(entry["shape"]), content[start:end])
     return RawWeights(_plain_names(tensors), dict(meta), "safetensors")
 

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import DependencyError, FetchError, InputError, OutputError, WeightsError
 from ..manifest.locations import BaiduNetdisk, GoogleDrive, HubFile, HubModel, LocalFile, Location, parse_location
+from ..manifest.metadata import WeightsMetadata, parse_config
 from ..manifest.records import DemoDetector, PublishedWeights, WeightsRecord, read_manifest
 from ..utils.dependencies import explain_imports
 from ..utils.files import atomic_path, remove
@@ -25,7 +26,7 @@ from . import gdrive, http
 from .cache import CacheEntry, Provenance, default_cache_dir
 from .digests import structure_sha256, tensors_sha256
 from .huggingface import fetch_from_hub
-from .metadata import WeightsMetadata, find_metadata, parse_config, require_metadata, write_metadata
+from .metadata import find_metadata, require_metadata, write_metadata
 from .raw_tensors import RawTensor, check_finite
 from .reading import Weights, read_raw_weights, read_weights, verify_crc
 

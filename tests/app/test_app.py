@@ -649,11 +649,11 @@ def test_without_gradio_it_says_what_to_install() -> None:
     check_line((done.returncode, done.stdout, done.stderr), 'pip install "dpt-zoo[app]"')
 
 
-def test_it_ends_quietly_and_leaves_nothing(tmp_path: Path) -> None:
+def test_it_ends_quietly_and_leaves_nothing(tmp_path: Path, quick_python: Path) -> None:
     def end(number: int) -> int:
         folder = tmp_path / str(number)
         folder.mkdir()
-        with running_app(temporary=folder) as app:
+        with running_app(temporary=folder, python=quick_python) as app:
             Client(app.url).detect(SCENE)
             status = app.stop(number)
         assert [line for line in app.log if " objects in " not in line] == []

@@ -22,7 +22,7 @@ from dpt_zoo.batch.exporters import WRITERS
 from dpt_zoo.batch.journal import ImageResult, Journal
 from dpt_zoo.cli import detect
 from dpt_zoo.data.checks import SplitFiles, check_splits
-from dpt_zoo.data.voc import read_voc
+from dpt_zoo.formats.voc import read_voc
 
 
 @pytest.fixture

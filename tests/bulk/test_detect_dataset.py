@@ -17,14 +17,14 @@ from reference_data import ROOT
 from running import Run
 
 from dpt_zoo import Detector, evaluate
-from dpt_zoo.bulk import process
+from dpt_zoo.bulk import images, process
 from dpt_zoo.bulk.detect import DatasetRun, detect_dataset
 from dpt_zoo.bulk.plan import Settings, make_plan
 from dpt_zoo.bulk.results import Counts, Results
 from dpt_zoo.bulk.sources import find_entries
 from dpt_zoo.bulk.storage import Folder
-from dpt_zoo.bulk.worker import PartWorker
-from dpt_zoo.errors import ImageError, InputError
+from dpt_zoo.bulk.worker import PartError, PartWorker
+from dpt_zoo.errors import ImageError, InputError, OutputError
 from dpt_zoo.evaluation.dataset_results import evaluate_results
 from dpt_zoo.inference.inputs import find_inputs
 
@@ -121,13 +121,14 @@ def test_a_part_that_kills_its_worker(
     names = ["000001.png", "000002.png", "poison.png", "000003.png"]
     for name in names:
         (tmp_path / name).symlink_to(scenes / names[0])
-    monkeypatch.setattr(process, "PROGRAM", (sys.executable, str(ROOT / "tests" / "support" / "poisoned_worker.py")))
+    monkeypatch.setattr(process, "PROGRAM", (sys.executable, str(ROOT / "tests" / "support" / "dying_worker.py")))
     command = ("detect-dataset", tmp_path, "--output", tmp_path / "out", "--model", model, "--images-per-part", 2)
     status, output, errors = run(*command, "--workers", 1)
     assert (status, output.splitlines()[1]) == (2, f"{tmp_path}/out: 1 part")
     first, second = errors.splitlines()
     assert first == "dpt-zoo: 1 part failed three times, and will be tried again by the same command:"
     assert second.startswith("  part-000001-") and second.endswith(": its process died (signal SIGKILL)")
+    assert len((tmp_path / "deaths").read_text().splitlines()) == 3
     monkeypatch.undo()
     status, output, errors = run(*command, "--workers", 1)
     assert (status, errors, output.splitlines()[1]) == (0, "", f"{tmp_path}/out: 2 parts")
@@ -167,6 +168,28 @@ def test_a_worker_refuses_another_model(model: Path, scenes: Path, finished: Dat
     make_plan(folder, replace(settings, weights="0" * 64), [list(map(str, scenes.iterdir()))])
     with pytest.raises(InputError, match="a run with other weights"):
         worker.detect(folder.address, 0)
+
+
+def test_what_fails_a_part_or_ends_the_run(
+    model: Path, scenes: Path, finished: DatasetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(address: str) -> bytes:
+        raise PermissionError(f"no access to {address}?token=secret")
+
+    worker, folder = PartWorker(str(model), {}), Folder(str(tmp_path / "out"))
+    settings = replace(settings_of(worker, finished), images_per_part=1)
+    plan = make_plan(folder, settings, [["s3://bucket/a.png", *map(str, sorted(scenes.iterdir()))]])
+    monkeypatch.setattr(images, "read_object", fail)
+    with pytest.raises(PartError, match=r"^PermissionError: no access to s3://bucket/a\.png\?\.\.\.$"):
+        worker.detect(folder.address, 0)
+    (tmp_path / "out" / plan.part_name(1)).mkdir()
+    monkeypatch.setattr(Folder, "has", lambda folder, name: False)
+    with pytest.raises(OutputError, match="cannot be written"):
+        worker.detect(folder.address, 1)
+    assert worker.detect(folder.address, 2).num_images == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("_plan.arrow", "_run.json", plan.part_name(1), plan.part_name(2)),
+    ]
 
 
 def test_export(finished: DatasetRun, scenes: Path, tmp_path: Path, run: Run) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from bulk_data import SETTINGS
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dpt_zoo.bulk.plan import PLAN, RUN, Plan, PlanReader, SeenKeys, image_key, make_plan, read_plan, wait_for_plan
@@ -56,6 +56,7 @@ def test_each_image_is_in_one_part(
     entries: list[Entry] = [[f"/data/{value}.png" for value in chunk] for chunk in chunks]
     for number in shards:
         entries.insert(number, Shard(f"/data/{number}.parquet", 2, 4))
+    assume(any(isinstance(entry, Shard) or entry for entry in entries))
     plan = make_plan(folder, SETTINGS, entries)
     parts = read_parts(folder, plan)
     images = [each for part in parts for each in part if isinstance(each, str)]
@@ -99,11 +100,18 @@ def test_other_settings_are_refused(changes: dict[str, Any], message: str, folde
     assert other.part_name(0) != plan.part_name(0)
 
 
-@pytest.mark.parametrize("entries", [[IMAGES[1:]], [IMAGES[::-1]], [[*IMAGES, "/data/new.png"]], [IMAGES, SHARD], []])
+@pytest.mark.parametrize("entries", [[IMAGES[1:]], [IMAGES[::-1]], [[*IMAGES, "/data/new.png"]], [IMAGES, SHARD]])
 def test_other_inputs_are_refused(entries: list[Entry], folder: Folder) -> None:
     make_plan(folder, SETTINGS, [IMAGES])
     with pytest.raises(InputError, match="a run with other inputs"):
         make_plan(folder, SETTINGS, entries)
+
+
+@pytest.mark.parametrize("entries", [[], [[]]])
+def test_no_images(entries: list[Entry], folder: Folder) -> None:
+    with pytest.raises(InputError, match="there are no images"):
+        make_plan(folder, SETTINGS, entries)
+    assert read_plan(folder) is None
 
 
 def test_other_files_are_refused(folder: Folder) -> None:

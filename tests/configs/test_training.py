@@ -48,6 +48,7 @@ def config_of(name: str, folder: Path) -> Config:
 # --- The whole schedule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_images", "stopped_at"),
     [
@@ -135,6 +136,7 @@ def make_images(folder: Path, is_wide: list[bool]) -> None:
 ITERATIONS_PER_EPOCH = 7330  # COCO train2017 on 8 GPUs with 2 images each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["retinanet_dpt_t_fpn_1x_coco", "mask_rcnn_dpt_t_fpn_mstrain-poly_3x_coco"])
 def test_learning_rate_of_every_iteration_on_coco(name: str, tmp_path: Path) -> None:
     authors = read_json("configs.json")[name]
@@ -202,6 +204,7 @@ def test_order_is_as_recorded(tmp_path: Path) -> None:
     assert batches_of(loader, processes=2, epoch=1) == [[[0, 7], [4, 6], [0, 7]], [[1, 4], [8, 2], [3, 5]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_wide", "num_others", "batch_size", "processes"),
     [
@@ -297,6 +300,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SINGLE_SCALE + MULTI_SCALE)
 def test_scales_and_flips(name: str, drawn: Path) -> None:
     dataset = SeededDataset(DATASETS.build(config_of(name, drawn).train_dataloader.dataset))

@@ -20,8 +20,8 @@ from small_data import CLASSES, HEIGHT, POLYGON, WIDTH, Json, coco_annotation, c
 
 from dpt_zoo.data.annotation_checks import check_mask
 from dpt_zoo.data.checks import CheckedSplit, SplitFiles, check_splits, raise_errors
-from dpt_zoo.data.issues import IssueType, describe
 from dpt_zoo.errors import DataError, InputError
+from dpt_zoo.formats.issues import IssueType, describe
 
 NAN = float("nan")
 INF = float("inf")
@@ -320,7 +320,7 @@ def test_an_object_with_id_0_counts_as_never_found() -> None:
         (b"1" * 10_000, "the file is not JSON"),
         (b'[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5}]', "as a detector's results do"),
         (b'"text"', "the file only holds 'text'"),
-        (b'{"version": "5.0", "shapes": [], "imagePath": "a.jpg"}', "LabelMe"),
+        (b'{"version": "5.0", "shapes": [], "imagePath": "a.jpg"}', "labelme"),
         (b"{}", "the file has no list of images, categories, annotations"),
         (b'{"images": {}, "annotations": [], "categories": 1}', "no list of images, categories"),
         (b'{"images": [], "annotations": [{"caption": "a cat"}], "categories": []}', "another COCO task"),

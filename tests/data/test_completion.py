@@ -22,8 +22,8 @@ from dpt_zoo.data import checks
 from dpt_zoo.data.annotation_checks import measure_mask
 from dpt_zoo.data.checks import CheckedSplit, SplitFiles, check_splits, raise_errors
 from dpt_zoo.data.completion import remove_parents
-from dpt_zoo.data.issues import IssueType
 from dpt_zoo.errors import DataError
+from dpt_zoo.formats.issues import IssueType
 
 Change = Callable[[Json], object]
 
@@ -178,7 +178,7 @@ def test_spellings_of_file_names(tmp_path: Path, on_disk: str, in_file: str) -> 
     make_image(tmp_path / "train2017" / on_disk)
     split = check(path)
     assert read(split)["images"][0]["file_name"] == on_disk
-    assert messages(split, IssueType.COMPLETED)[0].startswith("1 file name had other slashes or letters than the file")
+    assert messages(split, IssueType.COMPLETED)[0].startswith("1 file name differed from the files: ")
 
 
 def test_a_name_with_backslashes_that_no_file_has(tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ from small_data import (
 )
 
 from dpt_zoo.data.checks import CheckedSplit, SplitFiles, check_splits, raise_errors
-from dpt_zoo.data.issues import Issue, IssueType
 from dpt_zoo.data.layouts import find_splits
 from dpt_zoo.errors import DataError, DPTZooError, OutputError
+from dpt_zoo.formats.issues import Issue, IssueType
 
 
 @pytest.fixture

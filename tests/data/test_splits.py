@@ -8,9 +8,9 @@ import pytest
 from mmengine.config import Config
 from small_data import Json, make_coco, make_yolo
 
-from dpt_zoo.data.issues import IssueType
 from dpt_zoo.data.splits import prepare_splits
 from dpt_zoo.errors import DataError
+from dpt_zoo.formats.issues import IssueType
 
 BOXES, MASKS = Config({"model": {}}), Config({"model": {"roi_head": {"mask_head": {}}}})
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 LAUNCHED = f"""#!/bin/sh
 shift 3  # -u -m dpt_zoo
-exec {sys.executable} {Path(launched_process.__file__)} "$@"
+exec {{python}} {Path(launched_process.__file__)} "$@"
 """
 """Replaces Python: runs the tests' own program instead of `dpt-zoo`."""
 
@@ -96,10 +96,10 @@ def free_port() -> int:
 # --- Processes as one
 
 
-def test_the_gradients_are_the_mean_of_those_of_each_process_alone(tmp_path: Path) -> None:
+def test_the_gradients_are_the_mean_of_those_of_each_process_alone(tmp_path: Path, quick_python: Path) -> None:
     make_digit_scenes(tmp_path / "digits", num_train=NUM_BATCHES * BATCH_SIZE, num_test=1)
     remove_objects(tmp_path / "digits/annotations/instances_train2017.json", BATCH_SIZE)
-    add_programs(tmp_path, launched=LAUNCHED)
+    add_programs(tmp_path, launched=LAUNCHED.format(python=quick_python))
     done = run("dist_train.sh save_gradients 2", tmp_path, PYTHON_EXEC=f"{tmp_path}/launched")
     assert done.returncode == 0, done.stderr
     for topic in ("broadcast_buffers", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -127,8 +127,8 @@ def remove_objects(annotations: Path, num_images: int) -> None:
     annotations.write_text(json.dumps(content))
 
 
-def test_they_join_again_and_leave_with_an_error(tmp_path: Path) -> None:
-    add_programs(tmp_path / "bin", python=LAUNCHED, srun=SRUN, scontrol=SCONTROL)
+def test_they_join_again_and_leave_with_an_error(tmp_path: Path, quick_python: Path) -> None:
+    add_programs(tmp_path / "bin", python=LAUNCHED.format(python=quick_python), srun=SRUN, scontrol=SCONTROL)
     done = run("slurm_train.sh gpu dpt join_twice work", tmp_path, GPUS="2", GPUS_PER_NODE="1", PORT=str(free_port()))
     assert done.returncode == 0, done.stderr
     for rank in range(2):
@@ -136,7 +136,7 @@ def test_they_join_again_and_leave_with_an_error(tmp_path: Path) -> None:
 
 
 def test_no_thread_outlives_the_interpreter(tmp_path: Path) -> None:
-    add_programs(tmp_path, launched=LAUNCHED)
+    add_programs(tmp_path, launched=LAUNCHED.format(python=sys.executable))
     done = run("dist_train.sh leave_a_cycle 2", tmp_path, PYTHON_EXEC=f"{tmp_path}/launched")
     assert done.returncode == 0, done.stderr
     for rank in range(2):
@@ -146,8 +146,8 @@ def test_no_thread_outlives_the_interpreter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["kill_the_second", "fail_in_the_second"])
-def test_a_process_that_is_lost_ends_the_others(part: str, tmp_path: Path) -> None:
-    add_programs(tmp_path, launched=LAUNCHED)
+def test_a_process_that_is_lost_ends_the_others(part: str, tmp_path: Path, quick_python: Path) -> None:
+    add_programs(tmp_path, launched=LAUNCHED.format(python=quick_python))
     port = str(free_port())
     done = run(f"dist_train.sh {part} 2", tmp_path, PYTHON_EXEC=f"{tmp_path}/launched", PORT=port)
     assert time.time() - (tmp_path / "1.pid").stat().st_mtime < 30  # torchrun kills what is not gone by then

@@ -31,7 +31,9 @@ from dpt_zoo.evaluation.metrics import NAMES
 from dpt_zoo.evaluation.predictions import read_image_ids, read_predictions
 from dpt_zoo.evaluation.result import Evaluation
 from dpt_zoo.exporting import exporter
+from dpt_zoo.models.metadata import describe_record
 from dpt_zoo.reproduction.worker import run as run_worker
+from dpt_zoo.weights.metadata import write_metadata
 
 MODEL, CONFIG = "mrcnn_dpt_nano_digits", "configs/demo/mask_rcnn_dpt_nano_digits.py"
 WEIGHTS = ROOT / "configs/demo" / f"{MODEL}.safetensors"
@@ -176,8 +178,8 @@ class TestMetrics:
 
 @pytest.mark.slow
 class TestProcesses:
-    def test_they_count_each_image_once(self, digits: Path, work_dir: Path, tmp_path: Path) -> None:
-        done = launch(3, digits, tmp_path)
+    def test_they_count_each_image_once(self, digits: Path, work_dir: Path, tmp_path: Path, quick_python: Path) -> None:
+        done = launch(3, digits, tmp_path, quick_python)
         output, errors = done.communicate(timeout=300)
         assert done.returncode == 0, errors
         assert sorted(row["image_id"] for row in lines(tmp_path)) == list(range(1, NUM_IMAGES + 1))
@@ -186,10 +188,10 @@ class TestProcesses:
         assert output.count("segm") == 1
 
     def test_a_killed_one_ends_the_others_and_the_evaluation_can_be_resumed(
-        self, digits: Path, work_dir: Path, tmp_path: Path
+        self, digits: Path, work_dir: Path, tmp_path: Path, quick_python: Path
     ) -> None:
         (tmp_path / "evaluation.json").write_text("of an earlier evaluation")
-        run = launch(2, digits, tmp_path)
+        run = launch(2, digits, tmp_path, quick_python)
         found = wait_for_results(tmp_path, 2)
         children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True)
         os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
@@ -207,7 +209,7 @@ class TestProcesses:
         assert all(text.count(line) == 1 for line in found)
 
 
-def launch(count: int, data: Path, work_dir: Path) -> subprocess.Popen[str]:
+def launch(count: int, data: Path, work_dir: Path, python: Path) -> subprocess.Popen[str]:
     """Start an evaluation in several processes by scripts/dist_test.sh."""
     script, options = (
         ROOT / "scripts/dist_test.sh",
@@ -217,6 +219,7 @@ def launch(count: int, data: Path, work_dir: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "VIRTUAL_ENV": sys.prefix,
+        "PYTHON_EXEC": str(python),  # what torchrun starts
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     pipe = subprocess.PIPE
@@ -485,6 +488,7 @@ class TestExportedFiles:
         assert [each["score"] for each in results] == pytest.approx(scores)
         assert f"| computed with | {evaluation.runtime} |" in (folder / "report.md").read_text()
 
+    @pytest.mark.slow
     def test_it_can_be_resumed(self, scenes: Path, file: Path, tmp_path: Path) -> None:
         folder = tmp_path / "work"
         dpt_zoo.evaluate(file, data_root=scenes, work_dir=folder, limit=2)
@@ -530,3 +534,70 @@ class TestExportedFiles:
         assert run_worker({"exported_from": MODEL, "model": str(tmp_path / f"{MODEL}.onnx"), **arguments}) == 0
         for task, row in kept(tmp_path).items():
             assert numbers(row) == pytest.approx(numbers(kept(work_dir)[task]), abs=0.01)
+
+
+class TestTunedThresholds:
+    @pytest.fixture
+    def described(self, tmp_path: Path) -> Path:
+        path = tmp_path / "mine.safetensors"
+        write_metadata(describe_record(dpt_zoo.get_model_info(MODEL)), WEIGHTS, path)  # type: ignore[arg-type]
+        return path
+
+    def test_they_are_written_and_used(self, digits: Path, described: Path, tmp_path: Path) -> None:
+        options: dict[str, Any] = {"data_root": digits, "workers": 0, "work_dir": tmp_path / "work"}
+        thresholds = dpt_zoo.evaluate(described, tune_thresholds="f1", **options).thresholds
+        detector = dpt_zoo.Detector(described, score_threshold="tuned")
+        assert thresholds and detector.score_thresholds
+        tuned = dict(zip(detector.classes, detector.score_thresholds, strict=True))
+        assert tuned == {name: thresholds[name]["score"] if name in thresholds else 0.3 for name in tuned}
+        everything = dpt_zoo.Detector(described, score_threshold=0)
+        for path in sorted((digits / "val2017").iterdir()):
+            detections, unfiltered = detector(path), everything(path)
+            kept = [score >= tuned[name] for name, score in zip(unfiltered.names, unfiltered.scores, strict=True)]
+            assert 0 < len(detections) < len(unfiltered)
+            assert detections.boxes.tolist() == unfiltered.boxes[kept].tolist()
+            assert len(detections.masks) == len(detections)
+        # The file changed, but not the weights: the predictions are still theirs.
+        lines = [path.read_bytes() for path in (tmp_path / "work" / "predictions").glob("*.jsonl")]
+        evaluation = dpt_zoo.evaluate(described, tune_thresholds=0.99, resume=True, **options)
+        assert Evaluation.read(tmp_path / "work") == evaluation
+        assert [path.read_bytes() for path in (tmp_path / "work" / "predictions").glob("*.jsonl")] == lines
+
+    @pytest.mark.parametrize(
+        ("model", "options", "text"),
+        [
+            (MODEL, {}, "tune_thresholds needs a safetensors file to write them into, not mrcnn_dpt_nano_digits"),
+            (MODEL, {"weights": "a.pth"}, "needs a safetensors file"),
+            (MODEL, {"weights": WEIGHTS}, "does not say which model it is for"),
+            (MODEL, {"tune_thresholds": 1.5}, "tune_thresholds must be a number from 0 to 1"),
+            (MODEL, {"format_only": True, "output": "out"}, "leave one of them out"),
+        ],
+    )
+    def test_refusals(self, model: str, options: dict[str, Any], text: str) -> None:
+        with pytest.raises(DPTZooError, match=text):
+            dpt_zoo.evaluate(model, **{"tune_thresholds": "f1", **options})
+
+    def test_a_model_without_them(self) -> None:
+        with pytest.raises(InputError, match="tune the thresholds of this model by `dpt-zoo evaluate` first"):
+            dpt_zoo.Detector(MODEL, score_threshold="tuned")
+
+    def test_the_command(self, digits: Path, described: Path, run: Run, tmp_path: Path) -> None:
+        arguments = ("--data-root", digits, "--workers", 0, "--limit", 2, "--tune-thresholds", "0.9")
+        status, out, _ = run("evaluate", described, *arguments)
+        assert status == 0 and re.search(r"threshold +score +precision +recall +f1\n", out)
+        scene = next((digits / "val2017").iterdir())
+        command = (
+            "detect",
+            scene,
+            "--model",
+            described,
+            "--score-threshold",
+            "tuned",
+            "--work-dir",
+            tmp_path / "found",
+        )
+        assert run(*command)[0] == 0
+        settings = json.loads((tmp_path / "found" / "run.json").read_text())
+        assert settings["score_threshold"] == list(
+            dpt_zoo.Detector(described, score_threshold="tuned").score_thresholds or ()
+        )

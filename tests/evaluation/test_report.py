@@ -20,11 +20,15 @@ from reference_data import ROOT
 
 from dpt_zoo.data.digits import CLASSES, make_digit_scenes
 from dpt_zoo.errors import OutputError
+from dpt_zoo.evaluation import matching
 from dpt_zoo.evaluation.error_analysis import Comparison, ErrorAnalysis
+from dpt_zoo.evaluation.error_types import compute_error_types
+from dpt_zoo.evaluation.matching import Matches
 from dpt_zoo.evaluation.metrics import NAMES, CocoDict, Metrics, Task
 from dpt_zoo.evaluation.plots import plot_confusion, plot_precision_recall
 from dpt_zoo.evaluation.report import write_report
 from dpt_zoo.evaluation.result import Evaluation
+from dpt_zoo.evaluation.thresholds import tune_thresholds
 from dpt_zoo.evaluation.visualize import describe, draw_worst, save_comparison
 
 CAT, DOG = 7, 3  # COCO's ids need no order
@@ -302,6 +306,7 @@ def test_the_worst_images_are_in_a_grid(images: Path) -> None:
 # --- Plots
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [1, 2, 10, 80, 300])
 def test_confusion(tmp_path: Path, num_classes: int) -> None:
     classes = ["a $b$ \\frac$", "a" * 200, "猫", *map(str, range(num_classes))][:num_classes]
@@ -395,9 +400,29 @@ ERRORS = analysis(["cat", "dog", "a|b"], CONFUSION)
 PRECISION: dict[Task, NDArray[np.float64]] = {"bbox": np.full((10, 101, 3), 0.5)}
 
 
+MATCHES = Matches(
+    classes=("cat", "dog", "a|b"),
+    scores=np.array([0.9, 0.8, 0.4, 0.2]),
+    labels=np.array([0, 1, 0, 0]),
+    outcomes=np.array([matching.RIGHT, matching.RIGHT, matching.BACKGROUND, matching.RIGHT]),
+    corrected=np.full(4, -1),
+    num_objects=np.array([2, 1, 0]),
+    num_missed=np.zeros(3, int),
+)
+TYPES = compute_error_types(MATCHES)
+
+
 def page(folder: Path, content: Evaluation, errors: ErrorAnalysis = ERRORS) -> str:
-    write_report(folder, content, PRECISION, errors, folder)
+    write_report(folder, content, PRECISION, errors, TYPES, MATCHES, folder)
     return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_thresholds(tmp_path: Path) -> None:
+    thresholds = {name: each._asdict() for name, each in tune_thresholds(MATCHES, 0.9).items()}
+    text = page(tmp_path, evaluation(thresholds=thresholds))
+    assert "| cat | 0.650 | 1.000 | 0.500 | 0.667 |" in text and "| dog | 0.800 | 1.000 | 1.000 | 1.000 |" in text
+    assert "![Precision, recall and F1 by threshold](thresholds.png)" in text
+    check_png(tmp_path / "thresholds.png")
 
 
 def test_report(tmp_path: Path) -> None:
@@ -414,6 +439,7 @@ def test_report(tmp_path: Path) -> None:
         "10 detected as another class (6.8%),",
         "7 missed (4.8%).",
         "Predictions without an object: 7.",
+        "| background | 1 | 8.25 | no object there (IoU of at most 0.1) |",
         "Most often detected as another class: dog as cat (9 of 84), cat as dog (1 of 63).",
         f"| annotations | coco/val.json (SHA-256 {'cd' * 32}) |",
         f"| weights | zoo/mrcnn\\_dpt\\_t\\_1x.safetensors (SHA-256 {'ab' * 32}) |",
@@ -488,6 +514,7 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         page(tmp_path / "none", evaluation())
 
 
+@pytest.mark.slow
 def test_report_of_digit_scenes(tmp_path: Path) -> None:
     """Every fifth digit is missed, or taken for the next."""
     make_digit_scenes(tmp_path / "digits", num_train=1, num_test=12, size=96)
@@ -505,7 +532,7 @@ def test_report_of_digit_scenes(tmp_path: Path) -> None:
     assert errors.confusion.trace() == num_objects - num_missed - num_wrong
     assert not errors.confusion[-1].any()
 
-    write_report(tmp_path, evaluation(), PRECISION, errors, tmp_path / "digits" / "val2017")
+    write_report(tmp_path, evaluation(), PRECISION, errors, TYPES, MATCHES, tmp_path / "digits" / "val2017")
     assert check_png(tmp_path / "worst.png") > (2000, 1000)
     assert f"{num_wrong} detected as another class" in (tmp_path / "report.md").read_text()
 

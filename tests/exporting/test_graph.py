@@ -51,6 +51,7 @@ def paste(masks: Tensor, boxes: Tensor, image: NDArray[np.uint8]) -> Tensor:
     return _do_paste_mask(masks[:, None], boxes, *image.shape[:2], skip_empty=False)[0] >= 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nms", [onnx_nms, torchvision_nms])
 def test_objects_are_mmdetections_in_float64(demo: str, nms: Any, scenes: list[NDArray[np.uint8]]) -> None:
     model: Any = dpt_zoo.create_model(demo).double()

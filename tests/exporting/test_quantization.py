@@ -53,7 +53,7 @@ def test_int8(
         found, reference = detector(scene), expected(scene)
         assert len(reference)
         for each in reference:
-            is_near = np.abs(found.boxes - each.boxes).max(1) < 5
+            is_near = np.abs(found.boxes - each.boxes).max(1) < 10  # processors round differently
             assert each.labels[0] in found.labels[is_near]
 
 

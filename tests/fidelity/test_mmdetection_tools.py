@@ -44,7 +44,7 @@ def data_root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_tool(tool: str, *arguments: object, data_root: Path) -> str:
+def run_tool(python: str | Path, tool: str, *arguments: object, data_root: Path) -> str:
     """Run a tool after `import dpt_zoo.mmlab`, which is necessary only with mmcv-lite."""
     prelude = f"import dpt_zoo.mmlab, runpy; runpy.run_path({str(TOOLS / tool)!r}, run_name='__main__')"
     options = [
@@ -55,7 +55,7 @@ def run_tool(tool: str, *arguments: object, data_root: Path) -> str:
     evaluators = [
         f"{split}_evaluator.ann_file={data_root}/annotations/instances_val2017.json" for split in ("val", "test")
     ]
-    command = [sys.executable, "-c", prelude, *map(str, arguments), "--work-dir", str(data_root / "runs")]
+    command = [python, "-c", prelude, *map(str, arguments), "--work-dir", str(data_root / "runs")]
     done = subprocess.run(
         [*command, "--cfg-options", *options, *evaluators], cwd=data_root, capture_output=True, text=True
     )
@@ -66,11 +66,11 @@ def run_tool(tool: str, *arguments: object, data_root: Path) -> str:
 def test_evaluation(data_root: Path) -> None:
     torch.save({"state_dict": rule_model("retinanet_dpt_t_1x").state_dict()}, data_root / "weights.pth")
     config = get_detector_info("retinanet_dpt_t_1x").config_path
-    printed = run_tool("test.py", config, data_root / "weights.pth", data_root=data_root)
+    printed = run_tool(sys.executable, "test.py", config, data_root / "weights.pth", data_root=data_root)
     assert "bbox_mAP_copypaste: 1.000 1.000 1.000" in printed
 
 
-def test_training_starts_from_imagenet_weights_and_can_be_resumed(data_root: Path) -> None:
+def test_training_starts_from_imagenet_weights_and_can_be_resumed(data_root: Path, quick_python: Path) -> None:
     from dpt_zoo.models import DPTClassifier
 
     torch.save({"model": DPTClassifier("tiny").state_dict()}, data_root / "classifier.pth")
@@ -85,6 +85,6 @@ def test_training_starts_from_imagenet_weights_and_can_be_resumed(data_root: Pat
         "dict(type='Resize', scale=(128, 96)), dict(type='PackDetInputs')]))\n"
         "test_dataloader = val_dataloader\n"
     )
-    printed = run_tool("train.py", config, data_root=data_root)
+    printed = run_tool(quick_python, "train.py", config, data_root=data_root)
     assert "backbone: 177 tensors from dpt_tiny, left out: cls_token" in printed
     assert "train_loop" in torch.load(data_root / "runs" / "epoch_1.pth", weights_only=True, mmap=True)

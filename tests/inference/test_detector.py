@@ -62,15 +62,20 @@ class TestFidelity:
     @pytest.mark.parametrize("name", ["retinanet_dpt_t_1x", "mrcnn_dpt_t_1x"])
     def test_detections_are_those_of_mmdetections_own_inference(self, name: str) -> None:
         model = rule_model(name)
-        everything = inference_detector(model, str(PHOTO)).pred_instances.numpy()
-        for threshold in (0.05, 0.1):
-            theirs = everything[everything.scores >= threshold]
-            ours = Detector(model, score_threshold=threshold)(PHOTO)
-            assert len(ours) == len(theirs) > 0
-            assert np.abs(ours.boxes - theirs.bboxes).max() < 1e-3 and np.abs(ours.scores - theirs.scores).max() < 5e-5
-            assert ours.labels.tolist() == theirs.labels.tolist()
-            if ours.masks is not None:
-                assert (ours.masks != theirs.masks).mean() < 1e-6
+        self.compare(Detector(model, score_threshold=0.05)(PHOTO), inference_detector(model, str(PHOTO)))
+
+    def test_a_threshold_only_selects(self, detector: Detector, scene: NDArray[np.uint8]) -> None:
+        ours = Detector(detector.model, score_threshold=0.7)(scene)
+        self.compare(ours, inference_detector(detector.model, scene[..., ::-1]), 0.7)
+
+    def compare(self, ours: Detections, sample: Any, threshold: float = 0) -> None:
+        theirs = sample.pred_instances.numpy()
+        theirs = theirs[theirs.scores >= threshold]
+        assert len(ours) == len(theirs) > 0
+        assert np.abs(ours.boxes - theirs.bboxes).max() < 1e-3 and np.abs(ours.scores - theirs.scores).max() < 5e-5
+        assert ours.labels.tolist() == theirs.labels.tolist()
+        if ours.masks is not None:
+            assert (ours.masks != theirs.masks).mean() < 1e-6
 
     @pytest.mark.slow
     def test_images_of_all_sizes_at_once_or_one_by_one(self, detector: Detector, folder: Path) -> None:

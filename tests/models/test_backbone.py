@@ -115,7 +115,7 @@ def test_compiled_for_two_sizes_it_takes_any(training: bool) -> None:
         for size in ((256, 384), (320, 448)):
             compiled(random_images(7, (1, 3, *size)))
         with torch.compiler.set_stance("fail_on_recompile"):
-            for size in ((800, 1216), (333, 500), (256, 256), (416, 1333)):
+            for size in ((480, 736), (333, 500), (256, 256), (224, 704)):
                 images = random_images(7, (1, 3, *size))
                 for ours, expected in zip(compiled(images), model(images), strict=True):
                     assert (ours - expected).abs().max() < 1e-4 * expected.std()
@@ -136,6 +136,7 @@ def test_exported_it_is_a_graph_of_ordinary_operators_for_any_image_size() -> No
                 assert (ours - expected).abs().max() < 1e-4 * expected.std()
 
 
+@pytest.mark.slow
 def test_tensors_without_values_give_the_shapes() -> None:
     with FakeTensorMode(), torch.inference_mode():
         assert DPT("nano").eval()(torch.zeros(1, 3, 64, 96))[-1].shape == (1, 192, 2, 3)
@@ -149,6 +150,7 @@ class TestStochasticDepth:
 
 
 class TestGradientCheckpointing:
+    @pytest.mark.slow
     @pytest.mark.parametrize("drop_path_rate", [0.0, 0.5])
     def test_maps_and_gradients_are_the_same(self, drop_path_rate: float) -> None:
         model = DPT("tiny", drop_path_rate).double().train()

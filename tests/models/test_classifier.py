@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from reference_data import random_images
 from rule_weights import load_rule_weights, rule_state_dict
 from safetensors.torch import save_file
+from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
 from dpt_zoo.errors import FetchError, InputError
@@ -109,6 +112,95 @@ class TestTimm:
 
     def test_numpy_numbers(self) -> None:
         assert timm.create_model("dpt_tiny", num_classes=np.int64(3)).num_classes == 3
+
+
+class TestTimmsConventions:
+    """What timm's own tests ask of a transformer with a class token (tests/test_models.py of timm)."""
+
+    @pytest.mark.parametrize("name", ["dpt_tiny", "dpt_small", "dpt_medium"])
+    def test_default_config(self, name: str) -> None:
+        with torch.device("meta"):  # its structure is enough
+            model = DPTClassifier(name.removeprefix("dpt_"))
+        cfg = timm.get_pretrained_cfg(name)
+        parameters = {name for name, _ in model.named_parameters()}
+        assert {f"{cfg.first_conv}.weight", f"{cfg.classifier}.weight"} <= parameters
+        assert cfg.num_classes == model.num_classes == 1000
+        assert model.num_features == model.head_hidden_size == 512
+        assert cfg.pool_size == tuple(side // STRIDES[-1] for side in cfg.input_size[1:])
+
+    @pytest.mark.parametrize("name", ["dpt_tiny", "dpt_small", "dpt_medium"])
+    def test_every_parameter_gets_a_gradient(self, name: str) -> None:
+        model = timm.create_model(name, num_classes=42).train()
+        outputs = model(random_images(7, (2, 3, 96, 96)))
+        outputs.mean().backward()
+        assert outputs.shape == (2, 42)
+        without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+        assert without == []
+
+    @pytest.mark.parametrize("feature_cls", [None, "getter"])
+    @pytest.mark.parametrize("sides", [(96, 96), (70, 101)])
+    def test_features(self, feature_cls: str | None, sides: tuple[int, int]) -> None:
+        chosen = {"feature_cls": feature_cls} if feature_cls else {}
+        model = timm.create_model("dpt_tiny", features_only=True, in_chans=1, **chosen).eval()
+        with torch.inference_mode():
+            maps = model(random_images(7, (1, 1, *sides)))
+        expected = zip(model.feature_info.channels(), model.feature_info.reduction(), strict=True)
+        assert [tuple(each.shape) for each in maps] == [(1, c, sides[0] // s, sides[1] // s) for c, s in expected]
+        assert all(each.isfinite().all() for each in maps)
+
+    def test_gradient_checkpointing_changes_nothing(self) -> None:
+        model = timm.create_model("dpt_tiny", drop_path_rate=0.0).train()
+        images = random_images(7, (1, 3, 64, 64))
+        before, (tokens, _) = model(images), model.forward_intermediates(images)
+        model.set_grad_checkpointing()
+        after, (same_tokens, _) = model(images), model.forward_intermediates(images)
+        assert torch.equal(before, after) and torch.equal(tokens, same_tokens)
+
+    @pytest.mark.slow
+    def test_export(self) -> None:
+        model = timm.create_model("dpt_tiny").eval()
+        images = random_images(7, (2, 3, 224, 224))
+        with torch.no_grad():
+            exported = torch.export.export(model, (images,)).module()
+            torch.testing.assert_close(exported(images), model(images), rtol=0, atol=1e-4)
+
+
+class TestTraining:
+    """The steps of timm's train.py, which imports `dpt_zoo.models` by `--device-modules`."""
+
+    def test_it_learns_the_images_of_a_folder(self, tmp_path: Path) -> None:
+        for label, color in enumerate([(200, 30, 30), (30, 30, 200)]):
+            for number in range(2):
+                path = tmp_path / "train" / f"class{label}" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (48, 40), tuple(value + number for value in color)).save(path)
+        torch.manual_seed(0)
+        model = timm.create_model("dpt_tiny", num_classes=2, drop_path_rate=0.1)
+        config = resolve_data_config({"img_size": 32}, model=model)
+        assert config["input_size"] == (3, 32, 32)
+        dataset = create_dataset("", root=tmp_path, split="train")
+        loader = create_loader(
+            dataset,
+            config["input_size"],
+            4,
+            is_training=True,
+            num_workers=0,
+            use_prefetcher=False,
+            persistent_workers=False,
+        )
+        optimizer = create_optimizer_v2(model, opt="adamw", lr=5e-4, weight_decay=0.05, layer_decay=0.9)
+        scheduler, num_epochs = create_scheduler_v2(optimizer, num_epochs=5, updates_per_epoch=1)
+        assert num_epochs == 5
+        losses = []
+        for epoch in range(num_epochs):
+            for images, labels in loader:
+                loss = torch.nn.functional.cross_entropy(model.train()(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            scheduler.step(epoch + 1)
+        assert losses[-1] < 0.5 * losses[0]
 
 
 class TestPretrained:

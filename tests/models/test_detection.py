@@ -13,6 +13,7 @@ from dpt_zoo.models.detection import DPT
 
 
 class TestGradientCheckpointing:
+    @pytest.mark.slow
     def test_a_detectors_losses_and_gradients_are_the_same(self) -> None:
         init_default_scope("mmdet")
         cfg = Config.fromfile(get_detector_info("retinanet_dpt_t_1x").config_path)

@@ -42,19 +42,6 @@ assert "mmdet" not in sys.modules
         assert detector.startswith("Mask R-CNN DPT-Tiny 1x: 40.2 box AP, 37.7 mask AP (COCO val2017).")
         assert classifier.startswith("DPT-Tiny ImageNet-1k classifier: 77.4 % top-1 accuracy.")
 
-    def test_load(self, bare_python: Path, checkout: Path, tmp_path: Path) -> None:
-        code = f"""
-import torch
-model = torch.hub.load({str(checkout)!r}, "mrcnn_dpt_t_1x", source="local", pretrained=False, num_classes=3)
-classifier = torch.hub.load({str(checkout)!r}, "dpt_tiny", source="local", pretrained=False, num_classes=3)
-import dpt_zoo
-print(type(model).__name__, dpt_zoo.__file__, model.cfg.filename, classifier.head.out_features)
-"""
-        model, package, config, num_outputs = run_python(bare_python, code, tmp_path).split()
-        assert (model, num_outputs) == ("MaskRCNN", "3")
-        assert Path(package).parent == checkout / "dpt_zoo"
-        assert Path(config) == checkout / "configs" / "mask_rcnn_dpt_t_fpn_1x_coco.py"
-
     def test_all_entry_points_need_the_dependencies_only(
         self, bare_python: Path, checkout: Path, tmp_path: Path
     ) -> None:
@@ -78,14 +65,19 @@ def load(*args, **kwargs):
 with contextlib.redirect_stderr(io.StringIO()):  # its progress
     for name in ("retinanet_dpt_nano_digits", "mrcnn_dpt_nano_digits"):
         load(name)
-    load("dpt_tiny", pretrained=False)
+    model = load("mrcnn_dpt_t_1x", pretrained=False, num_classes=3)
+    classifier = load("dpt_tiny", pretrained=False, num_classes=3)
     options = dict(data_root="data", workers=0)
     weights = load("train", "retinanet_dpt_nano_digits", epochs=1, work_dir="training", **options)
     evaluation = load("evaluate", "retinanet_dpt_nano_digits", weights=weights, work_dir="evaluation", **options)
+import dpt_zoo
+print(type(model).__name__, dpt_zoo.__file__, model.cfg.filename, classifier.head.out_features)
 print(*evaluation.metrics["bbox"])
 print(*missing)
 """
-        metrics, missing = run_python(bare_python, code, tmp_path).splitlines()
+        loaded, metrics, missing = run_python(bare_python, code, tmp_path).splitlines()
+        package, config = checkout / "dpt_zoo" / "__init__.py", checkout / "configs/mask_rcnn_dpt_t_fpn_1x_coco.py"
+        assert loaded.split() == ["MaskRCNN", str(package), str(config), "3"]
         assert metrics == "mAP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl"
         assert missing == ""
 
@@ -112,31 +104,23 @@ OUTPUTS = {"run.json", "detections.jsonl", "detections.json", "pictures"}
 
 
 class TestWheel:
-    def test_it_works_elsewhere(self, bare_python: Path, installed: Path, rule_file: Path, tmp_path: Path) -> None:
+    def test_it_works_elsewhere_without_the_network(
+        self, bare_python: Path, installed: Path, rule_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
         code = f"""
 import sys; sys.path.insert(0, {str(installed)!r})
 import dpt_zoo
 from dpt_zoo.cli import main
 print(dpt_zoo.get_model_info("mrcnn_dpt_t_1x").config_path, dpt_zoo.__file__)
 main(["detect", {str(PHOTO)!r}, "--model", "mrcnn_dpt_t_1x", "--weights", {str(rule_file)!r}, "--work-dir", "out"])
+for name in {list(read_manifest().demos)!r}:
+    main(["detect", {str(PHOTO)!r}, "--model", name, "--work-dir", name])
 """
         config, package = run_python(bare_python, code, tmp_path).splitlines()[0].split()
         assert Path(config).is_file() and Path(config).is_relative_to(installed / "dpt_zoo" / "_data")
         assert Path(package).is_relative_to(installed)
-        assert {path.name for path in (tmp_path / "out").iterdir()} == OUTPUTS
-
-    def test_what_is_shipped_needs_no_network(
-        self, bare_python: Path, installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
-        code = f"""
-import sys; sys.path.insert(0, {str(installed)!r})
-from dpt_zoo.cli import main
-for name in {list(read_manifest().demos)!r}:
-    main(["detect", {str(PHOTO)!r}, "--model", name, "--work-dir", name])
-"""
-        run_python(bare_python, code, tmp_path)
-        for name in list(read_manifest().demos):
+        for name in ("out", *read_manifest().demos):
             assert {path.name for path in (tmp_path / name).iterdir()} == OUTPUTS
 
     def test_metadata(self, wheel: Path) -> None:

@@ -9,7 +9,8 @@ from typing import NamedTuple, TypeAlias
 from reference_data import ROOT
 
 PACKAGE = ROOT / "dpt_zoo"
-PUBLIC = {"Detector", "Detections", "create_model", "train", "evaluate", "export", "list_models", "get_model_info"}
+PUBLIC = {"Detector", "Detections", "Client", "create_model", "train", "evaluate", "export", "list_models"}
+PUBLIC |= {"get_model_info", "detect_dataset", "RayDetector"}
 """The public API, `dpt_zoo.__all__`."""
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef

@@ -503,11 +503,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_one_that_is_killed_is_evaluated_next_time(digits: Path, work: Path, run: Run) -> None:
+def test_one_that_is_killed_is_evaluated_next_time(
+    digits: Path, work: Path, run: Run, quick_python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = prepare(work, OTHER_DEMO, evaluation(OTHER_DEMO, digits, num_images=6))
     before = first.stat().st_mtime_ns
     arguments = [DEMO, OTHER_DEMO, "--data-root", digits, "--work-dir", work, "--workers", 0]
-    with start(Path(sys.executable), *arguments) as process:
+    with start(quick_python, *arguments) as process:
         wait_for_line(process, f"{DEMO}: 1 of 2")
         os.kill(child_of(process.pid), signal.SIGKILL)
         printed, _ = process.communicate(timeout=300)
@@ -515,6 +517,7 @@ def test_one_that_is_killed_is_evaluated_next_time(digits: Path, work: Path, run
     assert (process.returncode, printed.splitlines()[0]) == (1, f"{caveat} 1 of 2 detectors failed.")
     assert f"- `{DEMO}`: killed by SIGKILL: was its memory too small?\n" in (work / "results.md").read_text()
 
+    start_quickly(quick_python, monkeypatch)
     status, printed, _ = run("reproduce", *arguments)
     assert (status, printed.splitlines()[0]) == (0, caveat)
     assert first.stat().st_mtime_ns == before  # it was not evaluated again
@@ -525,6 +528,12 @@ def test_one_that_is_killed_is_evaluated_next_time(digits: Path, work: Path, run
         published = get_detector_info(name).metrics
         measured = [f"{known['metrics'][task][each]:.1f}" for task, row in published.items() for each in row]
         assert [cell.split()[0] for cell in rows[name][2:] if cell != "-"] == measured
+
+
+def start_quickly(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command and torchrun start this Python."""
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PYTHON_EXEC", str(python))
 
 
 def child_of(pid: int) -> int:
@@ -538,8 +547,9 @@ def child_of(pid: int) -> int:
 
 @pytest.mark.slow
 def test_one_without_weights_fails_in_one_line(
-    digits: Path, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    digits: Path, work: Path, run: Run, quick_python: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    start_quickly(quick_python, monkeypatch)
     monkeypatch.setenv("DPT_ZOO_OFFLINE", "1")
     options = ["--data-root", digits, "--work-dir", work, "--processes", 2, "--workers", 0]
     status, printed, _ = run("reproduce", NAME, *options)
@@ -563,12 +573,13 @@ dpt_zoo.evaluation.evaluator.evaluate = evaluate
 
 @pytest.mark.slow
 def test_of_several_processes_the_killed_one_is_reported(
-    data: Path, work: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    data: Path, work: Path, tmp_path: Path, run: Run, quick_python: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every Python process imports `sitecustomize` when it starts."""
     code = KILL_THE_SECOND.replace("\n", "\n    ")
     (tmp_path / "sitecustomize.py").write_text(f"import os\nif 'RANK' in os.environ:\n    {code}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    start_quickly(quick_python, monkeypatch)
     status, _, _ = run("reproduce", NAME, "--data-root", data, "--work-dir", work, "--processes", 2)
     assert status == 1
     assert f"- `{NAME}`: killed by SIGKILL: was its memory too small?\n" in (work / "results.md").read_text()

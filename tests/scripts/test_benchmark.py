@@ -31,6 +31,7 @@ from PIL import Image
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmark")]  # one process runs the command once
 
 SUBJECTS = ["limits", "import", "backbone", "pixels", "precision", "detect", "train", "weights", "evaluate", "export"]
+SUBJECTS += ["serve"]
 
 
 def measure_memory(make: Callable[..., Action], way: str, height: int, width: int) -> float:

@@ -56,9 +56,9 @@ def test_a_model_that_the_server_does_not_have(run_service: Callable[..., Runnin
 
 
 def test_a_busy_server_is_asked_again(detector: Detector) -> None:
-    busy = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\nContent-Length: 2\r\n\r\n{}"
+    busy = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 0\r\nContent-Length: 2\r\n\r\n{}"
     body = b'{"models": [{"name": "m", "classes": ["a", "b"]}]}'
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
     def script(connection: Connection) -> None:
         connection.send(busy if connection.number < 3 else answer)

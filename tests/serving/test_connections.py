@@ -75,7 +75,7 @@ def test_a_client_that_does_not_read(run_service: Callable[..., Running], monkey
 
 def test_what_stalls_takes_no_place(run_service: Callable[..., Running]) -> None:
     """Hundreds of connections that send nothing, or a part of a request, do not delay others."""
-    running = run_service(max_queue=2)
+    running = run_service(max_queue=2, max_images=2)
     image = png()
     begun = [b"", b"POST /v1", HEAD % len(image), HEAD % len(image) + image[:-1]]
     with contextlib.ExitStack() as stack:

@@ -145,7 +145,7 @@ def test_workers(start: Callable[..., Process]) -> None:
 def test_a_model_that_cannot_be_loaded(workers: int, tmp_path: Path, run: Run, model_file: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(model_file.read_bytes()[:-100])
-    command = [sys.executable, "-m", "dpt_zoo", "serve", damaged, "--port", "0", "--workers", str(workers)]
+    command = [sys.executable, "-m", "dpt_zoo", "serve", str(damaged), "--port", "0", "--workers", str(workers)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith(f"dpt-zoo: {damaged}: ")
@@ -158,6 +158,7 @@ def test_a_model_that_cannot_be_loaded(workers: int, tmp_path: Path, run: Run, m
         (["--host", "no such host"], "nothing can be served at no such host"),
         (["--workers", "0"], "workers must be a whole number from 1"),
         (["--max-queue", "0"], "max_queue must be a whole number from 1"),
+        (["--max-queue", "9"], "max_queue must be at least max_images, 16, not 9"),
         (["--score-threshold", "2"], "score_threshold must be a number from 0 to 1"),
         (["--timeout", "0"], "timeout must be a number of seconds above 0"),
         (["--device", "nothing"], "device 'nothing' is not available"),

@@ -30,8 +30,8 @@ class App:
         process: the process.
     """
 
-    def __init__(self, *options: str, temporary: Path) -> None:
-        command = [sys.executable, "-m", "dpt_zoo", "app", "--port", "0", "--device", "cpu", *options]
+    def __init__(self, *options: str, temporary: Path, python: str | Path = sys.executable) -> None:
+        command = [python, "-m", "dpt_zoo", "app", "--port", "0", "--device", "cpu", *options]
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -63,8 +63,8 @@ class App:
 
 
 @contextlib.contextmanager
-def running_app(*options: str, temporary: Path) -> Iterator[App]:
-    app = App(*options, temporary=temporary)
+def running_app(*options: str, temporary: Path, python: str | Path = sys.executable) -> Iterator[App]:
+    app = App(*options, temporary=temporary, python=python)
     try:
         yield app
     finally:

@@ -1,6 +1,7 @@
 """A resumed run continues with the same losses, however it was interrupted."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import resuming_process
@@ -218,12 +220,14 @@ def test_two_processes_stop_as_one(
 
 
 def test_torchrun_stops_all_with_their_workers(
-    trainer: Trainer, uninterrupted: Callable[..., Path], tmp_path: Path
+    trainer: Trainer, uninterrupted: Callable[..., Path], tmp_path: Path, quick_python: Path
 ) -> None:
     plan = Plan(str(tmp_path), processes=2, num_workers=1, persistent_workers=True, wait_at=7)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, resuming_process.__file__, json.dumps(asdict(plan))]
-    with (tmp_path / "log.txt").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    environment = {**os.environ, "PYTHON_EXEC": str(quick_python)}  # what torchrun starts
+    pipes: dict[str, Any] = {"env": environment, "stderr": subprocess.STDOUT}
+    with (tmp_path / "log.txt").open("w") as log, subprocess.Popen(command, stdout=log, **pipes) as process:
         while len(losses_of(tmp_path)) < 7 and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(TERM)

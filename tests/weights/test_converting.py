@@ -41,6 +41,7 @@ def random_bits(architecture: str) -> dict[str, Tensor]:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_there_and_back_bit_for_bit(architecture: str, tmp_path: Path) -> None:
     state = random_bits(architecture)
@@ -71,6 +72,7 @@ write_safetensors(Weights(tensors, {name: [name] for name in names}, "pth"), Pat
 """
 
 
+@pytest.mark.slow
 def test_equal_weights_give_equal_bytes_in_any_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for index, names in enumerate(["one,three,twenty,x", "x,twenty,three,one"]):
         monkeypatch.setattr(sys, "argv", ["-c", str(tmp_path / f"{index}.safetensors"), names])
@@ -203,6 +205,7 @@ def test_what_does_not_go_together(tmp_path: Path) -> None:
     assert source.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     path, output = tmp_path / "a.pth", tmp_path / "b"
     torch.save({"weight": torch.zeros(10**6)}, path)

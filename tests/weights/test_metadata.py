@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 import dpt_zoo
 from dpt_zoo.engine.config import load_config
 from dpt_zoo.errors import FetchError, InputError, WeightsError
+from dpt_zoo.manifest.metadata import METADATA_KEY, WeightsMetadata
 from dpt_zoo.manifest.model_card import own_card
 from dpt_zoo.models.metadata import describe
 from dpt_zoo.weights.converting import convert
-from dpt_zoo.weights.metadata import METADATA_KEY, WeightsMetadata, write_metadata
+from dpt_zoo.weights.metadata import write_metadata
 from dpt_zoo.weights.publishing import hub_config, publish
 from dpt_zoo.weights.reading import META_KEY
 from dpt_zoo.weights.store import read_metadata
@@ -98,6 +99,7 @@ class TestWriting:
             "are not mrcnn_dpt_nano_digits's weights"
             in run("convert", SHIPPED, output, "--model", "mrcnn_dpt_nano_digits")[2]
         )
+        assert "license must be an SPDX identifier" in run("convert", DEMO, output, "--license", "a b")[2]
         assert "--license needs --model" in run("convert", SHIPPED, output, "--license", "MIT")[2]
 
     def test_it_is_shown_escaped(self, run: Run, described: Path) -> None:

@@ -21,12 +21,12 @@ from safetensors.torch import load, load_file, save_file
 import dpt_zoo
 from dpt_zoo.errors import DPTZooError, InputError, OutputError
 from dpt_zoo.manifest.locations import HubFile, HubModel, parse_location
+from dpt_zoo.manifest.metadata import parse_config
 from dpt_zoo.manifest.model_card import card
 from dpt_zoo.manifest.records import read_manifest
 from dpt_zoo.models.metadata import describe_record
 from dpt_zoo.weights.digests import tensors_sha256
 from dpt_zoo.weights.huggingface import fetch_from_hub
-from dpt_zoo.weights.metadata import parse_config
 from dpt_zoo.weights.publishing import CONFIG_FILE, model_card, publish, resolved_config
 from dpt_zoo.weights.store import read_metadata
 
@@ -110,7 +110,7 @@ class TestRepository:
         code = f"""
 from pathlib import Path
 import dpt_zoo
-from dpt_zoo.weights.metadata import WeightsMetadata
+from dpt_zoo.manifest.metadata import WeightsMetadata
 from dpt_zoo.weights.publishing import publish
 record = dpt_zoo.get_model_info("mrcnn_dpt_t_1x")
 metadata = WeightsMetadata(architecture="mask_rcnn", size="tiny", classes=("cat",), scale=(1333, 800))

@@ -28,6 +28,7 @@ STATE = OrderedDict(weight=torch.arange(6.0).view(2, 3), count=torch.tensor([3])
 both_containers = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
 
+@pytest.mark.slow
 def test_an_authors_file_becomes_a_model(authors_file: Path) -> None:
     model = dpt_zoo.create_model("retinanet_dpt_t_1x", weights=authors_file)
     for name, tensor in model.state_dict().items():
@@ -98,6 +99,7 @@ def test_forms_of_a_checkpoint(tmp_path: Path, content: Any, meta: dict[str, Any
     assert all(type(tensor) is torch.Tensor for tensor in weights.tensors.values())
 
 
+@pytest.mark.slow
 def test_an_mmengine_checkpoint_is_read_without_mmengine(tmp_path: Path) -> None:
     torch.save(MMENGINE, tmp_path / "weights.pth")
     code = (

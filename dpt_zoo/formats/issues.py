@@ -32,6 +32,7 @@ class IssueType(Enum):
     POLYGON = "invalid polygon", "a polygon must be [x1, y1, x2, y2, x3, y3, ...] in pixels: at least three points"
     RLE = "invalid RLE", "an RLE needs the image's size [height, width] and counts that sum to height * width"
     NO_MASK = "missing mask", "the model learns masks: give every object one"
+    NO_EXTENT = "label without extent", "points and lines are no objects: the label is ignored", False
     COMPLETED = "completed annotations", "training and evaluation use a completed copy of the file", False
     PARENT_CLASS = "category that is no class", "left out: it has no objects, and is a parent or the background", False
     MOSTLY_CROWDS = "class of crowds", "CVAT's brush sets iscrowd to 1, and crowds are not learned: set it to 0", False
@@ -45,6 +46,7 @@ class IssueType(Enum):
     LARGE_AREA = "area larger than the box", "the AP of small, medium and large objects depends on it", False
     CROWD = "crowd with polygons", "crowds are groups stored as RLE, and are not learned: is it one?", False
     ID_ZERO = "annotation id 0", "COCO's evaluation counts this object as missed: number from 1", False
+    LEAK = "image in two splits", "its results are too good: keep it in one of them", False
     ORPHAN = "label without image", "the label is ignored", False
 
     def __init__(self, title: str, advice: str, is_error: bool = True) -> None:

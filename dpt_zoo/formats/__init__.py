@@ -1,0 +1,1 @@
+"""Readers of the labels that tools write: one module for each format."""

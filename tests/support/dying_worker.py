@@ -1,0 +1,30 @@
+"""A worker in which an image named "poison" ends the process, as the crash of a decoder does.
+
+As a program, it is the process that `dpt_zoo.bulk.process` starts; `prepare` is called in each worker of Ray.
+"""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from dpt_zoo.bulk import images, process
+from dpt_zoo.utils.images import load_image
+
+
+def prepare() -> None:
+    """Let this process die of such an image, and note the death in a file beside it."""
+    images.load_image = _load_or_die
+
+
+def _load_or_die(path: Path) -> Any:
+    if "poison" in path.name:
+        with path.with_name("deaths").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load_image(path)
+
+
+if __name__ == "__main__":
+    prepare()
+    process.main()
