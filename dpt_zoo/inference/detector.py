@@ -42,7 +42,8 @@ ImageLike = Union[str, Path, bytes, bytearray, Image.Image, NDArray[Any], "torch
 EXPORTED_SUFFIXES = (".onnx", ".xml")
 """Files of `dpt_zoo.export` that a detector runs: with ONNX Runtime, and with OpenVINO."""
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -315,8 +316,7 @@ class Detector:
             return error
         nms_iou = NMS_IOU if self.nms_iou is None else self.nms_iou
         objects = merge(parts, reader.size, nms_iou, self.class_agnostic_nms)
-        is_kept = isinstance(reader, ArrayWindows) and reader.image.size <= 3 * MAX_KEPT
-        image = reader.image if is_kept else None
+        image = reader.image if isinstance(reader, ArrayWindows) and reader.image.size <= 3 * MAX_KEPT else None
         return self._to_detections(input, objects, reader.size, image)
 
     def _prepare_view(self, input: ImageInput, reader: WindowReader, view: View) -> tuple[View, Resized]:

@@ -6,7 +6,7 @@ objects of different views are merged, so neighbours that one view shows apart s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +59,8 @@ class _Pairs(NamedTuple):
 
     first: Indices
     second: Indices
-    iou: NDArray[np.float32]
-    shared: NDArray[np.float32]
+    iou: NDArray[np.floating[Any]]
+    shared: NDArray[np.floating[Any]]
     same_label: NDArray[np.bool_]
 
 
@@ -109,7 +109,8 @@ def _find_pairs(found: _Found) -> _Pairs:
     one, other = boxes[first], boxes[second]
     overlap = _area(_intersect(one, other))
     overlaps = overlap > 0
-    first, second, one, other, overlap = (each[overlaps] for each in (first, second, one, other, overlap))
+    first, second = first[overlaps], second[overlaps]
+    one, other, overlap = one[overlaps], other[overlaps], overlap[overlaps]
     shown = _area(_intersect(one, windows[second])) + _area(_intersect(other, windows[first]))
     labels = found.objects.labels
     return _Pairs(
@@ -171,7 +172,8 @@ def _join_cut_ones(found: _Found, pairs: _Pairs) -> _Found:
     groups: dict[int, list[int]] = {}
     for index in np.flatnonzero(np.bincount(heads, minlength=len(heads))[heads] > 1).tolist():
         groups.setdefault(int(heads[index]), []).append(index)
-    boxes, rles = found.objects.boxes.copy(), found.objects.rles and list(found.objects.rles)
+    boxes = found.objects.boxes.copy()
+    rles = None if found.objects.rles is None else list(found.objects.rles)
     for head, members in groups.items():
         boxes[head] = np.concatenate([boxes[members, :2].min(0), boxes[members, 2:].max(0)])
         if rles:

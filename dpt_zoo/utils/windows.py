@@ -105,8 +105,7 @@ class TiffWindows:
             and page.imagedepth == 1
             and page.tags.valueof(274, 1) == 1  # the orientation
             and 0 < rows * columns <= LARGE
-            and page.imagelength > 0
-            and page.imagewidth > 0
+            and all(isinstance(side, int) and side > 0 for side in (page.imagelength, page.imagewidth, rows, columns))
         )
         if not is_known:
             raise NotImplementedError

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +233,8 @@ class TestOptions:
             Detector(file, **options)
 
     def test_limits_that_the_graph_can_follow(self, file: Path) -> None:
-        for limits in ({"nms_iou": 0.5}, {"max_detections": 100}, {"score_threshold": 0.05}):
-            assert_detected(Detector(file, **{"score_threshold": 0.1, **limits})(make_image(50, 60)), 50, 60)
+        for limits in (Limits(0.1, nms_iou=0.5), Limits(0.1, max_detections=100), Limits(0.05)):
+            assert_detected(Detector(file, **asdict(limits))(make_image(50, 60)), 50, 60)
         found = Detector(file, score_threshold=0.1)(make_image(50, 60))
         best = Detector(file, score_threshold=0.1, max_detections=2)(make_image(50, 60))
         assert np.array_equal(best.boxes, found.boxes[:2]) and best.rles == list(found.rles or ())[:2]

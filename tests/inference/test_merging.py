@@ -98,6 +98,7 @@ class TestMerging:
         image_size = (310, 301)
         merged = merge(detect_in(Views(96, overlap), boxes, image_size), image_size, 0.5)
         order = merged.boxes[:, 1].argsort()
+        assert merged.rles is not None
         assert np.array_equal(merged.boxes[order], boxes)
         for index, box in zip(order, boxes.astype(int).tolist(), strict=True):
             x0, y0, width, height = coco_mask.toBbox(merged.rles[index]).astype(int).tolist()
