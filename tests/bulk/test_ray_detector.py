@@ -31,7 +31,7 @@ def objects(values: list[object]) -> np.ndarray:
 @pytest.mark.parametrize("form", ["image", "bytes", "path"])
 def test_batches(form: str, detector: RayDetector, finished: DatasetRun, scenes: Path) -> None:
     files = sorted(scenes.iterdir())[:3]
-    make = {"image": load_image, "bytes": Path.read_bytes, "path": str}[form]
+    make: Any = {"image": load_image, "bytes": Path.read_bytes, "path": str}[form]
     table = detector({form: objects(list(map(make, files))), "id": np.arange(3)})
     assert table["id"].to_pylist() == [0, 1, 2]
     assert ("path" in table.column_names) == (form == "path")
