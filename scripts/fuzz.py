@@ -207,15 +207,14 @@ def _journals() -> Iterator[bytes]:
 
     from dpt_zoo import Detections
     from dpt_zoo.batch.journal import ImageResult, Journal, RunSettings
+    from dpt_zoo.inference.detections import encode_mask
 
-    boxes, masks = np.array([[1, 1, 5, 4]], np.float32), np.ones((1, 6, 8), bool)
-    common = {"scores": np.array([0.5], np.float32), "labels": np.array([0]), "classes": ("a", "b")}
+    boxes, scores = np.array([[1, 1, 5, 4]], np.float32), np.array([0.5], np.float32)
+    objects = (boxes, scores, np.array([0]), ("a", "b"), (6, 8))
     with tempfile.TemporaryDirectory() as folder:
         with Journal(Path(folder), RunSettings("model", "0" * 64, ("a", "b"), ("a",), 0.5)) as journal:
-            for index, detections in enumerate(
-                (Detections(boxes, **common, image_size=(6, 8)), Detections(boxes, **common, masks=masks))
-            ):
-                journal.append(ImageResult(f"{index}.png", str(index), detections, key=f"{index}"))
+            for index, rles in enumerate((None, [encode_mask(np.ones((6, 8), np.uint8))])):
+                journal.append(ImageResult(f"{index}.png", str(index), Detections(*objects, rles), key=f"{index}"))
         settings = json.dumps(json.loads(Path(folder, "run.json").read_bytes())).encode()
         yield settings + b"\n" + Path(folder, "detections.jsonl").read_bytes()
 

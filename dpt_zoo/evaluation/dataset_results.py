@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..analysis.metrics import CocoDict, CocoMetrics, Evaluator, Task
+from ..analysis.metrics import MAX_DETECTIONS, CocoDict, CocoMetrics, Evaluator, Task
 from ..bulk.results import Results
 from ..bulk.storage import Folder
 from ..data.checks import CheckedSplit, SplitFiles, check_splits, raise_errors
@@ -88,6 +88,7 @@ def evaluate_results(
         per_class={task: score.per_class for task, score in scores.items()},
         num_images=len(found),
         limit=None,
+        max_detections=MAX_DETECTIONS,
         amp=settings.options["amp"],
         skipped=skipped,
         weights={"path": settings.model, "sha256": settings.weights},

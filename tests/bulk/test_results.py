@@ -75,10 +75,10 @@ def test_pandas_and_duckdb(tmp_path: Path) -> None:
     assert table["error"].notna().tolist() == [False, False, True, False, False, False]
     np.testing.assert_array_equal(np.stack(table["boxes"][0]), detections_in("a").boxes)
     query = f"SELECT unnest(names) AS name, count(*) FROM '{tmp_path}/*.parquet' GROUP BY name ORDER BY name"
-    assert duckdb.sql(query).fetchall() == [("a/../dog", 2), ("cat", 2)]
+    assert duckdb.execute(query).fetchall() == [("a/../dog", 2), ("cat", 2)]
     masks = f"SELECT masks[1].counts FROM '{tmp_path}/*.parquet' WHERE len(masks) > 0"
     counts = detections_in("a").to_json()["objects"][0]["mask"]["counts"]
-    assert duckdb.sql(masks).fetchall() == [(counts,), (counts,)]
+    assert duckdb.execute(masks).fetchall() == [(counts,), (counts,)]
 
 
 def test_rows_of_objects(tmp_path: Path) -> None:

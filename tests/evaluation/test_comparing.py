@@ -53,6 +53,7 @@ def make_evaluation(folder: Path, annotations: Path, found: dict[int, list[int]]
         per_class={"bbox": metrics},
         num_images=3,
         limit=None,
+        max_detections=100,
         amp=False,
         skipped=(),
         weights={"path": "a", "sha256": "b"},

@@ -38,7 +38,7 @@ def test_imports_run_downwards(copied_package: Path) -> None:
     [
         ("utils/text.py", "cli"),
         ("models/backbone.py", "inference.detector"),
-        ("training/loop.py", "evaluation.metrics"),
+        ("training/loop.py", "evaluation.result"),
     ],
     ids=["a door", "a higher layer", "the same layer"],
 )

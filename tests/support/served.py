@@ -12,6 +12,7 @@ from PIL import Image
 
 from dpt_zoo.inference.detector import Detector
 from dpt_zoo.inference.inputs import ImageInput
+from dpt_zoo.inference.views import Views
 from dpt_zoo.serving.app import Service, make_app
 from dpt_zoo.serving.http_server import GracefulServer
 from dpt_zoo.utils.listening import listen, listener_url
@@ -41,14 +42,14 @@ class HeldDetector(Detector):
         self.batches: list[list[str]] = []
         self.poison: str | None = None
 
-    def detect_each(self, inputs: Iterable[ImageInput]) -> Iterator[Any]:
+    def detect_each(self, inputs: Iterable[ImageInput], views: Views | None = None) -> Iterator[Any]:
         """Detect as the base class does."""
         inputs = list(inputs)
         self.batches.append([each.name for each in inputs])
         assert self.go.wait(60)
         if any(each.name == self.poison for each in inputs):
             raise RuntimeError("out of memory")
-        return super().detect_each(inputs)
+        return super().detect_each(inputs, views)
 
 
 class Running:
