@@ -77,7 +77,7 @@ def export(
 ) -> Path:
     """Export a detector as one graph in one file, and check the file.
 
-    The graph normalises images, runs the network and selects the objects; `inference.graph_metadata` describes its
+    The graph normalises images, runs the network and selects the objects; `runtimes.graph_metadata` describes its
     inputs and outputs, and the JSON that the file has about itself. It is written to the metadata of an ONNX file, to
     `rt_info` of an OpenVINO file, and as an extra file of a `.pt2` file. The file is checked on noise: its objects must
     be those of PyTorch.

@@ -54,12 +54,12 @@ def _(boxes: Tensor, scores: Tensor, max_per_class: int, iou_threshold: float, s
 
 
 def build_graph(model: Any, nms: NMS, limits: Limits) -> "DetectorGraph":
-    """Return the graph of a detector, which is set to eval mode. The arguments are those of `DetectorGraph`."""
+    """Return the graph of a detector, which is set to eval mode, with `nms` and `limits` as in `DetectorGraph`."""
     return (MaskRCNNGraph if hasattr(model, "roi_head") else RetinaNetGraph)(model, nms, limits).eval()
 
 
 class DetectorGraph(nn.Module):
-    """Images to objects, with the inputs and outputs of `inference.graph_metadata`.
+    """Images to objects, with the inputs and outputs of `runtimes.graph_metadata`.
 
     Args:
         model: a detector from `create_model`. The graph shares its modules.
@@ -77,7 +77,7 @@ class DetectorGraph(nn.Module):
         self.test_cfg = limits.apply(head_configs(model))
 
     def forward(self, images: Tensor, image_sizes: Tensor, score_threshold: Tensor) -> tuple[Tensor, ...]:
-        """Detect objects: see `inference.graph_metadata.OUTPUTS`."""
+        """Detect objects: see `runtimes.graph_metadata.OUTPUTS`."""
         limits = image_sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): the largest x, y, x, y of a box
         features = self.model.neck(self.model.backbone(self._normalise(images, image_sizes)))
         return self._detect(features, limits, score_threshold)

@@ -265,7 +265,9 @@ class Detector:
         Args:
             inputs: a folder, a pattern ("photos/*.jpg"), or an iterable of images, folders and patterns, read ahead.
             on_error: "raise", or "skip" to log a warning for an image that cannot be read, and continue.
-            slice_size, slice_overlap, whole_image: as for one image.
+            slice_size: the side of slices, in pixels, as for one image.
+            slice_overlap: the part of a slice that it shares with the next one, as for one image.
+            whole_image: detect in each image as a whole, too, as for one image.
 
         Raises:
             ImageError: An image cannot be read; the images before it have been yielded.
@@ -292,6 +294,10 @@ class Detector:
         self, inputs: Iterable[ImageInput], views: Views | None = None
     ) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
         """Detect the objects in images that `find_inputs` found, some of which may be unreadable.
+
+        Args:
+            inputs: the images.
+            views: the parts of each image in which to detect; by default the whole image.
 
         Yields:
             Each input, in order, with its detections or the error from reading it. Only a few images are in memory.

@@ -105,7 +105,7 @@ def stream_input(stream: BinaryIO, name: str, origin: str) -> ImageInput:
 
 
 def find_input(image: Any, max_pixels: int = MAX_PIXELS) -> ImageInput:
-    """Return the input for exactly one image: a path, a URL, a PIL image, an array, a tensor or bytes.
+    """Return the input for exactly one `image`: a path, a URL, a PIL image, an array, a tensor or bytes.
 
     An image with more than `max_pixels` raises `ImageError` when it is read.
 

@@ -205,7 +205,7 @@ def _area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def place(objects: Objects, window: Window, image_size: tuple[int, int]) -> Objects:
-    """Return objects in pixels of the image, from objects in pixels of a window of it.
+    """Return `objects` in pixels of an image of `image_size` (height, width), from pixels of a `window` of it.
 
     Masks are moved one at a time, and no mask of the whole image is made.
     """

@@ -134,7 +134,7 @@ def _open(file: BinaryIO, formats: list[str], max_pixels: int) -> Image.Image:
 
 
 def check_num_pixels(num_pixels: int, limit: int, size: tuple[int, int], name: str) -> None:
-    """Raise `ImageError` if the image `name` of a `size` (height, width) needs more pixels than the limit."""
+    """Raise `ImageError` if the image `name` of a `size` (height, width) has `num_pixels` above the `limit`."""
     if num_pixels > limit:
         height, width = size
         raise ImageError(
