@@ -237,6 +237,8 @@ def _add_detect(router: APIRouter, service: Service) -> None:
         if unknown := set(classes or ()) - set(detector.classes):
             raise Refusal(422, f"classes: the model has no class {min(unknown)!r}, see /v1/models")
         threshold = service.settings.score_threshold if score_threshold is None else score_threshold
+        if detector.metadata and threshold < (lowest := detector.metadata.lowest_score):
+            raise Refusal(422, f"score_threshold: this model returns no object with a score below {lowest:g}")
         options = Options(name, threshold, keep_image=media_type == PNG)
         async with service.bodies.read(request) as received:
             if media_type == PNG and len(received) != 1:

@@ -101,9 +101,9 @@ def test_only_bad_images(client: TestClient) -> None:
 
 def test_options(client: TestClient) -> None:
     objects = lambda query: client.post(f"{DETECT}?{query}", content=png()).json()["images"][0]["objects"]  # noqa: E731
-    assert [each["name"] for each in objects("score_threshold=0")] == ["red", "green", "blue"]
+    assert [each["name"] for each in objects("score_threshold=0.05")] == ["red", "green", "blue"]
     assert [each["name"] for each in objects("score_threshold=0.5")] == ["red"]
-    assert [each["name"] for each in objects("classes=green&classes=blue&score_threshold=0")] == ["green", "blue"]
+    assert [each["name"] for each in objects("classes=green&classes=blue&score_threshold=0.05")] == ["green", "blue"]
     assert [each["name"] for each in objects("")] == ["red", "green"]  # the threshold of others has left no trace
 
 
@@ -111,6 +111,7 @@ def test_options(client: TestClient) -> None:
     ("query", "status", "text"),
     [
         ("score_threshold=1.5", 422, "score_threshold: "),
+        ("score_threshold=0.04", 422, "no object with a score below 0.05"),
         ("score_threshold=nan", 422, "score_threshold: "),
         ("score_threshold=high", 422, "score_threshold: "),
         ("classes=purple", 422, "no class 'purple'"),
