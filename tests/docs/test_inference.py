@@ -56,8 +56,8 @@ def test_python(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_shell(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands, in this process: a new one would load PyTorch each time."""
     monkeypatch.chdir(folder)
-    first, many, _app = blocks("bash")
-    for line in (first + many).splitlines():
+    first, explain, many, _app = blocks("bash")
+    for line in (first + explain + many).splitlines():
         piped, _, command = line.rpartition(" | ")
         name, *arguments = shlex.split(command)
         assert name == "dpt-zoo"
@@ -66,6 +66,7 @@ def test_shell(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             status, _, err = run(*arguments)
         assert (status, err) == (0, ""), line
     assert (folder / "detections" / "pictures" / "photo.jpg").is_file()
+    assert (folder / "patches.png").is_file() and (folder / "digit.png").is_file()
     written = {path.name for path in (folder / "out").iterdir()}
     assert written == {"run.json", "detections.jsonl", "coco.json", "detections.csv", "pictures", "crops", "masks"}
     assert not (folder / "sevens" / "pictures").exists()
@@ -74,7 +75,7 @@ def test_shell(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_app() -> None:
-    assert blocks("bash")[2] == "dpt-zoo app\n"  # tests/app runs it
+    assert blocks("bash")[3] == "dpt-zoo app\n"  # tests/app runs it
 
 
 def test_the_folders_table(run: Run, folder: Path, tmp_path: Path) -> None:
