@@ -177,7 +177,8 @@ def freeze(cfg: Config, parts: Sequence[str]) -> None:
     Raises:
         InputError: The model has no such part.
     """
-    known = [name for name, part in cfg.model.items() if name != "data_preprocessor" and "type" in (part or ())]
+    modules = (name for name, part in cfg.model.items() if isinstance(part, Mapping) and "type" in part)
+    known = [name for name in modules if name != "data_preprocessor"]
     for part in parts:
         if part not in known:
             raise InputError(f"freeze: the model has no part {part!r}: choose among {', '.join(known)}")
