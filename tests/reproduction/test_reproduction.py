@@ -64,6 +64,7 @@ def evaluation(name: str, data: Path, off: float = 0.0, **changes: Any) -> Json:
         "device": "A GPU",
         "runtime": "PyTorch 2.15.0",
         "versions": {"torch": "2.15.0"},
+        "thresholds": None,
         **changes,
     }
 
