@@ -85,7 +85,7 @@ class TestTheTwelve:
         assert [line.split()[0] for line in out.splitlines()] == ["name", *dpt_zoo.list_models()]
 
     def test_publishing(self, run: Run) -> None:
-        complaint = f"dpt-zoo: {DEMO} is shipped with this project: `publish` is for the authors' models\n"
+        complaint = f"dpt-zoo: {DEMO} is shipped with this project: `publish` is for the authors' models and your own\n"
         assert run("publish", DEMO, "--repo", "org/name") == (2, "", complaint)
 
 
