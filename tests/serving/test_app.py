@@ -513,4 +513,4 @@ def test_requests_made_from_the_openapi_document(any_client: TestClient) -> None
             case.validate_response(response, checks=[not_a_server_error, response_schema_conformance])
 
         check()
-    assert statuses[200] and statuses[422]
+    assert statuses[200]
