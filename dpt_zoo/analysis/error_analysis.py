@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .error_types import ErrorType
-from .matching import compute_overlaps
+from .matching import MIN_IOU, compute_overlaps
 from .metrics import CocoDict
 
 MIN_SCORE = 0.3  # predictions with a lower score are ignored
-MIN_IOU = 0.5  # the least IoU of the boxes of an object and its prediction
 
 
 class Pair(NamedTuple):

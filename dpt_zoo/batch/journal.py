@@ -15,6 +15,7 @@ from ..inference.detections import Detections
 from ..inference.inputs import RUN_FILES, Input, input_key, make_unique
 from ..utils.files import lock_folder, open_atomic
 from ..utils.json_files import JsonLinesWriter, read_json_lines
+from ..utils.text import describe_changes
 
 SETTINGS, RESULTS = RUN_FILES
 
@@ -138,7 +139,7 @@ class Journal:
         self._path = folder / RESULTS
         self._done: set[str] = set()
         self._names: set[str] = set()
-        self._stems = Stems()
+        self.stems = Stems()
         size = 0  # bytes of the file to keep
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock_folder(folder))
@@ -146,7 +147,7 @@ class Journal:
                 _check_settings(folder, settings)
                 for result, end in self._read():
                     if result.frame is None:
-                        self._stems.add(result.stem)
+                        self.stems.add(result.stem)
                     if result.frame is None or result.is_last:
                         self._names.add(result.name if result.frame is None else result.name.rpartition("/")[0])
                         path = result.detections.path or result.name
@@ -177,10 +178,6 @@ class Journal:
             if input.key not in self._done:
                 left.setdefault(input.key, input)
         return list(make_unique(left.values(), self._names))
-
-    def new_stem(self, name: str) -> str:
-        """Return an unused stem, see `Stems`."""
-        return self._stems.new(name)
 
     def append(self, result: ImageResult) -> None:
         """Write an image's line. If this fails, `OutputError` is raised, and the lines before it are unchanged."""
@@ -221,10 +218,8 @@ def _check_settings(folder: Path, settings: RunSettings) -> None:
     ours = json.loads(json.dumps(asdict(settings)))  # tuples become lists
     try:
         earlier = asdict(RunSettings(**json.loads(path.read_bytes())))  # a setting that it lacks has its default
-        changed = [name for name, value in ours.items() if earlier[name] != value]
+        changes = describe_changes(earlier, ours)
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged, or of another version of DPT Zoo: use another folder") from error
-    if changed:
-        long = {"weights": "other weights", "classes": "other classes"}
-        texts = (long.get(name) or f"{name} {earlier[name]} instead of {ours[name]}" for name in changed)
-        raise InputError(f"{folder} holds a run with {', '.join(texts)}: use the same settings, or another folder")
+    if changes:
+        raise InputError(f"{folder} holds a run with {changes}: use the same settings, or another folder")

@@ -85,7 +85,7 @@ class DetectionRun:
                     self.failures.append(detections)
                 else:
                     kept = detections.filter(classes=self._journal.settings.kept_classes)
-                    stem = self._journal.new_stem(image.name)
+                    stem = self._journal.stems.new(image.name)
                     submit(ImageResult(image.name, stem, kept, key=image.key), self._image_writer.write)
                 progress(number, len(images))
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from ..errors import InputError
 from ..inference.detector import Detector
 from ..utils.dependencies import explain_imports
+from ..utils.environment import usable_cores
 from ..utils.progress import progress_bar
 from ..utils.text import plural
 from ..utils.urls import redact
@@ -139,8 +140,7 @@ def _make_runner(
         with explain_imports():
             from .ray_runner import RayRunner
         return RayRunner(model, options, address, workers, gpus_per_worker)
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    default = max(1, num_cores // (options.get("num_threads") or 1)) if name == "local" else 1
+    default = max(1, len(usable_cores()) // (options.get("num_threads") or 1)) if name == "local" else 1
     local_rank = find_local_rank() if name == "rank" else 0
     return LocalRunner(model, options, workers or default, local_rank)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..utils.progress import ProgressCallback
-from ..utils.text import plural
+from ..utils.text import describe_changes, plural
 from ..utils.urls import redact
 from .sources import Entry, Shard
 from .storage import Folder, is_local
@@ -187,12 +187,9 @@ def check_settings(folder: Folder, earlier: Settings, ours: Settings | Mapping[s
     """
     there = json.loads(json.dumps(asdict(earlier)))  # tuples become lists
     here = json.loads(json.dumps(asdict(ours) if isinstance(ours, Settings) else ours))
-    changed = [name for name, value in here.items() if there[name] != value]
-    if changed:
-        long = {name: f"other {name}" for name in ("weights", "classes", "graph")}
-        texts = (long.get(name) or f"{name} {there[name]} instead of {here[name]}" for name in changed)
+    if changes := describe_changes(there, here):
         address = redact(folder.address)
-        raise InputError(f"{address} holds a run with {', '.join(texts)}: use the same settings, or another output")
+        raise InputError(f"{address} holds a run with {changes}: use the same settings, or another output")
 
 
 class PlanReader:

@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from .. import errors
 from ..errors import DPTZooError
+from ..utils.environment import child_variables
 from .results import Counts
 from .worker import LOCAL_RANK, PartError, PartWorker
 
@@ -88,8 +88,7 @@ class WorkerProcess:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         """Start the process, which finds this package where this process found it."""
-        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), LOCAL_RANK: str(self._number)}
+        environment = child_variables() | {LOCAL_RANK: str(self._number)}
         process = subprocess.Popen(PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert process.stdin
         process.stdin.write(json.dumps(self._worker).encode() + b"\n")

@@ -8,9 +8,9 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis.error_analysis import MIN_IOU, MIN_SCORE, ErrorAnalysis
+from ..analysis.error_analysis import MIN_SCORE, ErrorAnalysis
 from ..analysis.error_types import MEANINGS, ErrorType
-from ..analysis.matching import Matches
+from ..analysis.matching import MIN_IOU, Matches
 from ..analysis.metrics import Task
 from ..analysis.plots import plot_confusion, plot_precision_recall, plot_thresholds
 from ..analysis.visualize import draw_worst

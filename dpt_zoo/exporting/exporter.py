@@ -36,6 +36,7 @@ from ..models.factory import check_detector, create_model
 from ..runtimes.graph_metadata import OUTPUTS, GraphMetadata
 from ..utils.environment import versions
 from ..utils.files import atomic_path
+from ..utils.json_values import MAX_SIDE
 from ..utils.validation import check_integer
 from ..weights.digests import tensors_sha256
 from ..weights.store import read_metadata
@@ -47,8 +48,8 @@ PACKAGES = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".xml": ("onnx", "on
 """What each format needs besides PyTorch."""
 EXAMPLE = 2, (192, 256)
 """Number and size of the images with which the graph is traced. The graph is not limited to them."""
-MAX_BATCH, MAX_SIDE = 1024, 2**14
-"""The largest number of images, and their largest side in pixels."""
+MAX_BATCH = 1024
+"""The largest number of images."""
 UNLIKE_EXAMPLE = 3, (160, 96)
 """Number and size of the images on which the written file is checked."""
 TOLERANCES = {"float32": (0.1, 0.01), "float16": (2.0, 0.1)}

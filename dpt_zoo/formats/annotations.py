@@ -7,7 +7,7 @@ import math
 import mmap
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..errors import ImageError
-from ..utils.files import exists
+from ..utils.files import exists, is_clutter
 from ..utils.image_files import read_size
 from ..utils.images import DECODER_ERRORS
 from ..utils.json_files import parse_json
@@ -129,6 +129,17 @@ class LabelledSplit:
             return None
         self.add_image(name, image_size, name)
         return image_size
+
+
+def find_homes(folder: Path) -> dict[Path, str]:
+    """Return where labels beside images may be, with the name of the split: in `folder` itself, "train", and below."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_clutter(path.name))
+    return {folder: "train", **{home: home.name for home in inside}}
+
+
+def list_categories(splits: Iterable[LabelledSplit]) -> list[str]:
+    """Return the categories of the objects in `splits`, in alphabetical order."""
+    return sorted({each["category"] for split in splits for each in split.annotations})
 
 
 def polygon_area(points: NDArray[np.float64]) -> float:

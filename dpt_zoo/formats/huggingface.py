@@ -11,7 +11,7 @@ from ..errors import DataError
 from ..utils.dependencies import explain_imports
 from ..utils.files import exists, list_files, make_folder, open_atomic
 from ..utils.images import DECODER_ERRORS, FORMATS
-from .annotations import LabelledSplit, check_number
+from .annotations import LabelledSplit, check_number, list_categories
 from .issues import IssueType
 
 LABELS = ("category", "categories", "category_id", "label", "labels", "class")
@@ -57,8 +57,7 @@ def read_huggingface(folder: Path, work_dir: Path) -> tuple[list[str], list[Labe
         rows = table.cast_column("image", datasets.Image(decode=False))
         for number, row in enumerate(rows, 1):
             _read_row(splits[-1], row, number, key, classes)
-    used = {each["category"] for split in splits for each in split.annotations}
-    return classes or sorted(used), splits
+    return classes or list_categories(splits), splits
 
 
 def _find_classes(folder: Path, features: Any) -> tuple[str, list[str]]:

@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..utils.files import is_clutter, list_files
+from ..utils.files import list_files
 from ..utils.image_files import find_images
-from .annotations import LabelledSplit, check_points, ellipse_polygon, find_image, has_keys, read_mask
+from .annotations import (
+    LabelledSplit,
+    check_points,
+    ellipse_polygon,
+    find_homes,
+    find_image,
+    has_keys,
+    list_categories,
+    read_mask,
+)
 from .issues import IssueType
 
 WITHOUT_EXTENT = ("point", "points", "line", "linestrip")
@@ -21,18 +30,12 @@ def read_labelme(folder: Path) -> tuple[list[str], list[LabelledSplit]]:
 
     The parts of an object have the same label and `group_id`. Images without a file of labels have no objects.
     """
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_clutter(path.name))
-    homes = {home: [file for file in list_files(home, "*.json") if _is_label(file)] for home in (folder, *inside)}
     splits = []
-    for home, labels in homes.items():
-        if labels:
-            splits.append(LabelledSplit("train" if home == folder else home.name, folder))
+    for home, name in find_homes(folder).items():
+        if labels := [file for file in list_files(home, "*.json") if has_keys(file, "shapes", "imagePath")]:
+            splits.append(LabelledSplit(name, folder))
             _read_split(splits[-1], home, labels)
-    return sorted({each["category"] for split in splits for each in split.annotations}), splits
-
-
-def _is_label(file: Path) -> bool:
-    return has_keys(file, "shapes", "imagePath")
+    return list_categories(splits), splits
 
 
 def _read_split(split: LabelledSplit, home: Path, labels: list[Path]) -> None:

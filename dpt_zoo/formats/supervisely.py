@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from ..utils.files import exists, list_files
 from ..utils.image_files import find_images
-from .annotations import LabelledSplit, check_number, check_points, has_keys, read_mask
+from .annotations import LabelledSplit, check_number, check_points, has_keys, list_categories, read_mask
 from .issues import IssueType
 
 WITHOUT_EXTENT = ("point", "line", "graph")
@@ -41,8 +41,7 @@ def read_supervisely(folder: Path) -> tuple[list[str], list[LabelledSplit]]:
             if label.stem not in names:
                 split.add_issue(IssueType.ORPHAN, split.relative(label), f"there is no image {label.stem!r}")
     titles = [each.get("title") for each in project.get("classes", ()) if isinstance(each, dict)]
-    used = {each["category"] for split in splits for each in split.annotations}
-    return list(dict.fromkeys([*filter(None, titles), *sorted(used)])), splits
+    return list(dict.fromkeys([*filter(None, titles), *list_categories(splits)])), splits
 
 
 def _read_image(split: LabelledSplit, label: Path) -> None:

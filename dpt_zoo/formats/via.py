@@ -5,8 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..utils.files import is_clutter, list_files
-from .annotations import LabelledSplit, check_number, check_points, ellipse_polygon, find_image, has_keys
+from ..utils.files import list_files
+from .annotations import (
+    LabelledSplit,
+    check_number,
+    check_points,
+    ellipse_polygon,
+    find_homes,
+    find_image,
+    has_keys,
+    list_categories,
+)
 from .issues import IssueType
 
 CLASS_NAMES = ("class", "label", "name", "category", "type", "object")
@@ -20,9 +29,8 @@ def read_via(folder: Path) -> tuple[list[str], list[LabelledSplit]]:
     Raises:
         DataError: A folder has several of these files.
     """
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_clutter(path.name))
     splits = []
-    for home in (folder, *inside):
+    for home, name in find_homes(folder).items():
         files = [file for file in list_files(home, "*.json") if has_keys(file, "regions", "filename")]
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
@@ -30,9 +38,9 @@ def read_via(folder: Path) -> tuple[list[str], list[LabelledSplit]]:
                 f"{home}: several files of VGG Image Annotator, of which each may have all: {names}: keep one"
             )
         if files:
-            splits.append(LabelledSplit("train" if home == folder else home.name, folder))
+            splits.append(LabelledSplit(name, folder))
             _read_file(splits[-1], files[0])
-    return sorted({each["category"] for split in splits for each in split.annotations}), splits
+    return list_categories(splits), splits
 
 
 def _read_file(split: LabelledSplit, file: Path) -> None:

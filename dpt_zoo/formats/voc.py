@@ -6,9 +6,9 @@ from xml.etree.ElementTree import Element
 
 import defusedxml.ElementTree
 
-from ..utils.files import exists, is_clutter, list_files
+from ..utils.files import exists, list_files
 from ..utils.image_files import find_images
-from .annotations import LabelledSplit, parse_number
+from .annotations import LabelledSplit, find_homes, list_categories, parse_number
 from .issues import IssueType
 
 
@@ -21,11 +21,9 @@ def read_voc(folder: Path) -> tuple[list[str], list[LabelledSplit]]:
         names: list[str] = [name for name in listed if name != "trainval" or len(listed) == 1] or ["train"]
         splits = [_read_split(LabelledSplit(name, folder), images, labels, lists.get(name)) for name in names]
     else:
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_clutter(path.name))
-        homes = [home for home in (folder, *inside) if list_files(home, "*.xml")]
-        names = ["train" if home == folder else home.name for home in homes]
-        splits = [_read_split(LabelledSplit(name, folder), home, home) for name, home in zip(names, homes, strict=True)]
-    return sorted({each["category"] for split in splits for each in split.annotations}), splits
+        homes = {home: name for home, name in find_homes(folder).items() if list_files(home, "*.xml")}
+        splits = [_read_split(LabelledSplit(name, folder), home, home) for home, name in homes.items()]
+    return list_categories(splits), splits
 
 
 def _find_folders(folder: Path) -> tuple[Path, Path]:

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from numbers import Real
@@ -26,7 +25,7 @@ from .detections import Detections
 from .inputs import ImageInput, find_input, find_inputs
 from .limits import Limits
 from .merging import NMS_IOU, merge, place
-from .views import View, Views
+from .views import Views
 
 if TYPE_CHECKING:
     import torch
@@ -184,10 +183,13 @@ class Detector:
 
     def _find_tuned(self) -> tuple[float, ...]:
         """Return the thresholds in the model's file."""
-        owner = self.model.dataset_meta if self.metadata is None else asdict(self.metadata)
-        if owner.get("score_thresholds") is None:
+        if self.metadata is not None:
+            thresholds: Sequence[float] | None = self.metadata.score_thresholds
+        else:
+            thresholds = self.model.dataset_meta.get("score_thresholds")
+        if thresholds is None:
             raise InputError("score_threshold='tuned': tune the thresholds of this model by `dpt-zoo evaluate` first")
-        return tuple(owner["score_thresholds"])
+        return tuple(thresholds)
 
     def __call__(
         self,
@@ -314,10 +316,10 @@ class Detector:
         parts: list[tuple[Window, Objects]] = []
         try:
             with closing(input.open()) as reader:
-                prepared = self._ahead(partial(self._prepare_view, input, reader), views.of(reader.size))
+                prepared = self._ahead(partial(self._prepare_window, input, reader), views.of(reader.size))
                 while batch := list(islice(prepared, self._backend.batch_size)):
-                    for view, objects in self._detect_batch(batch):
-                        parts.append((view.window, place(objects, view.window, reader.size)))
+                    for window, objects in self._detect_batch(batch):
+                        parts.append((window, place(objects, window, reader.size)))
         except ImageError as error:
             return error
         nms_iou = NMS_IOU if self.nms_iou is None else self.nms_iou
@@ -325,8 +327,8 @@ class Detector:
         image = reader.image if isinstance(reader, ArrayWindows) and reader.image.size <= 3 * MAX_KEPT else None
         return self._to_detections(input, objects, reader.size, image)
 
-    def _prepare_view(self, input: ImageInput, reader: WindowReader, view: View) -> tuple[View, Resized]:
-        return view, self._resize(input, reader.read(view.window))
+    def _prepare_window(self, input: ImageInput, reader: WindowReader, window: Window) -> tuple[Window, Resized]:
+        return window, self._resize(input, reader.read(window))
 
     def _ahead(self, prepare: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Prepare items in threads, a few ahead."""

@@ -164,22 +164,30 @@ def _join_cut_ones(found: _Found, pairs: _Pairs) -> _Found:
     """Join the parts of each object that no view shows whole."""
     both_are_cut = found.is_cut[pairs.first] & found.is_cut[pairs.second]
     are_parts = both_are_cut & pairs.same_label & (pairs.shared >= MIN_SHARED)
-    heads = np.arange(len(found.is_cut))  # of each object, the part with the highest score
+    heads = list(range(len(found.is_cut)))  # of each object, a part with a higher score, or itself
+
+    def find_head(index: int) -> int:
+        while heads[index] != index:
+            heads[index] = heads[heads[index]]  # shorter for the next search
+            index = heads[index]
+        return index
+
     for first, second in zip(pairs.first[are_parts].tolist(), pairs.second[are_parts].tolist(), strict=True):
-        one, other = heads[first], heads[second]
-        if one != other:
-            heads[heads == max(one, other)] = min(one, other)
+        one, other = sorted((find_head(first), find_head(second)))
+        heads[other] = one
     groups: dict[int, list[int]] = {}
-    for index in np.flatnonzero(np.bincount(heads, minlength=len(heads))[heads] > 1).tolist():
-        groups.setdefault(int(heads[index]), []).append(index)
+    for index in range(len(heads)):
+        groups.setdefault(find_head(index), []).append(index)
     boxes = found.objects.boxes.copy()
     rles = None if found.objects.rles is None else list(found.objects.rles)
     for head, members in groups.items():
+        if len(members) == 1:
+            continue
         boxes[head] = np.concatenate([boxes[members, :2].min(0), boxes[members, 2:].max(0)])
         if rles:
             rles[head] = coco_mask.merge([rles[each] for each in members])
     joined = _Found(found.objects._replace(boxes=boxes, rles=rles), found.windows, found.views, found.is_cut)
-    return joined[heads == np.arange(len(heads))]
+    return joined[np.array(list(groups), np.int64)]
 
 
 def _suppress(found: _Found, pairs: _Pairs, nms_iou: float, class_agnostic: bool) -> _Found:

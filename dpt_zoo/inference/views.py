@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,12 +13,6 @@ from ..utils.windows import Window
 
 MIN_SLICE = 32  # pixels
 MAX_OVERLAP = 0.9
-
-
-class View(NamedTuple):
-    """What the network gets of an image: the pixels of a window."""
-
-    window: Window
 
 
 @dataclass(frozen=True)
@@ -52,18 +45,18 @@ class Views:
         """Whether an image may have more than one view."""
         return self.slice_size is not None
 
-    def of(self, image_size: tuple[int, int]) -> Iterator[View]:
-        """Yield the views of an image of this height and width, in pixels: slices row by row."""
+    def of(self, image_size: tuple[int, int]) -> Iterator[Window]:
+        """Yield the windows of the views of an image of this height and width, in pixels: slices row by row."""
         height, width = image_size
         whole = Window(0, 0, width, height)
         if self.slice_size is None or self.slice_size >= max(image_size):
-            yield View(whole)
+            yield whole
             return
         size = int(self.slice_size)
         for y, x in itertools.product(self._starts(height, size), self._starts(width, size)):
-            yield View(Window(x, y, min(x + size, width), min(y + size, height)))
+            yield Window(x, y, min(x + size, width), min(y + size, height))
         if self.whole_image:
-            yield View(whole)
+            yield whole
 
     def _starts(self, length: int, size: int) -> list[int]:
         """Return where slices start along a side: in equal steps, so that no two share more than others."""

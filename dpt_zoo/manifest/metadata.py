@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 from ..errors import InputError, WeightsError
 from ..utils.json_values import (
+    MAX_SIDE,
     Check,
-    check_entries,
-    freeze,
+    check_thresholds,
     is_classes,
     is_integer,
     is_list,
@@ -19,6 +19,7 @@ from ..utils.json_values import (
     is_scores,
     is_text,
     or_none,
+    parse_entries,
 )
 from .records import ARCHITECTURE_TITLES, Architecture, Metrics, Size
 
@@ -27,7 +28,6 @@ METADATA_KEY = "dpt_zoo"
 FORMAT = 1
 """Version of the metadata. Files of another version are refused."""
 UNKNOWN_LICENSE = "NOASSERTION"
-MAX_SIDE = 1 << 14  # of a resized image, pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +75,8 @@ class WeightsMetadata:
         Raises:
             WeightsError: It is incomplete, contradicts itself, or is of another version.
         """
-        check_entries(content, FORMAT, _VALID, path)
-        metadata = cls(**{name: freeze(content[name]) for name in _VALID})
-        if metadata.score_thresholds is not None and len(metadata.score_thresholds) != len(metadata.classes):
-            raise WeightsError(f"{path}: its metadata contradicts itself: other numbers of classes and thresholds")
+        metadata = cls(**parse_entries(content, FORMAT, _VALID, path))
+        check_thresholds(metadata.score_thresholds, metadata.classes, path)
         return metadata
 
 

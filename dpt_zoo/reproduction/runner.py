@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from ..errors import InputError
 from ..evaluation.result import RESULT, RUNTIMES, Evaluation
 from ..manifest.records import get_detector_info, list_models
+from ..utils.environment import child_variables, usable_cores
 from ..utils.files import hash_file, make_folder
 from ..utils.validation import check_integer
 from .table import Detector, ResultsTable, Row
@@ -143,11 +143,9 @@ def run_worker(arguments: Mapping[str, Any], processes: int) -> str | None:
 
 def _environment(processes: int) -> dict[str, str]:
     """Return this process's environment with this package in PYTHONPATH and the CPUs divided among the processes."""
-    paths = [str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = child_variables()
     if processes > 1:
-        num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cpus // processes)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(usable_cores()) // processes)))
     return environment
 
 

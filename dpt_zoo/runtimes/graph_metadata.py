@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import WeightsError
 from ..utils.json_values import (
-    check_entries,
-    freeze,
+    MAX_SIDE,
+    Check,
+    check_thresholds,
     is_bool,
     is_classes,
     is_integer,
@@ -19,6 +20,7 @@ from ..utils.json_values import (
     is_text,
     is_versions,
     or_none,
+    parse_entries,
 )
 
 METADATA_KEY = "dpt_zoo"
@@ -104,13 +106,8 @@ class GraphMetadata:
         Raises:
             WeightsError: It is incomplete, contradicts itself, or is of another version.
         """
-        if isinstance(content, Mapping):
-            content = {"score_thresholds": None, **content}  # older files have none
-        check_entries(content, FORMAT, _VALID, path)
-        metadata = cls(**{name: freeze(content[name]) for name in _VALID})
-        thresholds = metadata.score_thresholds
-        if thresholds is not None and len(thresholds) != len(metadata.classes):
-            raise WeightsError(f"{path}: its metadata contradicts itself: other numbers of classes and thresholds")
+        metadata = cls(**parse_entries(content, FORMAT, _VALID, path))
+        check_thresholds(metadata.score_thresholds, metadata.classes, path)
         fixed, divisor = metadata.image_size, metadata.pad_divisor
         if metadata.has_preprocessing and (fixed is not None or metadata.batch not in (None, 1)):
             raise WeightsError(f"{path}: its metadata contradicts itself: one image of any size, and of a fixed size")
@@ -128,16 +125,15 @@ class GraphMetadata:
         return cls.from_json(content, path)
 
 
-_MAX_SIDE = 1 << 14  # of an image for the network, pixels
-_VALID: Mapping[str, Callable[[Any], bool]] = {
+_VALID: Mapping[str, Check] = {
     "name": is_text,
     "classes": is_classes,
     "has_masks": is_bool,
     "has_preprocessing": is_bool,
-    "scale": is_list(2, is_integer(_MAX_SIDE)),
+    "scale": is_list(2, is_integer(MAX_SIDE)),
     "pad_divisor": is_integer(1024),
     "batch": or_none(is_integer(1024)),
-    "image_size": or_none(is_list(2, is_integer(_MAX_SIDE))),
+    "image_size": or_none(is_list(2, is_integer(MAX_SIDE))),
     "mean": is_list(3, is_number(-1000, 1000)),
     "std": is_list(3, is_number(1e-3, 1000)),
     "lowest_score": is_number(0, 1),

@@ -1,6 +1,5 @@
 """One process that serves detectors on a socket: it loads them, and stops when it has answered what was accepted."""
 
-import os
 import signal
 import socket
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ..inference.detector import Detector, is_exported
 from ..utils.dependencies import explain_imports
+from ..utils.environment import usable_cores
 from ..utils.urls import is_loopback
 from .settings import Settings, read_api_keys
 
@@ -52,11 +52,6 @@ def load_detectors(settings: Settings, device: str) -> dict[str, Detector]:
     for detector in detectors.values():
         detector(np.zeros((64, 64, 3), np.uint8))
     return detectors
-
-
-def usable_cores() -> list[int]:
-    """Return the numbers of the cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
 
 
 def _load(model: str, settings: Settings, device: str, num_threads: int) -> Detector:

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from ..errors import DPTZooError
 from ..utils.dependencies import explain_imports
+from ..utils.environment import usable_cores
 from ..utils.listening import listen, listener_url
 from ..utils.validation import check_integer
-from .server import run_server, usable_cores
+from .server import run_server
 from .settings import GRACE_SECONDS, Settings, read_api_keys
 
 EXIT_SECONDS = GRACE_SECONDS + 1.5

@@ -1,6 +1,6 @@
 """Checks of the JSON values with which a file describes itself. The file is untrusted."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import WeightsError
@@ -8,10 +8,14 @@ from .text import printable
 
 Check = Callable[[Any], bool]
 """Whether a value is valid."""
+MAX_SIDE = 1 << 14
+"""Longest side of an image for the network, in pixels."""
 
 
-def check_entries(content: Any, format: int, checks: Mapping[str, Check], path: object) -> None:
-    """Check that the JSON value `content` of the file at `path` has exactly the entries of `checks`, and this `format`.
+def parse_entries(content: Any, format: int, checks: Mapping[str, Check], path: object) -> dict[str, Any]:
+    """Return the entries of the JSON value `content` of the file at `path`, which are exactly those of `checks`.
+
+    Lists become tuples. The entry "format", which must be `format`, is left out.
 
     Raises:
         WeightsError: An entry is missing, invalid or unknown, or the format is another one.
@@ -27,11 +31,14 @@ def check_entries(content: Any, format: int, checks: Mapping[str, Check], path: 
             raise WeightsError(f"{path}: its metadata is damaged or altered: {name!r} is {value}")
     if unknown := content.keys() - checks.keys() - {"format"}:
         raise WeightsError(f"{path}: its metadata has an unknown entry: {printable(repr(min(unknown)))[:80]}")
+    values = ((name, content[name]) for name in checks)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values}
 
 
-def freeze(value: Any) -> Any:
-    """Return a list as a tuple, and other values as they are."""
-    return tuple(value) if isinstance(value, list) else value
+def check_thresholds(thresholds: Sequence[float] | None, classes: Sequence[str], path: object) -> None:
+    """Raise `WeightsError` if the file at `path` has `thresholds`, but not one for each of its `classes`."""
+    if thresholds is not None and len(thresholds) != len(classes):
+        raise WeightsError(f"{path}: its metadata contradicts itself: other numbers of classes and thresholds")
 
 
 def is_bool(value: Any) -> bool:

@@ -155,7 +155,7 @@ class TestJournal:
     def test_many_stems_of_one_beginning(self, tmp_path: Path) -> None:
         with Journal(tmp_path, SETTINGS) as journal:
             start = time.process_time()
-            stems = {journal.new_stem(f"{'x' * 160}{number}.png") for number in range(20_000)}
+            stems = {journal.stems.new(f"{'x' * 160}{number}.png") for number in range(20_000)}
         assert len(stems) == 20_000 and time.process_time() - start < 10  # minutes, if it is quadratic
 
     def test_many_classes(self) -> None:
@@ -169,7 +169,7 @@ class TestJournal:
     def test_stems_are_unambiguous(self, tmp_path: Path) -> None:
         names = ["a.jpg", "a.webp", "A.JPG", "b/a.jpg", "a.jpg", "../../c.png", ".hidden", f"{'é' * 300}.png"]
         with Journal(tmp_path, SETTINGS) as journal:
-            stems = [journal.new_stem(name) for name in names]
+            stems = [journal.stems.new(name) for name in names]
         assert stems[:-1] == ["a", "a.webp", "A.JPG", "b/a", "a.jpg-2", "c", ".hidden"]
         assert 100 < len(os.fsencode(stems[-1])) < 200
 

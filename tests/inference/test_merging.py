@@ -29,7 +29,7 @@ class TestViews:
         st.floats(0, 0.9),
     )
     def test_slices_cover_the_image_and_overlap(self, image_size: tuple[int, int], size: int, overlap: float) -> None:
-        windows = [view.window for view in Views(size, overlap).of(image_size)]
+        windows = list(Views(size, overlap).of(image_size))
         for low, high, length in ((0, 2, image_size[1]), (1, 3, image_size[0])):
             sides = sorted({(window[low], window[high]) for window in windows})
             assert sides[0][0] == 0 and sides[-1][1] == length
@@ -38,9 +38,9 @@ class TestViews:
         assert all(min(length, size) == high - low for low, high, length in _sides(windows, image_size, size))
 
     def test_the_whole_image(self) -> None:
-        assert [view.window for view in Views().of((30, 40))] == [Window(0, 0, 40, 30)]
-        assert [view.window for view in Views(50).of((30, 40))] == [Window(0, 0, 40, 30)]
-        assert [view.window for view in Views(200, whole_image=True).of((100, 300))] == [
+        assert list(Views().of((30, 40))) == [Window(0, 0, 40, 30)]
+        assert list(Views(50).of((30, 40))) == [Window(0, 0, 40, 30)]
+        assert list(Views(200, whole_image=True).of((100, 300))) == [
             *(Window(x, 0, x + 200, 100) for x in (0, 100)),
             Window(0, 0, 300, 100),
         ]
@@ -70,8 +70,8 @@ def _sides(windows: list[Window], image_size: tuple[int, int], size: int) -> lis
 def detect_in(views: Views, boxes: Boxes, image_size: tuple[int, int]) -> list[tuple[Window, Objects]]:
     """Detect perfectly in each view: the visible part of each object, surer the more of it is visible."""
     parts = []
-    for view in views.of(image_size):
-        x0, y0, x1, y1 = view.window
+    for window in views.of(image_size):
+        x0, y0, x1, y1 = window
         seen = np.clip(boxes, [x0, y0] * 2, [x1, y1] * 2)
         area, whole = ((each[:, 2:] - each[:, :2]).prod(1) for each in (seen, boxes))
         labels = np.flatnonzero(area > 0)
@@ -82,7 +82,7 @@ def detect_in(views: Views, boxes: Boxes, image_size: tuple[int, int]) -> list[t
             mask[b:d, a:c] = True
             rles.append(encode_mask(mask))
         objects = Objects(local, (area / whole)[labels].astype(np.float32), labels % 3, rles)
-        parts.append((view.window, place(objects, view.window, image_size)))
+        parts.append((window, place(objects, window, image_size)))
     return parts
 
 
@@ -132,11 +132,11 @@ class TestMerging:
             corners = rng.uniform(0, side - 20, (count, 2))
             boxes = np.hstack([corners, corners + 20]).astype(np.float32)
             parts = []
-            for view in Views(200, 0.2).of((side, side)):
-                x0, y0, x1, y1 = view.window
+            for window in Views(200, 0.2).of((side, side)):
+                x0, y0, x1, y1 = window
                 here = boxes[((boxes >= (x0, y0, x0, y0)) & (boxes <= (x1, y1, x1, y1))).all(1)]
                 scores = rng.random(len(here), np.float32)
-                parts.append((view.window, Objects(here, scores, np.zeros(len(here), np.int64), None)))
+                parts.append((window, Objects(here, scores, np.zeros(len(here), np.int64), None)))
             numbers.append(len(_find_pairs(_gather(parts, (side, side))).first))
         assert 3 * numbers[0] < numbers[1] < 8 * numbers[0]
 

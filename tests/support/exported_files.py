@@ -38,6 +38,7 @@ METADATA: dict[str, Any] = {
     "license": "Apache-2.0",
     "precision": "float32",
     "versions": {"dpt_zoo": "0.1.0"},
+    "score_thresholds": None,
 }
 
 
