@@ -52,7 +52,7 @@ WEBDATASET = ["webdataset>=1"]  # shards of ImageNet
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 SCALE = ["pyarrow>=19", "fsspec>=2024.6"]  # data sets of any size; object storage also needs s3fs, gcsfs or adlfs
 RAY = [*SCALE, "ray[default]>=2.40"]
-DEMO = [*TORCH, "scikit-learn>=1.3"]  # contains the handwritten digits of the digit scenes
+DEMO = [*TORCH, "scikit-learn>=1.5"]  # contains the handwritten digits of the digit scenes
 DATASETS = ["datasets>=3"]  # those of Hugging Face
 LOGGERS = [*TORCH, "tensorboard", "wandb>=0.19", "mlflow-skinny>=3", "alembic>=1.13", "clearml>=1.16"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
@@ -83,7 +83,7 @@ setup(
     install_requires=[  # what listing models, fetching weights, and detecting with an exported model need
         "numpy>=2",
         "pillow>=10.1",
-        "opencv-python-headless>=4.10",
+        "opencv-python-headless>=4.10.0.84",  # the first for NumPy 2
         "pycocotools>=2.0.8",
         "onnxruntime>=1.22",
         "safetensors>=0.4.5",
@@ -92,7 +92,7 @@ setup(
         # Downloads of weights: docs/weights.md.
         "filelock>=3.12",
         "requests>=2.32",
-        "rich>=13",
+        "rich>=13.9.4",
         "urllib3>=2.6",  # earlier versions can be made to decompress a chunk without bound
     ],
     extras_require={

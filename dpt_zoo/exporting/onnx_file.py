@@ -1,5 +1,6 @@
 """Write and run ONNX files."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ NMS = onnx_nms
 OPSET = 18
 """Version of ONNX's operators: the lowest that PyTorch writes."""
 NMS_OPERATOR: Any = torch.ops.dpt_zoo.nms.default
+GELU_OPERATOR: Any = torch.ops.aten.gelu.default
 DIGEST_KEY = f"{METADATA_KEY}.sha256"
 """Key of the last entry of the file's metadata: the SHA-256 of all bytes before this entry."""
 
@@ -51,7 +53,7 @@ def to_onnx(program: torch.export.ExportedProgram, metadata: GraphMetadata) -> i
         input_names=INPUTS,
         output_names=OUTPUTS if metadata.has_masks else OUTPUTS[:-1],
         opset_version=OPSET,
-        custom_translation_table={NMS_OPERATOR: _nms},
+        custom_translation_table={NMS_OPERATOR: _nms, GELU_OPERATOR: _gelu},
         external_data=False,
         verbose=False,
     )
@@ -84,3 +86,9 @@ def _nms(boxes: Any, scores: Any, max_per_class: int, iou_threshold: float, scor
     limit = op.Constant(value_ints=[max_per_class])
     thresholds = (op.Constant(value_floats=[each]) for each in (iou_threshold, score_threshold))
     return op.NonMaxSuppression(boxes, scores, limit, *thresholds)
+
+
+def _gelu(x: Any, approximate: str = "none") -> Any:
+    """Translate the exact GELU, with its products in the order that ONNX Runtime computes as one operator."""
+    one_plus_erf = op.Add(op.Erf(op.Div(x, op.Constant(value_float=math.sqrt(2)))), op.Constant(value_float=1.0))
+    return op.Mul(op.Mul(x, one_plus_erf), op.Constant(value_float=0.5))

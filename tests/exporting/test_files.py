@@ -75,6 +75,15 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def test_onnx_runtime_computes_gelu_as_one_operator(exported_demo: Path, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(exported_demo, options, providers=["CPUExecutionProvider"])
+    operators = {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
+    assert operators & {"Gelu", "BiasGelu"} and "Erf" not in operators
+
+
 class TestObjects:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_any_shape(self, demo: str, shape: tuple[int, int, int], exported: Callable[..., Path]) -> None:
