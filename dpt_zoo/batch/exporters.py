@@ -103,10 +103,10 @@ def write_label_studio(journal: RunResults, folder: Path) -> None:
 
 
 def write_mot(journal: RunResults, folder: Path) -> None:
-    """Write `mot/VIDEO.txt` in MOT Challenge's format of results: a line for each tracked object, sorted by frames.
+    """Write `mot/VIDEO.txt` in MOT Challenge's format of results: a line for each object in a track.
 
-    The columns are the frame's number and the track's id, both from 1, left, top, width and height of the box in pixels,
-    the score, and three of -1.
+    The columns are the frame's number and the track's id, both from 1; left, top, width and height of the box, in
+    pixels; the score; and three times -1.
 
     Raises:
         InputError: The objects were not tracked.

@@ -1,13 +1,12 @@
 """A film of moving digits, the tracks that it really has, and how well tracks that were found match them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from dpt_zoo import Detections

@@ -1,0 +1,184 @@
+"""Objects are followed through a film of eight digits that cross, one of which is hidden for a while."""
+
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trackers
+from digit_film import HIDDEN, HIDDEN_FRAMES, Film, idf1, ious, make_film, write_film
+from numpy.typing import NDArray
+
+from dpt_zoo import Detections, Detector
+from dpt_zoo.batch.trails import Trails
+from dpt_zoo.cli import detect
+from dpt_zoo.errors import DependencyError, ImageError, InputError
+from dpt_zoo.inference import detector as detector_module
+from dpt_zoo.video.tracker import TRACKERS, Tracker
+
+THRESHOLD = 0.3
+
+
+@dataclass
+class Tracking:
+    """What a tracker got of each frame of the film, and what `Detector.track` returned."""
+
+    film: Film
+    path: Path
+    given: list[Detections]
+    returned: list[Detections]
+
+
+@pytest.fixture(scope="module")
+def exported_detector(exported_demo: Path) -> Detector:
+    return Detector(exported_demo, score_threshold=THRESHOLD)
+
+
+@pytest.fixture(scope="module")
+def tracking(exported_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    film, given = make_film(), list[Detections]()
+    path = write_film(tmp_path_factory.mktemp("film") / "film.mp4", film.frames)
+
+    class Recorder(Tracker):
+        def __call__(self, detections: Detections) -> Detections:
+            given.append(detections)
+            return super().__call__(detections)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detector_module, "Tracker", Recorder)
+        return Tracking(film, path, given, list(exported_detector.track(path)))
+
+
+def track_ids(detections: Detections) -> list[int]:
+    assert detections.track_ids is not None
+    return detections.track_ids.tolist()
+
+
+def replay(name: str, given: list[Detections]) -> list[Detections]:
+    tracker = Tracker(name, THRESHOLD, 25)
+    return [tracker(each).filter(THRESHOLD) for each in given]
+
+
+def objects_at(boxes: Any, scores: Any) -> Detections:
+    return Detections(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(scores, np.float32),
+        np.zeros(len(scores), np.int64),
+        ("digit",),
+        (100, 200),
+    )
+
+
+def test_the_command_offers_them() -> None:
+    assert tuple(TRACKERS) == detect.TRACKERS
+
+
+@pytest.mark.slow
+class TestFilm:
+    def test_tracks_are_those_of_the_digits(self, tracking: Tracking) -> None:
+        assert len(tracking.returned) == len(tracking.film.frames)
+        assert idf1(tracking.film, tracking.returned) >= 0.95
+
+    def test_a_hidden_digit_gets_its_id_again(self, tracking: Tracking) -> None:
+        ids = []
+        for frame in (HIDDEN_FRAMES.start - 1, HIDDEN_FRAMES.stop + 5):
+            detections, box = tracking.returned[frame], tracking.film.boxes[frame, HIDDEN]
+            ids.append(track_ids(detections)[ious(detections.boxes, box).argmax()])
+        assert ids[0] == ids[1] > 0
+
+    def test_the_tracker_gets_low_scores_and_the_caller_does_not(self, tracking: Tracking) -> None:
+        assert 0.1 <= min(each.scores.min() for each in tracking.given if len(each)) < THRESHOLD
+        for given, returned in zip(tracking.given, tracking.returned, strict=True):
+            expected = given.filter(THRESHOLD)
+            assert np.array_equal(returned.boxes, expected.boxes) and np.array_equal(returned.labels, expected.labels)
+
+    @pytest.mark.parametrize("name", TRACKERS)
+    def test_every_tracker(self, tracking: Tracking, name: str) -> None:
+        first, second = replay(name, tracking.given), replay(name, tracking.given)
+        assert list(map(track_ids, first)) == list(map(track_ids, second))
+        assert idf1(tracking.film, first) >= 0.9
+
+    def test_pytorch_finds_the_same_tracks(self, tracking: Tracking) -> None:
+        detector = Detector("mrcnn_dpt_nano_digits", score_threshold=THRESHOLD, device="cpu")
+        for ours, theirs in zip(detector.track(tracking.path), tracking.returned[:40], strict=False):
+            assert track_ids(ours) == track_ids(theirs)
+
+    def test_a_video_is_read_as_it_is_needed_and_leaves_no_state(
+        self, exported_detector: Detector, tracking: Tracking
+    ) -> None:
+        read = []
+
+        def frames() -> Iterator[NDArray[np.uint8]]:
+            for frame in tracking.film.frames:
+                read.append(frame)
+                yield frame
+
+        tracker = trackers.ByteTrackTracker(track_activation_threshold=THRESHOLD, high_conf_det_threshold=THRESHOLD)
+        runs = [list(itertools.islice(exported_detector.track(frames(), tracker), 5)) for _ in range(2)]
+        assert len(read) < 2 * 10
+        assert [list(map(track_ids, run)) for run in runs] == 2 * [list(map(track_ids, replay("bytetrack", runs[0])))]
+        assert min(filter(lambda id: id > 0, track_ids(runs[1][-1]))) == 1
+
+    def test_frames_before_a_damaged_one_are_yielded(self, exported_detector: Detector, tracking: Tracking) -> None:
+        results = exported_detector.track([tracking.film.frames[0], tracking.film.frames[1], "missing.png"])
+        assert len(list(itertools.islice(results, 2))) == 2
+        with pytest.raises(ImageError, match=r"missing\.png"):
+            next(results)
+        damaged = tracking.path.with_name("damaged.mkv")
+        write_film(damaged, tracking.film.frames[:60])
+        damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+        done = []
+        with pytest.raises(ImageError, match="damaged or cut off after") as raised:
+            done.extend(map(track_ids, exported_detector.track(damaged)))
+        assert f"after {len(done)} frames" in str(raised.value)
+
+
+def test_low_scores_continue_a_track_but_begin_none() -> None:
+    """An object moves by 4 pixels a frame, and for 20 frames its score is low; another one always has a low score."""
+    scores = [0.9] * 5 + [0.15] * 20 + [0.9] * 5
+    frames = [
+        objects_at([(4 * index, 0, 4 * index + 20, 20), (0, 60, 20, 80)], (score, 0.2))
+        for index, score in enumerate(scores)
+    ]
+    followed = [track_ids(each) for each in map(Tracker("bytetrack", THRESHOLD), frames)]
+    assert followed[1:] == [[1, -1]] * 29
+    tracker = Tracker("bytetrack", THRESHOLD)
+    assert track_ids([tracker(each.filter(THRESHOLD)) for each in frames][-1]) != [1]
+
+
+def test_frames_without_objects() -> None:
+    tracker, nothing, one = Tracker("bytetrack", THRESHOLD), objects_at([], []), objects_at([(0, 0, 9, 9)], [0.9])
+    assert [track_ids(tracker(each)) for each in (nothing, one, one, nothing, one)] == [[], [-1], [1], [], [1]]
+
+
+def test_what_is_no_video_or_tracker(exported_detector: Detector, tmp_path: Path) -> None:
+    for video, complaint in (
+        ("https://example.org/film.mp4", "a video at a URL cannot be read"),
+        (tmp_path, "there are no images in this folder"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            next(exported_detector.track(video))
+    with pytest.raises(InputError, match="tracker 'deepsort' is unknown: choose from bytetrack, "):
+        next(exported_detector.track([np.zeros((64, 64, 3), np.uint8)], "deepsort"))
+    with pytest.raises(ImageError, match="no such file"):
+        next(exported_detector.track(tmp_path / "film.mp4"))
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    with pytest.raises(DependencyError, match=r'pip install "dpt-zoo\[track\]"'):
+        Tracker("bytetrack", THRESHOLD)
+
+
+def test_trails_lead_to_where_an_object_was() -> None:
+    trails, image = Trails((100, 200)), np.full((100, 200, 3), 128, np.uint8)
+    for left in (10, 40, 70):
+        one = replace(objects_at([(left, 40, left + 20, 60)], [0.9]), image=image, track_ids=np.array([5]))
+        drawn = np.asarray(trails.plot(one))
+    colour = drawn[40, 80]
+    assert (drawn[50, 20:50] == colour).all() and (colour != 128).any()
+    assert (drawn[50, 10:18] == 128).all() and (image == 128).all()
