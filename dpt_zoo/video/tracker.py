@@ -34,8 +34,8 @@ class Tracker:
 
     Args:
         tracker: a name of `TRACKERS`, or a tracker of the package `trackers`, which is reset.
-        score_threshold: the lowest score of an object that can begin a track. With lower scores, ByteTrack, BoT-SORT
-            and C-BIoU continue tracks. A tracker that is given has its own thresholds.
+        score_threshold: the lowest score of an object that can begin a track. All trackers except OC-SORT also continue
+            tracks with lower scores. A tracker that is given has its own thresholds.
         frame_rate: frames per second. A track ends if its object is not detected for a second.
 
     Raises:

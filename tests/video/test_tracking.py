@@ -138,16 +138,15 @@ class TestFilm:
 
 
 def test_low_scores_continue_a_track_but_begin_none() -> None:
-    """An object moves by 4 pixels a frame, and for 20 frames its score is low; another one always has a low score."""
-    scores = [0.9] * 5 + [0.15] * 20 + [0.9] * 5
-    frames = [
-        objects_at([(4 * index, 0, 4 * index + 20, 20), (0, 60, 20, 80)], (score, 0.2))
-        for index, score in enumerate(scores)
-    ]
-    followed = [track_ids(each) for each in map(Tracker("bytetrack", THRESHOLD), frames)]
-    assert followed[1:] == [[1, -1]] * 29
-    tracker = Tracker("bytetrack", THRESHOLD)
-    assert track_ids([tracker(each.filter(THRESHOLD)) for each in frames][-1]) != [1]
+    """An object turns back while its score is low for 20 frames; another one always has a low score."""
+    frames = []
+    for index, score in enumerate([0.9] * 5 + [0.15] * 20 + [0.9] * 5):
+        left = 4 * min(index, 30 - index)
+        frames.append(objects_at([(left, 0, left + 20, 20), (0, 60, 20, 80)], (score, 0.2)))
+    followed = list(map(track_ids, map(Tracker("bytetrack", THRESHOLD), frames)))
+    assert followed == [[-1, -1]] + [[1, -1]] * 29
+    without = list(map(track_ids, map(Tracker("bytetrack", THRESHOLD), (each.filter(THRESHOLD) for each in frames))))
+    assert without[4] == [1] and without[-1] == [2]
 
 
 def test_frames_without_objects() -> None:
