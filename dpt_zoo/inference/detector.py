@@ -338,11 +338,12 @@ class Detector:
         lowest = LOWEST_SCORE if self.metadata is None else max(LOWEST_SCORE, self.metadata.lowest_score)
         sensitive = copy.copy(self)
         sensitive.score_threshold, sensitive.score_thresholds = min(lowest, self.score_threshold), None
-        thresholds = np.broadcast_to(self.score_thresholds or self.score_threshold, len(self.classes))
         for frame, result in sensitive.detect_each(frames, views):
             if isinstance(result, Detections):
                 tracked = tracker(result)
-                result = tracked[tracked.scores >= thresholds[tracked.labels]]
+                by_class = self.score_thresholds
+                threshold = np.asarray(by_class)[tracked.labels] if by_class else self.score_threshold
+                result = tracked[tracked.scores >= threshold]
             yield frame, result
 
     def detect_each(
