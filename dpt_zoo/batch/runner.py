@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from ..errors import DPTZooError, ImageError, InputError
 from ..inference.detections import Detections
@@ -109,12 +110,14 @@ class DetectionRun:
     def _detect_frames(self, video: VideoInput, reader: "VideoReader", progress: ProgressCallback) -> None:
         from ..video.frames import write_video
 
-        detect, plot = self._detector.detect_each, Detections.plot
+        detect: Callable[..., Iterator[tuple[ImageInput, Detections | ImageError]]] = self._detector.detect_each
+        plot: Callable[[Detections], Image.Image] = Detections.plot
         if name := self._journal.settings.tracker:
             from .trails import Trails
 
             tracker = Tracker(name, self._detector.score_threshold, float(reader.rate))
-            detect, plot = partial(self._detector.track_each, tracker=tracker), Trails(reader.image_size).plot
+            detect = partial(self._detector.track_each, tracker=tracker)
+            plot = Trails(reader.image_size).plot
         frames: deque[Frame] = deque()  # those in the detector
         last: ImageResult | None = None  # its line, which says whether it is the video's last, is written later
 

@@ -334,7 +334,16 @@ class Detector:
     def track_each(
         self, frames: Iterable[ImageInput], tracker: Tracker, views: Views | None = None
     ) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
-        """Detect the objects in the frames of one video, as `detect_each` does, and follow them with `tracker`."""
+        """Detect the objects in the frames of one video, and follow them.
+
+        Args:
+            frames: the frames, in order.
+            tracker: follows the objects. It gets them from the score 0.1 on, if an exported file returns them.
+            views: the parts of each frame in which to detect; by default the whole frame.
+
+        Yields:
+            Each frame with its detections or the error from reading it, as `detect_each`.
+        """
         lowest = LOWEST_SCORE if self.metadata is None else max(LOWEST_SCORE, self.metadata.lowest_score)
         sensitive = copy.copy(self)
         sensitive.score_threshold, sensitive.score_thresholds = min(lowest, self.score_threshold), None

@@ -181,7 +181,7 @@ def open_frames(video: Any, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[Iter
 
 
 def frame_input(frame: "Frame", name: str, origin: str) -> ImageInput:
-    """Return the input for a frame of the video `name`; see `NamedInput` for `origin`."""
+    """Return the input for a `frame` of the video `name`; see `NamedInput` for `origin`."""
     return ImageInput(f"{name}/{frame.index:06d}", origin, partial(getattr, frame, "image"))
 
 

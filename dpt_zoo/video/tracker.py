@@ -25,6 +25,9 @@ TRACKERS = {
 LOWEST_SCORE = 0.1
 """The lowest score of an object that a tracker gets, as in the paper of ByteTrack."""
 
+SAME_OBJECT = 0.7
+"""Of two objects with a higher IoU, of any classes, only the one with the higher score can be in a track."""
+
 TrackerLike = Union[str, "BaseTracker"]
 """A name of `TRACKERS`, or a tracker of the package `trackers`."""
 
@@ -50,12 +53,12 @@ class Tracker:
             import trackers
         if isinstance(tracker, str):
             kind = getattr(trackers, TRACKERS[tracker])
-            thresholds = {"track_activation_threshold", "high_conf_det_threshold"} & {
-                *inspect.signature(kind).parameters
-            }
-            tracker = kind(frame_rate=frame_rate, **dict.fromkeys(thresholds, score_threshold))
-        self._tracker: BaseTracker = tracker
-        self._tracker.reset()
+            names = ("track_activation_threshold", "high_conf_det_threshold")
+            options = {name: score_threshold for name in names if name in inspect.signature(kind).parameters}
+            self._tracker: BaseTracker = kind(frame_rate=frame_rate, **options)
+        else:
+            self._tracker = tracker
+            tracker.reset()
 
     def __call__(self, detections: "Detections") -> "Detections":
         """Return the detections of the next frame with their `track_ids`."""
@@ -64,7 +67,7 @@ class Tracker:
         indices = np.arange(len(detections))
         objects = sv.Detections(
             detections.boxes, confidence=detections.scores, class_id=detections.labels, data={"index": indices}
-        )
+        ).with_nms(SAME_OBJECT, class_agnostic=True)
         # BoT-SORT looks at the frames, to learn how the camera moves; the other trackers warn of a frame.
         image = detections.image if getattr(self._tracker, "enable_cmc", False) else None
         tracked = self._tracker.update(objects, None if image is None else image[..., ::-1])

@@ -1,5 +1,6 @@
 """A film of moving digits, the tracks that it really has, and how well tracks that were found match them."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +13,13 @@ from scipy.optimize import linear_sum_assignment
 from dpt_zoo import Detections
 from dpt_zoo.data.digits import _draw_color, _draw_digit, _draw_ground, read_digits
 
-NUM_FRAMES, NUM_DIGITS, SIZE, RATE = 300, 8, 192, 25
+NUM_FRAMES, NUM_DIGITS, SIZE, MAX_SIDE, RATE = 300, 8, 192, 36, 25
 HIDDEN, HIDDEN_FRAMES = 3, range(120, 130)
 """The digit that is hidden, and when."""
 
 
 class Film(NamedTuple):
-    """Digits that move straight ahead, cover one another where they cross, and turn back at the edges.
+    """Digits that move to and fro, two in each lane, and cover one another where they cross.
 
     Attributes:
         frames: `(F, H, W, 3)` RGB.
@@ -34,27 +35,32 @@ class Film(NamedTuple):
 def make_film(seed: int = 0) -> Film:
     """Draw the film."""
     rng, digits = np.random.default_rng(seed), read_digits("test")
-    ground = _draw_ground(rng, SIZE)
-    grey = int(np.asarray(ground.convert("L")).mean())
-    shapes = [_draw_digit(rng, digits.images[rng.integers(len(digits.images))], SIZE) for _ in range(NUM_DIGITS)]
-    colours = [_draw_color(rng, grey) for _ in shapes]
-    spans = SIZE - np.array([shape.size for shape in shapes])  # (N, 2): how far left and top can move
-    starts, speeds = (
-        rng.uniform(0, 2 * spans),
-        rng.uniform(0.4, 2.0, (NUM_DIGITS, 2)) * rng.choice((-1, 1), (NUM_DIGITS, 2)),
-    )
-    frames, boxes = np.empty((NUM_FRAMES, SIZE, SIZE, 3), np.uint8), np.empty((NUM_FRAMES, NUM_DIGITS, 4))
+    drawn = (_draw_digit(rng, image, SIZE) for image in rng.permutation(digits.images))
+    shapes = list(itertools.islice((each for each in drawn if max(each.size) <= MAX_SIDE), NUM_DIGITS))
+    boxes = _move(rng, np.array([shape.size for shape in shapes]))
     is_visible = np.ones((NUM_FRAMES, NUM_DIGITS), bool)
     is_visible[HIDDEN_FRAMES, HIDDEN] = False
+    ground = _draw_ground(rng, SIZE)
+    grey = int(np.asarray(ground.convert("L")).mean())
+    colours = [_draw_color(rng, grey) for _ in shapes]
+    frames = np.empty((NUM_FRAMES, SIZE, SIZE, 3), np.uint8)
     for index in range(NUM_FRAMES):
         picture = ground.copy()
-        corners = np.rint(spans - abs((starts + index * speeds) % (2 * spans) - spans)).astype(int)  # to and fro
-        for number, (shape, colour, (left, top)) in enumerate(zip(shapes, colours, corners.tolist(), strict=True)):
-            boxes[index, number] = (left, top, left + shape.width, top + shape.height)
-            if is_visible[index, number]:
-                picture.paste(colour, (left, top), shape)
-        frames[index] = picture
+        for number in np.flatnonzero(is_visible[index]):
+            picture.paste(colours[number], tuple(boxes[index, number]), shapes[number])
+        frames[index] = np.asarray(picture)
     return Film(frames, boxes, is_visible)
+
+
+def _move(rng: np.random.Generator, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the boxes `(F, N, 4)` of digits of these widths and heights: two to and fro in each of four lanes."""
+    lane = SIZE / NUM_DIGITS * 2
+    tops = np.arange(NUM_DIGITS) // 2 * lane + np.arange(NUM_DIGITS) % 2 * (lane - sizes[:, 1])
+    spans, speeds = SIZE - sizes[:, 0], rng.uniform(1, 3, NUM_DIGITS)
+    ways = rng.uniform(0, 2 * spans) + np.arange(NUM_FRAMES)[:, None] * speeds
+    lefts = spans - abs(ways % (2 * spans) - spans)
+    corners = np.rint(np.stack([lefts, np.broadcast_to(tops, lefts.shape)], 2)).astype(int)
+    return np.concatenate([corners, corners + sizes], 2)
 
 
 def write_film(path: Path, frames: NDArray[np.uint8]) -> Path:
@@ -70,14 +76,20 @@ def write_film(path: Path, frames: NDArray[np.uint8]) -> Path:
 
 def idf1(film: Film, tracked: Sequence[Detections]) -> float:
     """Return IDF1 of tracks (Ristani et al., 2016): the F1 score of objects if each digit is matched with one track."""
-    ids = sorted({int(id) for detections in tracked for id in detections.track_ids if id > 0})
-    matches = np.zeros((NUM_DIGITS, len(ids)), int)
-    for detections, boxes, is_visible in zip(tracked, film.boxes, film.is_visible, strict=True):
-        for box, id in zip(detections.boxes, detections.track_ids, strict=True):
-            if id > 0:
-                matches[is_visible & (ious(boxes, box) >= 0.5), ids.index(id)] += 1
-    found = sum(int((detections.track_ids > 0).sum()) for detections in tracked)
-    return 2 * matches[linear_sum_assignment(matches, maximize=True)].sum() / (film.is_visible.sum() + found)
+    found = [(each.boxes[ids > 0], ids[ids > 0]) for each, ids in zip(tracked, map(ids_of, tracked), strict=True)]
+    tracks = np.unique(np.concatenate([ids for _, ids in found]))
+    matches = np.zeros((NUM_DIGITS, len(tracks)), int)
+    for (boxes, ids), digits, is_visible in zip(found, film.boxes, film.is_visible, strict=True):
+        for box, column in zip(boxes, np.searchsorted(tracks, ids), strict=True):
+            matches[is_visible & (ious(digits, box) >= 0.5), column] += 1
+    num_objects = film.is_visible.sum() + sum(len(ids) for _, ids in found)
+    return float(2 * matches[linear_sum_assignment(matches, maximize=True)].sum() / num_objects)
+
+
+def ids_of(detections: Detections) -> NDArray[np.int64]:
+    """Return the ids of tracked objects."""
+    assert detections.track_ids is not None
+    return detections.track_ids
 
 
 def ious(boxes: NDArray[Any], box: NDArray[Any]) -> NDArray[Any]:
