@@ -22,8 +22,9 @@ class Trails:
     def plot(self, detections: Detections) -> Image.Image:
         """Return the drawn frame, in which each track has its own colour."""
         assert detections.image is not None and detections.track_ids is not None
-        tracked = detections[detections.track_ids > 0]
-        objects = sv.Detections(tracked.boxes, tracker_id=tracked.track_ids)
-        self._annotator.color = sv.ColorPalette([sv.Color(*colour_of(id)) for id in tracked.track_ids.tolist()])
+        is_tracked = detections.track_ids > 0
+        track_ids = detections.track_ids[is_tracked]
+        objects = sv.Detections(detections.boxes[is_tracked], tracker_id=track_ids)
+        self._annotator.color = sv.ColorPalette([sv.Color(*colour_of(id)) for id in track_ids.tolist()])
         picture = self._annotator.annotate(Image.fromarray(detections.image), objects)
         return replace(detections, image=np.asarray(picture)).plot()

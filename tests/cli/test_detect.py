@@ -439,7 +439,7 @@ class TestResuming:
 class TestVideo:
     @pytest.mark.slow
     def test_frames(self, run: Run, clip: Path, tmp_path: Path) -> None:
-        options = ("--work-dir", tmp_path / "out", "--save-crops", "--save-masks", "--format", *FORMATS)
+        options = ("--work-dir", tmp_path / "out", "--save-crops", "--save-masks", "--track", "--format", *FORMATS)
         status, output, err = run("detect", clip, *MASK_RCNN, *options)
         assert (status, err) == (0, "") and output.startswith("8 images, ")
         outputs = output.splitlines()[1].partition(": ")[2].split(", ")

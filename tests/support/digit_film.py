@@ -8,18 +8,20 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from dpt_zoo import Detections
-from dpt_zoo.data.digits import _draw_color, _draw_digit, _draw_ground, read_digits
+from dpt_zoo.data.digits import _draw_digit, read_digits
 
 NUM_FRAMES, NUM_DIGITS, SIZE, MAX_SIDE, RATE = 300, 8, 192, 36, 25
+DARK_AND_LIGHT = (0, 0, 40), (255, 255, 200)
 HIDDEN, HIDDEN_FRAMES = 3, range(120, 130)
 """The digit that is hidden, and when."""
 
 
 class Film(NamedTuple):
-    """Digits that move to and fro, two in each lane, and cover one another where they cross.
+    """Digits that move to and fro, a dark and a light one in each lane, and cover one another where they cross.
 
     Attributes:
         frames: `(F, H, W, 3)` RGB.
@@ -40,14 +42,12 @@ def make_film(seed: int = 0) -> Film:
     boxes = _move(rng, np.array([shape.size for shape in shapes]))
     is_visible = np.ones((NUM_FRAMES, NUM_DIGITS), bool)
     is_visible[HIDDEN_FRAMES, HIDDEN] = False
-    ground = _draw_ground(rng, SIZE)
-    grey = int(np.asarray(ground.convert("L")).mean())
-    colours = [_draw_color(rng, grey) for _ in shapes]
+    ground = Image.fromarray(rng.integers(100, 156, (SIZE, SIZE, 3), np.uint8))
     frames = np.empty((NUM_FRAMES, SIZE, SIZE, 3), np.uint8)
     for index in range(NUM_FRAMES):
         picture = ground.copy()
         for number in np.flatnonzero(is_visible[index]):
-            picture.paste(colours[number], tuple(boxes[index, number]), shapes[number])
+            picture.paste(DARK_AND_LIGHT[number % 2], tuple(boxes[index, number]), shapes[number])
         frames[index] = np.asarray(picture)
     return Film(frames, boxes, is_visible)
 
