@@ -115,8 +115,7 @@ class DetectionRun:
         if name := self._journal.settings.tracker:
             from .trails import Trails
 
-            tracker = Tracker(name, self._detector.score_threshold, float(reader.rate))
-            detect = partial(self._detector.track_each, tracker=tracker)
+            detect = partial(self._detector.track_each, tracker=Tracker(name, float(reader.rate)))
             plot = Trails(reader.image_size).plot
         frames: deque[Frame] = deque()  # those in the detector
         last: ImageResult | None = None  # its line, which says whether it is the video's last, is written later

@@ -326,7 +326,7 @@ class Detector:
         """
         views = Views(slice_size, slice_overlap, whole_image)
         with open_frames(video, self._max_pixels) as (frames, rate):
-            for _, result in self.track_each(frames, Tracker(tracker, self.score_threshold, rate), views):
+            for _, result in self.track_each(frames, Tracker(tracker, rate), views):
                 if isinstance(result, ImageError):
                     raise result
                 yield result

@@ -1,6 +1,5 @@
 """Follow the objects of a video from frame to frame, with the trackers of the package `trackers`."""
 
-import inspect
 from dataclasses import replace
 from typing import TYPE_CHECKING, Union
 
@@ -36,26 +35,22 @@ class Tracker:
     """Follows the objects of one video: it is called with the detections of each frame, in order.
 
     Args:
-        tracker: a name of `TRACKERS`, or a tracker of the package `trackers`, which is reset.
-        score_threshold: the lowest score of an object that can begin a track. All trackers except OC-SORT also continue
-            tracks with lower scores. A tracker that is given has its own thresholds.
-        frame_rate: frames per second. A track ends if its object is not detected for a second.
+        tracker: a name of `TRACKERS`, which has its default settings, or a tracker of the package `trackers`, which is
+            reset.
+        frame_rate: frames per second. By default, a track ends if its object is not detected for a second.
 
     Raises:
         InputError: There is no tracker of this name.
         DependencyError: The package trackers is not installed.
     """
 
-    def __init__(self, tracker: TrackerLike, score_threshold: float, frame_rate: float = 30.0) -> None:
+    def __init__(self, tracker: TrackerLike, frame_rate: float = 30.0) -> None:
         if isinstance(tracker, str) and tracker not in TRACKERS:
             raise InputError(f"tracker {tracker!r} is unknown: choose from {', '.join(TRACKERS)}")
         with explain_imports():
             import trackers
         if isinstance(tracker, str):
-            kind = getattr(trackers, TRACKERS[tracker])
-            names = ("track_activation_threshold", "high_conf_det_threshold")
-            options = {name: score_threshold for name in names if name in inspect.signature(kind).parameters}
-            self._tracker: BaseTracker = kind(frame_rate=frame_rate, **options)
+            self._tracker: BaseTracker = getattr(trackers, TRACKERS[tracker])(frame_rate=frame_rate)
         else:
             self._tracker = tracker
             tracker.reset()

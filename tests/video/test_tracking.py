@@ -21,7 +21,8 @@ from dpt_zoo.errors import DependencyError, ImageError, InputError
 from dpt_zoo.inference import detector as detector_module
 from dpt_zoo.video.tracker import TRACKERS, Tracker
 
-THRESHOLD = 0.5
+THRESHOLD = 0.3
+LOWEST_IDF1 = {"bytetrack": 0.95, "botsort": 0.9, "cbiou": 0.95, "ocsort": 0.95, "sort": 0.7}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def track_ids(detections: Detections) -> list[int]:
 
 
 def replay(name: str, given: list[Detections]) -> list[Detections]:
-    tracker = Tracker(name, THRESHOLD, 25)
+    tracker = Tracker(name, 25)
     return [tracker(each).filter(THRESHOLD) for each in given]
 
 
@@ -87,9 +88,9 @@ class TestFilm:
     def test_a_hidden_digit_gets_its_id_again(self, tracking: Tracking) -> None:
         ids = []
         for frame in (HIDDEN_FRAMES.start - 1, HIDDEN_FRAMES.stop + 5):
-            detections, box = tracking.returned[frame], tracking.film.boxes[frame, HIDDEN]
-            ids.append(track_ids(detections)[ious(detections.boxes, box).argmax()])
-        assert ids[0] == ids[1] > 0
+            tracked = tracking.returned[frame][ids_of(tracking.returned[frame]) > 0]
+            ids.append(track_ids(tracked)[ious(tracked.boxes, tracking.film.boxes[frame, HIDDEN]).argmax()])
+        assert ids[0] == ids[1]
 
     def test_the_tracker_gets_low_scores_and_the_caller_does_not(self, tracking: Tracking) -> None:
         assert 0.1 <= min(each.scores.min() for each in tracking.given if len(each)) < THRESHOLD
@@ -101,7 +102,7 @@ class TestFilm:
     def test_every_tracker(self, tracking: Tracking, name: str) -> None:
         first, second = replay(name, tracking.given), replay(name, tracking.given)
         assert list(map(track_ids, first)) == list(map(track_ids, second))
-        assert idf1(tracking.film, first) >= 0.9
+        assert idf1(tracking.film, first) >= LOWEST_IDF1[name]
 
     def test_pytorch_finds_the_same_tracks(self, tracking: Tracking) -> None:
         detector = Detector("mrcnn_dpt_nano_digits", score_threshold=THRESHOLD, device="cpu")
@@ -117,7 +118,7 @@ def test_a_video_is_read_as_it_is_needed_and_leaves_no_state(simple_detector: De
             read.append(index)
             yield np.full((64, 96, 3), 250, np.uint8)
 
-    tracker = trackers.ByteTrackTracker(track_activation_threshold=THRESHOLD, high_conf_det_threshold=THRESHOLD)
+    tracker = trackers.ByteTrackTracker()
     for kind in ("bytetrack", tracker, tracker):
         results = list(itertools.islice(simple_detector.track(frames(), kind), 3))
         assert list(map(track_ids, results)) == [[-1, -1, -1], [1, 2, 3], [1, 2, 3]]
@@ -143,14 +144,14 @@ def test_low_scores_continue_a_track_but_begin_none() -> None:
     for index, score in enumerate([0.9] * 5 + [0.15] * 20 + [0.9] * 5):
         left = 4 * min(index, 30 - index)
         frames.append(objects_at([(left, 0, left + 20, 20), (0, 60, 20, 80)], (score, 0.2)))
-    followed = list(map(track_ids, map(Tracker("bytetrack", THRESHOLD), frames)))
+    followed = list(map(track_ids, map(Tracker("bytetrack"), frames)))
     assert followed == [[-1, -1]] + [[1, -1]] * 29
-    without = list(map(track_ids, map(Tracker("bytetrack", THRESHOLD), (each.filter(THRESHOLD) for each in frames))))
+    without = list(map(track_ids, map(Tracker("bytetrack"), (each.filter(THRESHOLD) for each in frames))))
     assert without[4] == [1] and without[-1] == [2]
 
 
 def test_frames_without_objects() -> None:
-    tracker, nothing, one = Tracker("bytetrack", THRESHOLD), objects_at([], []), objects_at([(0, 0, 9, 9)], [0.9])
+    tracker, nothing, one = Tracker("bytetrack"), objects_at([], []), objects_at([(0, 0, 9, 9)], [0.9])
     assert [track_ids(tracker(each)) for each in (nothing, one, one, nothing, one)] == [[], [-1], [1], [], [1]]
 
 
@@ -170,7 +171,7 @@ def test_what_is_no_video_or_tracker(simple_detector: Detector, tmp_path: Path) 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackers", None)
     with pytest.raises(DependencyError, match=r'pip install "dpt-zoo\[track\]"'):
-        Tracker("bytetrack", THRESHOLD)
+        Tracker("bytetrack")
 
 
 def test_trails_lead_to_where_an_object_was() -> None:
