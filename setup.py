@@ -50,6 +50,7 @@ LARGE = ["tifffile>=2024.8"]  # windows of large images
 SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus_client>=0.22", "python-multipart>=0.0.22"]
 WEBDATASET = ["webdataset>=1"]  # shards of ImageNet
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
+TRACK = [*VIDEO, "trackers>=2.6,<3"]
 SCALE = ["pyarrow>=19", "fsspec>=2024.6"]  # data sets of any size; object storage also needs s3fs, gcsfs or adlfs
 RAY = [*SCALE, "ray[default]>=2.40"]
 DEMO = [*TORCH, "scikit-learn>=1.5"]  # contains the handwritten digits of the digit scenes
@@ -105,6 +106,7 @@ setup(
         "large": LARGE,
         "serve": SERVE,
         "video": VIDEO,
+        "track": TRACK,
         "webdataset": [*TORCH, *WEBDATASET],
         "scale": SCALE,
         "ray": RAY,
@@ -117,7 +119,7 @@ setup(
             *APP,
             *LARGE,
             *SERVE,
-            *VIDEO,
+            *TRACK,
             *WEBDATASET,
             *RAY,
             *DEMO,

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from pycocotools import mask as coco_mask
 
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 from ..inference.detections import RLE, Detections, coco_category_ids
 from ..utils.files import open_atomic
 from ..utils.json_files import write_json_list
@@ -53,16 +53,22 @@ def write_coco(journal: RunResults, folder: Path) -> None:
 
 
 def write_csv(journal: RunResults, folder: Path) -> None:
-    """Write `detections.csv`: one row for each object. Boxes and the areas of masks are in pixels."""
+    """Write `detections.csv`: one row for each object. Boxes and the areas of masks are in pixels.
+
+    The last column is "track_id" if videos were tracked.
+    """
     with open_atomic(folder / "detections.csv") as file:
         rows = csv.writer(codecs.getwriter("utf-8")(file, "backslashreplace"), lineterminator="\r\n")
-        rows.writerow(("image", "frame", "time", "name", "label", "score", "x1", "y1", "x2", "y2", "area"))
+        is_tracked = journal.settings.tracker is not None
+        head = ("image", "frame", "time", "name", "label", "score", "x1", "y1", "x2", "y2", "area")
+        rows.writerow((*head, "track_id") if is_tracked else head)
         for result in journal:
             each = result.detections
             areas = [""] * len(each) if each.rles is None else [int(coco_mask.area(rle)) for rle in each.rles]
-            objects = zip(each.names, each.labels, each.scores, each.boxes.tolist(), areas, strict=True)
-            for *values, box, area in objects:
-                rows.writerow((result.name, result.frame, result.time, *values, *box, area))
+            ids = [()] * len(each) if each.track_ids is None else [(id,) for id in each.track_ids]
+            objects = zip(each.names, each.labels, each.scores, each.boxes.tolist(), areas, ids, strict=True)
+            for *values, box, area, track_id in objects:
+                rows.writerow((result.name, result.frame, result.time, *values, *box, area, *track_id))
 
 
 def write_yolo(journal: RunResults, folder: Path) -> None:
@@ -96,6 +102,21 @@ def write_label_studio(journal: RunResults, folder: Path) -> None:
         file.write(_to_bytes(view))
 
 
+def write_mot(journal: RunResults, folder: Path) -> None:
+    """Write `mot/VIDEO.txt` in MOT Challenge's format of results: a line for each object in a track.
+
+    The columns are the frame's number and the track's id, both from 1; left, top, width and height of the box, in
+    pixels; the score; and three times -1.
+
+    Raises:
+        InputError: The objects were not tracked.
+    """
+    if journal.settings.tracker is None:
+        raise InputError("the format mot needs tracks: detect with --track")
+    videos = itertools.groupby(journal, key=lambda result: PurePosixPath(result.stem).parent.as_posix())
+    _write_folder(folder / "mot", ((f"{video}.txt", b"".join(map(_mot_lines, results))) for video, results in videos))
+
+
 WRITERS: Mapping[str, Callable[[RunResults, Path], None] | None] = {
     "json": write_json,
     "jsonl": None,
@@ -104,6 +125,7 @@ WRITERS: Mapping[str, Callable[[RunResults, Path], None] | None] = {
     "yolo": write_yolo,
     "voc": write_voc,
     "labelstudio": write_label_studio,
+    "mot": write_mot,
 }
 """The function that writes each format into a folder. None: the journal itself is in this format."""
 
@@ -128,6 +150,19 @@ def _yolo_lines(detections: Detections) -> bytes:
     columns = (detections.labels, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, detections.scores)
     line = "{} {:.6f} {:.6f} {:.6f} {:.6f} {:.6f}\n"
     return "".join(line.format(*row) for row in zip(*columns, strict=True)).encode()
+
+
+def _mot_lines(result: ImageResult) -> bytes:
+    detections = result.detections
+    assert result.frame is not None and detections.track_ids is not None
+    lines = []
+    for id, score, (x1, y1, x2, y2) in zip(
+        detections.track_ids, detections.scores, detections.boxes.tolist(), strict=True
+    ):
+        if id > 0:
+            box = f"{x1:.3f},{y1:.3f},{x2 - x1:.3f},{y2 - y1:.3f}"
+            lines.append(f"{result.frame + 1},{id},{box},{score:.6f},-1,-1,-1\n")
+    return "".join(lines).encode()
 
 
 def _voc_annotation(result: ImageResult) -> bytes:

@@ -34,6 +34,7 @@ class RunSettings:
         scale: the longer and the shorter side that images are resized to fit, pixels; None for the config's own.
         amp: whether the model computes in half precision.
         slice_size, slice_overlap, whole_image: those of `Views`.
+        tracker: follows the objects of videos, a name of `TRACKERS`; None if they are not tracked.
     """
 
     model: str
@@ -49,6 +50,7 @@ class RunSettings:
     slice_size: int | None = None
     slice_overlap: float = 0.2
     whole_image: bool = False
+    tracker: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,21 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from ..errors import DPTZooError, ImageError, InputError
 from ..inference.detections import Detections
 from ..inference.detector import Detector
-from ..inference.inputs import ImageInput, NamedInput
+from ..inference.inputs import ImageInput, NamedInput, frame_input
 from ..inference.views import Views
 from ..utils.files import make_folder
 from ..utils.progress import ProgressCallback
+from ..video.tracker import Tracker
 from .image_writer import ImageWriter
 from .journal import ImageResult, Journal
 
 if TYPE_CHECKING:
-    from .video import Frame, FrameWriter, VideoReader
+    from ..video.frames import Frame, FrameWriter, VideoReader
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
@@ -97,7 +99,7 @@ class DetectionRun:
         Raises:
             OutputError: A result cannot be written. The whole video has to be processed again.
         """
-        from .video import open_video
+        from ..video.frames import open_video
 
         try:
             with open_video(video.input) as reader:
@@ -106,14 +108,21 @@ class DetectionRun:
             self.failures.append(error)
 
     def _detect_frames(self, video: VideoInput, reader: "VideoReader", progress: ProgressCallback) -> None:
-        from .video import write_video
+        from ..video.frames import write_video
 
+        detect: Callable[..., Iterator[tuple[ImageInput, Detections | ImageError]]] = self._detector.detect_each
+        plot: Callable[[Detections], Image.Image] = Detections.plot
+        if name := self._journal.settings.tracker:
+            from .trails import Trails
+
+            detect = partial(self._detector.track_each, tracker=Tracker(name, float(reader.rate)))
+            plot = Trails(reader.image_size).plot
         frames: deque[Frame] = deque()  # those in the detector
         last: ImageResult | None = None  # its line, which says whether it is the video's last, is written later
 
         def write(result: ImageResult, frame: "Frame") -> None:
             if write_frame:
-                write_frame(frame, np.asarray(result.detections.plot()))
+                write_frame(frame, np.asarray(plot(result.detections)))
             self._image_writer.write(result)
 
         def finish(result: ImageResult) -> None:
@@ -130,7 +139,7 @@ class DetectionRun:
             drawn = write_video(path, reader)
         inputs = self._read(video, reader, frames)
         with drawn as write_frame, _in_background(1, finish) as submit:
-            for number, (image, detections) in enumerate(self._detector.detect_each(inputs, self._views), 1):
+            for number, (image, detections) in enumerate(detect(inputs, views=self._views), 1):
                 frame = frames.popleft()
                 if isinstance(detections, ImageError):
                     raise detections
@@ -148,7 +157,7 @@ class DetectionRun:
             try:
                 for frame in reader:
                     frames.append(frame)
-                    yield ImageInput(f"{video.name}/{frame.index:06d}", video.origin, partial(getattr, frame, "image"))
+                    yield frame_input(frame, video.name, video.origin)
                     if is_ended.is_set():
                         return
             except ImageError as error:

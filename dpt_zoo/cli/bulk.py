@@ -41,7 +41,7 @@ def add_commands(commands: Any) -> None:
     add = export.add_argument
     add("folder", metavar="DIR", help="folder of the results, or its URL in object storage")
     add("--work-dir", type=Path, required=True, metavar="DIR", help="folder for the exported files")
-    formats = [name for name in FORMATS if name != "jsonl"]
+    formats = [name for name in FORMATS if name not in ("jsonl", "mot")]
     add("--format", nargs="+", choices=formats, default=["json"], metavar="FORMAT", help=", ".join(formats))
 
 

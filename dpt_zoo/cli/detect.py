@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ..inference.detections import Detections
     from ..inference.inputs import ImageInput
 
-FORMATS = ("json", "jsonl", "coco", "csv", "yolo", "voc", "labelstudio")
+FORMATS = ("json", "jsonl", "coco", "csv", "yolo", "voc", "labelstudio", "mot")
+TRACKERS = ("bytetrack", "botsort", "cbiou", "ocsort", "sort")
 SHARED = ("max_detections", "nms_iou", "class_agnostic_nms", "amp")
 VIEWS = ("slice_size", "slice_overlap", "whole_image")
 """The options on which the results of a run depend: arguments of the detector, and of `Views`."""
@@ -30,7 +31,7 @@ OPTIONS = ("weights", "device", "compile", "batch_size", "max_pixels", "num_thre
 """The other arguments of the detector."""
 _OUTPUTS = (  # all that a run may write to its folder
     *("run.json", "detections.jsonl", "detections.json", "coco.json", "detections.csv", "labels", "data.yaml"),
-    *("annotations", "labelstudio.json", "labelstudio.xml", "pictures", "crops", "masks"),
+    *("annotations", "labelstudio.json", "labelstudio.xml", "mot", "pictures", "crops", "masks"),
 )
 
 
@@ -48,6 +49,8 @@ def add_commands(commands: Any) -> None:
     add("--model", required=True, metavar="NAME|FILE", help=model)
     add("--work-dir", type=Path, metavar="DIR", help="folder for the results (default: detections, detections-2, ...)")
     add("--resume", action="store_true", help="continue the run in --work-dir, or in the last default folder")
+    track = f"follow the objects of videos: {', '.join(TRACKERS)} (default: {TRACKERS[0]})"
+    add("--track", nargs="?", const=TRACKERS[0], choices=TRACKERS, metavar="TRACKER", help=track)
     add("--slice-size", type=int, metavar="PIXELS", help="detect in overlapping square slices of large images")
     overlap = "the part of a slice that it shares with the next (default: %(default)s)"
     add("--slice-overlap", type=float, default=0.2, metavar="PART", help=overlap)
@@ -100,6 +103,10 @@ def run_detect(args: argparse.Namespace) -> int:
     from ..inference.views import Views
 
     images, videos = _find_inputs(args.inputs, args.max_pixels)
+    if args.track and images:
+        raise InputError(f"--track: {images[0].origin} is not a video")
+    if "mot" in args.format and not args.track:
+        raise InputError("--format mot: this format is for tracks: add --track")
     views = {name: getattr(args, name) for name in VIEWS}
     folder = _choose_folder(args.work_dir, args.resume)
     make_folder(folder, "--work-dir")
@@ -117,6 +124,7 @@ def run_detect(args: argparse.Namespace) -> int:
         classes=detector.classes,
         kept_classes=tuple(args.classes or detector.classes),
         score_threshold=detector.score_thresholds or detector.score_threshold,
+        tracker=args.track,
         **shared,
         **views,
     )

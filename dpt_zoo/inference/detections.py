@@ -57,6 +57,8 @@ class Detections:
         rles: `(N,)` compressed masks of the image's size; None if the model has no masks.
         image: `(H, W, 3)` uint8 RGB, the image; None if it was not kept.
         path: the path or URL of the image, or a name ("image-3") if it was in memory.
+        track_ids: `(N,)` int64, from 1: the same for an object in all frames of a video. -1 for an object that is not
+            in a track, or was detected for the first time; None if the objects were not tracked.
     """
 
     boxes: NDArray[np.float32]
@@ -67,6 +69,7 @@ class Detections:
     rles: Sequence[RLE] | None = None
     image: NDArray[np.uint8] | None = None
     path: str | None = None
+    track_ids: NDArray[np.int64] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -110,7 +113,8 @@ class Detections:
         indices = np.atleast_1d(np.arange(len(self))[index])
         rles = None if self.rles is None else [self.rles[index] for index in indices]
         columns = {name: getattr(self, name)[indices] for name in ("boxes", "scores", "labels")}
-        return replace(self, **columns, rles=rles)
+        track_ids = None if self.track_ids is None else self.track_ids[indices]
+        return replace(self, **columns, rles=rles, track_ids=track_ids)
 
     def filter(self, min_score: float | None = None, classes: str | Sequence[str] | None = None) -> "Detections":
         """Return the objects that have at least a minimum score and belong to some classes.
@@ -135,7 +139,7 @@ class Detections:
         return self[keep]
 
     def plot(self) -> Image.Image:
-        """Return the image with the mask, box, name and score of each object drawn on it.
+        """Return the image with the mask, box, name, score and track's id of each object drawn on it.
 
         Raises:
             InputError: The image was not kept.
@@ -193,7 +197,8 @@ class Detections:
         """Return everything except the image and the list of classes, as types that JSON has.
 
         The keys are "path", "width", "height", "has_masks" and "objects", a list of dicts with "name", "label",
-        "score", "box" (xyxy, in pixels) and, if there are masks, "mask" (COCO's compressed RLE).
+        "score", "box" (xyxy, in pixels) and, if there are masks, "mask" (COCO's compressed RLE). If the objects were
+        tracked, there are also "has_tracks" and each object's "track_id".
         """
         height, width = self.image_size
         keys = ("name", "label", "score", "box")
@@ -201,8 +206,10 @@ class Detections:
         objects = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
         for item, rle in zip(objects, () if self.rles is None else self.rles, strict=False):
             item["mask"] = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
-        has_masks = self.rles is not None
-        return {"path": self.path, "width": width, "height": height, "has_masks": has_masks, "objects": objects}
+        for item, track_id in zip(objects, () if self.track_ids is None else self.track_ids.tolist(), strict=False):
+            item["track_id"] = track_id
+        flags = {"has_masks": self.rles is not None, **({} if self.track_ids is None else {"has_tracks": True})}
+        return {"path": self.path, "width": width, "height": height, **flags, "objects": objects}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> "Detections":
@@ -214,6 +221,7 @@ class Detections:
         """
         objects = content["objects"]
         rles = [{**item["mask"], "counts": item["mask"]["counts"].encode()} for item in objects if "mask" in item]
+        is_tracked = content.get("has_tracks", False)
         return cls(
             boxes=np.array([item["box"] for item in objects], np.float32).reshape(-1, 4),
             scores=np.array([item["score"] for item in objects], np.float32),
@@ -222,10 +230,13 @@ class Detections:
             image_size=(content["height"], content["width"]),
             rles=rles if content["has_masks"] else None,
             path=content["path"],
+            track_ids=np.array([item["track_id"] for item in objects], np.int64) if is_tracked else None,
         )
 
     def to_coco(self, image_id: int | str, category_ids: Sequence[int | None] | None = None) -> list[dict[str, Any]]:
         """Return COCO's results format: a dict for each object, with its box as xywh and its mask as compressed RLE.
+
+        An object in a track also has its "track_id".
 
         Args:
             image_id: the id of the image.
@@ -239,13 +250,15 @@ class Detections:
             box, category_id = [x1, y1, x2 - x1, y2 - y1], category_ids[item["label"]]
             if category_id is not None:
                 result = {"image_id": image_id, "category_id": category_id, "bbox": box, "score": item["score"]}
-                results.append(result | ({"segmentation": item["mask"]} if "mask" in item else {}))
+                result |= {"segmentation": item["mask"]} if "mask" in item else {}
+                results.append(result | ({"track_id": item["track_id"]} if item.get("track_id", -1) > 0 else {}))
         return results
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return a pandas table with a row for each object: name, label, score, x1, y1, x2, y2.
 
-        If there are masks, the column "area" has the number of their pixels.
+        If there are masks, the column "area" has the number of their pixels. If the objects were tracked, there is the
+        column "track_id".
 
         Raises:
             InputError: The package pandas is not installed.
@@ -258,6 +271,8 @@ class Detections:
         columns |= dict(zip(("x1", "y1", "x2", "y2"), self.boxes.T, strict=True))
         if self.rles is not None:
             columns["area"] = coco_mask.area(list(self.rles)).astype(np.int64)
+        if self.track_ids is not None:
+            columns["track_id"] = self.track_ids
         return pd.DataFrame(columns)
 
     def to_supervision(self) -> "sv.Detections":
@@ -276,7 +291,7 @@ class Detections:
             boxes[:, 2:] += boxes[:, :2] - 1  # to xyxy, both ends included
             masks = sv.CompactMask.from_coco_rle(self.rles, boxes, self.image_size)
         data: dict[str, Any] = {"class_name": np.array(self.names, dtype=str)}
-        return sv.Detections(xyxy=self.boxes, mask=masks, confidence=self.scores, class_id=self.labels, data=data)
+        return sv.Detections(self.boxes, masks, self.scores, self.labels, tracker_id=self.track_ids, data=data)
 
     def _require_image(self) -> NDArray[np.uint8]:
         if self.image is None:

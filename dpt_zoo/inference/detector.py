@@ -1,5 +1,6 @@
 """A detection model that is called with images."""
 
+import copy
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,9 +21,10 @@ from ..runtimes.graph_metadata import GraphMetadata
 from ..utils.images import MAX_PIXELS
 from ..utils.validation import check_integer
 from ..utils.windows import ArrayWindows, Window, WindowReader
+from ..video.tracker import LOWEST_SCORE, Tracker, TrackerLike
 from .backend import Backend, Objects, Resized
 from .detections import Detections
-from .inputs import ImageInput, find_input, find_inputs
+from .inputs import ImageInput, find_input, find_inputs, open_frames
 from .limits import Limits
 from .merging import NMS_IOU, merge, place
 from .views import Views
@@ -291,6 +293,67 @@ class Detector:
                     logger.warning("skipped: %s", result)
 
         return checked()
+
+    def track(
+        self,
+        video: ImageLike | int | Iterable[ImageLike],
+        tracker: TrackerLike = "bytetrack",
+        *,
+        slice_size: int | None = None,
+        slice_overlap: float = 0.2,
+        whole_image: bool = False,
+    ) -> Iterator[Detections]:
+        """Detect the objects in the frames of one video, and follow them: the detections have `track_ids`.
+
+        Objects below the score threshold, from 0.1 on, can continue a track, but are not returned.
+
+        Args:
+            video: a video file's path; a camera's number, from 0; or frames, as for `stream`: a folder, a pattern, or
+                an iterable of images.
+            tracker: "bytetrack", "botsort", "cbiou", "ocsort" or "sort"; or a tracker of the package `trackers` that
+                no other video uses at the same time, which is reset first.
+            slice_size: the side of slices, in pixels, as for one image.
+            slice_overlap: the part of a slice that it shares with the next one, as for one image.
+            whole_image: detect in each frame as a whole, too, as for one image.
+
+        Yields:
+            The detections of each frame, in order, as soon as possible. Only a few frames are in memory.
+
+        Raises:
+            ImageError: The video or a frame cannot be read; the frames before it have been yielded.
+            InputError: There are no frames, or an option has another value.
+            DependencyError: The package of the extra "track" is not installed, or that of "video" for a video file.
+        """
+        views = Views(slice_size, slice_overlap, whole_image)
+        with open_frames(video, self._max_pixels) as (frames, rate):
+            for _, result in self.track_each(frames, Tracker(tracker, rate), views):
+                if isinstance(result, ImageError):
+                    raise result
+                yield result
+
+    def track_each(
+        self, frames: Iterable[ImageInput], tracker: Tracker, views: Views | None = None
+    ) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
+        """Detect the objects in the frames of one video, and follow them.
+
+        Args:
+            frames: the frames, in order.
+            tracker: follows the objects. It gets them from the score 0.1 on, if an exported file returns them.
+            views: the parts of each frame in which to detect; by default the whole frame.
+
+        Yields:
+            Each frame with its detections or the error from reading it, as `detect_each`.
+        """
+        lowest = LOWEST_SCORE if self.metadata is None else max(LOWEST_SCORE, self.metadata.lowest_score)
+        sensitive = copy.copy(self)
+        sensitive.score_threshold, sensitive.score_thresholds = min(lowest, self.score_threshold), None
+        for frame, result in sensitive.detect_each(frames, views):
+            if isinstance(result, Detections):
+                tracked = tracker(result)
+                by_class = self.score_thresholds
+                threshold = np.asarray(by_class)[tracked.labels] if by_class else self.score_threshold
+                result = tracked[tracked.scores >= threshold]
+            yield frame, result
 
     def detect_each(
         self, inputs: Iterable[ImageInput], views: Views | None = None

@@ -29,12 +29,13 @@ def draw(
 ) -> Image.Image:
     """Draw the mask, box and class name of each object on a copy of `image`, `(H, W, 3)` RGB, in one colour per class.
 
-    `with_scores` adds the scores of the `detections`. Objects with a higher score are on top. `remarks` are small texts
-    below objects, by their index.
+    Tracked objects have a colour for each track, and its id. `with_scores` adds the scores of the `detections`. Objects
+    with a higher score are on top. `remarks` are small texts below objects, by their index.
     """
     height, width = image.shape[:2]
-    line, font_size = max(1, round(min(height, width) / 220)), max(10, round(min(height, width) / 40))
-    colours = [_class_colour(label) for label in detections.labels.tolist()]
+    line, font_size = line_width((height, width)), max(10, round(min(height, width) / 40))
+    track_ids = detections.track_ids
+    colours = [colour_of(number) for number in (detections.labels if track_ids is None else track_ids).tolist()]
     picture = Image.fromarray(_blend_masks(image, detections, colours))
     pen = ImageDraw.Draw(picture)
     boxes = np.rint(np.sort(detections.boxes.reshape(-1, 2, 2), axis=1)).astype(int).reshape(-1, 4).tolist()
@@ -42,6 +43,8 @@ def draw(
         pen.rectangle((x0 - line // 2, y0 - line // 2, x1 + line // 2, y1 + line // 2), outline=colour, width=line)
     named = zip(detections.names, detections.scores, strict=True)
     texts = [f"{name} {score:.2f}" if with_scores else name for name, score in named]
+    if track_ids is not None:
+        texts = [f"#{id} {text}" if id > 0 else text for id, text in zip(track_ids, texts, strict=True)]
     labels = _Labels(picture, font_size, padding=line)
     for box, text, colour in zip(boxes, texts, colours, strict=True):
         labels.add(text, colour, box, ("above", "inside", "below"))
@@ -50,6 +53,11 @@ def draw(
         for index, text in remarks.items():
             labels.add(text, (0, 0, 0), boxes[index], ("below", "above", "inside"))
     return picture
+
+
+def line_width(image_size: tuple[int, int]) -> int:
+    """Return the width of lines in an image of this height and width, in pixels."""
+    return max(1, round(min(image_size) / 220))
 
 
 class _Labels:
@@ -88,10 +96,10 @@ class _Labels:
         )
 
 
-def _class_colour(label: int) -> Colour:
-    """Return the colour of a class: neighbours have different hues."""
+def colour_of(number: int) -> Colour:
+    """Return the colour of a class or a track: neighbours have different hues."""
     golden_ratio = (5**0.5 - 1) / 2
-    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(label * golden_ratio % 1, 0.85, 0.85))
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(number * golden_ratio % 1, 0.85, 0.85))
     return red, green, blue
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import FetchError, ImageError, InputError
+from ..utils.dependencies import explain_imports
 from ..utils.files import expand_user
 from ..utils.http import read_url
 from ..utils.image_files import find_images
 from ..utils.images import MAX_PIXELS, decode_image, load_image, to_pixels
 from ..utils.urls import redact
 from ..utils.windows import ArrayWindows, WindowReader, open_tiff
+
+if TYPE_CHECKING:
+    from ..video.frames import Frame
 
 MAX_DOWNLOAD = 256 << 20
 """Maximum size of an image at a URL, in bytes."""
@@ -136,6 +140,53 @@ def find_inputs(images: Any, max_pixels: int = MAX_PIXELS) -> Iterator[ImageInpu
     if isinstance(images, str | Path) or _is_single(images):
         return make_unique(_expand(images, numbers, max_pixels))
     return make_unique(itertools.chain.from_iterable(_expand(image, numbers, max_pixels) for image in images))
+
+
+@contextlib.contextmanager
+def open_frames(video: Any, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[Iterator[ImageInput], float]]:
+    """Open a video file by its path, or a camera by its number, or find the images that are a video's frames.
+
+    Args:
+        video: a path, a number, or images as for `find_inputs`.
+        max_pixels: as for `find_inputs`.
+
+    Yields:
+        The frames, and their number per second, 30 for images. Where a file is damaged, there is one more frame, which
+        raises `ImageError` when it is read.
+
+    Raises:
+        ImageError: The file cannot be read as a video.
+        InputError: There are no images, the camera cannot be used, or the video is at a URL.
+        DependencyError: A file or a camera needs a package that is not installed.
+    """
+    if not isinstance(video, int) and not (isinstance(video, str | Path) and _is_single(video)):
+        yield find_inputs(video, max_pixels), 30.0
+        return
+    if isinstance(video, str) and is_url(video):
+        raise InputError(f"{redact(video)}: a video at a URL cannot be read: download it")
+    with explain_imports():
+        from ..video.frames import open_video
+    path = video if isinstance(video, int) else _locate(video)
+    name = f"camera:{video}" if isinstance(video, int) else str(path)
+
+    def read() -> Iterator[ImageInput]:
+        try:
+            for frame in reader:
+                yield frame_input(frame, name, name)
+        except ImageError as error:
+            yield ImageInput(name, name, partial(_fail, error))
+
+    with open_video(path) as reader:
+        yield read(), float(reader.rate)
+
+
+def frame_input(frame: "Frame", name: str, origin: str) -> ImageInput:
+    """Return the input for a `frame` of the video `name`; see `NamedInput` for `origin`."""
+    return ImageInput(f"{name}/{frame.index:06d}", origin, partial(getattr, frame, "image"))
+
+
+def _fail(error: ImageError) -> NoReturn:
+    raise error
 
 
 def is_url(image: str | Path) -> bool:

@@ -16,6 +16,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "hub": ("huggingface_hub",),
     "video": ("av",),
+    "track": ("trackers",),
     "large": ("tifffile",),
     "scale": ("pyarrow", "fsspec"),
     "ray": ("ray",),

@@ -16,12 +16,14 @@ from detection_runs import SETTINGS, detections_in, frames_of, result_of, write
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
+from trackers import load_mot_file
 
 from dpt_zoo import Detections
 from dpt_zoo.batch.exporters import WRITERS
 from dpt_zoo.batch.journal import ImageResult, Journal
 from dpt_zoo.cli import detect
 from dpt_zoo.data.checks import SplitFiles, check_splits
+from dpt_zoo.errors import InputError
 from dpt_zoo.formats.voc import read_voc
 
 
@@ -119,6 +121,29 @@ def test_csv_of_a_model_without_masks_and_of_odd_names(tmp_path: Path) -> None:
     assert rows["image"].tolist() == ['say "a",\nb\\udce9.jpg'] and rows["area"].isna().all()
 
 
+def test_tracks(tmp_path: Path) -> None:
+    """Two frames with two objects; of one, the track is not known yet in the first frame."""
+    with Journal(tmp_path, replace(SETTINGS, tracker="bytetrack")) as journal:
+        for result, ids in zip(frames_of("clip.mp4", 2), ([1, -1], [1, 2]), strict=True):
+            journal.append(replace(result, detections=replace(result.detections, track_ids=np.array(ids))))
+    for name in ("json", "coco", "csv", "mot"):
+        export(journal, tmp_path, name)
+    images = json.loads((tmp_path / "detections.json").read_text())["images"]
+    assert [[each["track_id"] for each in image["objects"]] for image in images] == [[1, -1], [1, 2]]
+    annotations = json.loads((tmp_path / "coco.json").read_text())["annotations"]
+    assert [each.get("track_id") for each in annotations] == [1, None, 1, 2]
+    assert pd.read_csv(tmp_path / "detections.csv")["track_id"].tolist() == [1, -1, 1, 2]
+    frames = load_mot_file(tmp_path / "mot" / "clip.mp4.txt")
+    assert [each.ids.tolist() for each in frames.values()] == [[1], [1, 2]] and list(frames) == [1, 2]
+    assert frames[2].boxes.tolist() == [[20, 15, 30, 20], [5, 10, 20, 10]]
+    assert frames[2].confidences.tolist() == [0.75, 0.5]
+
+
+def test_mot_needs_tracks(journal: Journal, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs tracks"):
+        export(journal, tmp_path, "mot")
+
+
 def test_yolo(journal: Journal, images: Path, tmp_path: Path) -> None:
     export(journal, tmp_path, "yolo")
     assert (tmp_path / "labels/b/2.txt").read_text() == ""
@@ -196,7 +221,7 @@ def test_label_studio_finds_files_of_this_machine(tmp_path: Path) -> None:
     assert task["data"]["image"] == f"/data/local-files/?d={str(tmp_path).lstrip('/')}/a%20b.jpg"
 
 
-@pytest.mark.parametrize("name", [name for name in WRITERS if name != "jsonl"])
+@pytest.mark.parametrize("name", [name for name in WRITERS if name not in ("jsonl", "mot")])
 def test_nothing_at_all_is_sound_too(tmp_path: Path, name: str) -> None:
     export(write(tmp_path, []), tmp_path, name)
     for path in tmp_path.glob("*.json"):

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from detection_runs import read_names
+from digit_film import make_film, write_film
 from exported_files import make_onnx, make_openvino
 from PIL import Image
 from reference_data import PHOTO
@@ -255,6 +256,8 @@ class TestExportedFiles:
             (["--amp"], "amp is not for an exported file"),
             (["--weights", "mine.pth"], "weights is not for an exported file"),
             (["--save-masks"], "--save-masks: "),
+            (["--track"], "000001.png is not a video"),
+            (["--format", "csv", "mot"], "--format mot: this format is for tracks: add --track"),
             (["--device", "openvino:TPU"], "device 'openvino:TPU' is not available"),
             (["--model", "none.onnx"], "none.onnx cannot be read: No such file"),
             ([*MASK_RCNN, "--num-threads", "1"], "num_threads is only for exported files"),
@@ -436,7 +439,7 @@ class TestResuming:
 class TestVideo:
     @pytest.mark.slow
     def test_frames(self, run: Run, clip: Path, tmp_path: Path) -> None:
-        options = ("--work-dir", tmp_path / "out", "--save-crops", "--save-masks", "--format", *FORMATS)
+        options = ("--work-dir", tmp_path / "out", "--save-crops", "--save-masks", "--track", "--format", *FORMATS)
         status, output, err = run("detect", clip, *MASK_RCNN, *options)
         assert (status, err) == (0, "") and output.startswith("8 images, ")
         outputs = output.splitlines()[1].partition(": ")[2].split(", ")
@@ -459,6 +462,26 @@ class TestVideo:
             change = np.abs(after.astype(int) - image).max(axis=2) > 60
             x1, y1, x2, y2 = (round(side) for side in line["objects"][0]["box"])
             assert change[y1 : y2 + 1, x1 : x2 + 1].any() and not change.all()
+
+    @pytest.mark.slow
+    def test_tracks_are_the_same_after_a_kill(
+        self, run: Run, exported_demo: Path, tmp_path: Path, quick_python: Path
+    ) -> None:
+        """Kill a run within the second of two equal videos."""
+        frames = make_film().frames[:20]
+        videos = [write_film(tmp_path / name, frames) for name in ("one.mp4", "two.mp4")]
+        command = ["detect", *videos, "--model", exported_demo, "--track", "--format", "json", "coco", "csv", "mot"]
+        killed, whole = tmp_path / "killed", tmp_path / "whole"
+        done = run_until(quick_python, [*command, "--work-dir", killed], killed, 20 + 12, signal.SIGKILL)
+        assert done.returncode == -signal.SIGKILL and len(lines_of(killed)) == 32
+        assert run(*command, "--work-dir", killed, "--resume")[0] == 0
+        assert run(*command, "--work-dir", whole)[0] == 0
+        ours, expected = files_of(killed), files_of(whole)
+        names = {name for name in expected if "partial" not in name and not name.startswith("pictures")}
+        assert {name: ours[name] for name in names} == {name: expected[name] for name in names}
+        assert expected["mot/one.mp4.txt"] == expected["mot/two.mp4.txt"] and expected["mot/one.mp4.txt"].count(b",1,")
+        status, _, err = run(*command[:-5], "ocsort", "--work-dir", whole, "--resume")
+        assert (status, "a run with tracker bytetrack instead of ocsort" in err) == (2, True)
 
     @pytest.mark.slow
     def test_a_damaged_one_gives_what_is_before_the_damage(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def test_python(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     out, err = capsys.readouterr()
     assert not err
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines] == [f"photos/00000{number}.png" for number in (1, 2, 3)]
+    images = [f"photos/00000{number}.png" for number in (1, 2, 3)]
+    assert [line.split()[0] for line in lines] == [*images, *["film.mp4"] * 3]
     assert (folder / "detections.png").is_file()
     assert (folder / "detections.csv").read_text().startswith(",name,label,score,x1,y1,x2,y2")
 
@@ -72,6 +73,7 @@ def test_shell(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (folder / "sevens" / "pictures").exists()
     assert len((folder / "piped" / "detections.jsonl").read_text().splitlines()) == 1
     assert (folder / "filmed" / "pictures" / "film.mp4").is_file()
+    assert (folder / "tracked" / "mot" / "film.mp4.txt").is_file()
 
 
 def test_app() -> None:
@@ -85,7 +87,8 @@ def test_the_folders_table(run: Run, folder: Path, tmp_path: Path) -> None:
     formats = [option.split()[1] for option in options if option.startswith("--format")]
     others = [option for option in options if not option.startswith("--format")]
     status, _, err = run(
-        "detect", folder / "photo.jpg", "--model", MODEL, "--work-dir", tmp_path / "out", "--format", *formats, *others
+        *("detect", folder / "film.mp4", "--model", MODEL, "--work-dir", tmp_path / "out", "--track"),
+        *("--format", *formats, *others),
     )
     assert (status, err) == (0, "")
     written = {path.name for path in (tmp_path / "out").iterdir()}

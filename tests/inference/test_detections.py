@@ -292,6 +292,25 @@ def test_no_objects_in_json_and_back(found: Detections, with_masks: bool) -> Non
     assert ("area" in back.to_dataframe()) == with_masks
 
 
+def test_track_ids_stay_with_their_objects(found: Detections) -> None:
+    tracked = dataclasses.replace(found, track_ids=np.array([7, -1, 2]))
+    read = Detections.from_json(json.loads(json.dumps(tracked.to_json())), COCO)
+    for some in (
+        tracked[[2, 0]],
+        tracked.filter(classes="person")[::-1],
+        tracked.resize((20, 30))[[2, 0]],
+        read[[2, 0]],
+    ):
+        assert some.track_ids is not None and some.track_ids.dtype == np.int64 and some.track_ids.tolist() == [2, 7]
+    empty = Detections.from_json(json.loads(json.dumps(tracked[:0].to_json())), COCO)
+    assert empty.track_ids is not None and empty.track_ids.shape == (0,)
+    assert [result.get("track_id") for result in tracked.to_coco(1)] == [7, None, 2]
+    assert tracked.to_dataframe()["track_id"].tolist() == [7, -1, 2]
+    ids = tracked.to_supervision().tracker_id
+    assert ids is not None and ids.tolist() == [7, -1, 2]
+    assert (np.asarray(tracked.plot()) != np.asarray(found.plot())).any()
+
+
 def test_table(found: Detections) -> None:
     table = found.to_dataframe()
     assert list(table.columns) == ["name", "label", "score", "x1", "y1", "x2", "y2", "area"]

@@ -16,8 +16,8 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from dpt_zoo.batch.runner import VIDEO_SUFFIXES
-from dpt_zoo.batch.video import Frame, open_video, write_video
 from dpt_zoo.errors import ImageError, InputError, OutputError
+from dpt_zoo.video.frames import Frame, open_video, write_video
 
 SIZE = (48, 64)
 RATE = 25
@@ -327,7 +327,7 @@ def test_memory_does_not_grow(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
-from dpt_zoo.batch.video import open_video, write_video
+from dpt_zoo.video.frames import open_video, write_video
 
 with open_video(sys.argv[1]) as video, write_video(Path(sys.argv[2]), video) as write:
     for frame in video:
@@ -472,7 +472,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 from dpt_zoo.errors import OutputError
-from dpt_zoo.batch.video import open_video, write_video
+from dpt_zoo.video.frames import open_video, write_video
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 try:

@@ -1,0 +1,1 @@
+"""Videos: their frames, read and written, and objects followed through them."""
