@@ -2,10 +2,12 @@
 
 python scripts/train_more_detectors.py runs/more
 
-Backbones have the weights of the demo detector; necks and heads are new.
+Backbones have the weights of the demo detector; necks and heads are new. A detector's log has a line for every ten
+steps, and one for the AP.
 """
 
 import argparse
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,17 +53,21 @@ def digit_options(config: Path, side: int) -> dict[str, Any]:
             {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 20},
             {"type": "CosineAnnealingLR", "by_epoch": True, "convert_to_iter_based": True},
         ],
-        **_few_proposals(cfg.model.get("train_cfg") or {}),
+        **_small_second_stage(cfg.model),
     }
 
 
-def _few_proposals(train_cfg: Any) -> dict[str, Any]:
-    """Return the settings with which a second stage learns from fewer boxes, since a scene has few digits."""
-    if "rpn_proposal" not in train_cfg:
+def _small_second_stage(model: Any) -> dict[str, Any]:
+    """Return the settings with which a second stage learns from fewer boxes, by a small head for masks, if any."""
+    if "roi_head" not in model:
         return {}
-    stages = [f".{stage}" for stage in range(len(train_cfg.rcnn))] if isinstance(train_cfg.rcnn, list) else [""]
-    samplers = {f"model.train_cfg.rcnn{stage}.sampler.num": 32 for stage in stages}
-    return {"model.train_cfg.rpn_proposal.max_per_img": 100, "model.test_cfg.rpn.max_per_img": 100, **samplers}
+    rcnn = model.train_cfg.rcnn
+    stages = [f".{stage}" for stage in range(len(rcnn))] if isinstance(rcnn, list) else [""]
+    settings = {f"model.train_cfg.rcnn{stage}.sampler.num": 32 for stage in stages}
+    settings |= {"model.train_cfg.rpn_proposal.max_per_img": 100, "model.test_cfg.rpn.max_per_img": 100}
+    if model.roi_head.get("mask_head"):
+        settings |= {"model.roi_head.mask_head.num_convs": 1, "model.roi_head.mask_head.conv_out_channels": 32}
+    return settings
 
 
 def measure(configs: Sequence[Path], args: argparse.Namespace) -> Iterator[list[str]]:
@@ -83,9 +89,10 @@ def measure(configs: Sequence[Path], args: argparse.Namespace) -> Iterator[list[
             cfg_options=digit_options(config, args.side),
         )
         minutes = (time.process_time() - start) / 60
-        (trained,) = work_dir.glob("*.py")
+        (trained,), (log,) = work_dir.glob("*.py"), work_dir.glob("*/vis_data/scalars.json")
+        shutil.copyfile(log, args.folder / f"{config.stem}.log.jsonl")
         metrics = dpt_zoo.evaluate(trained, weights=weights, data_root=scenes, workers=0, device="cpu").metrics
-        aps = [str(metrics[task]["mAP"]) if task in metrics else "" for task in ("bbox", "segm")]
+        aps = [f"{metrics[task]['mAP']:.1f}" if task in metrics else "" for task in ("bbox", "segm")]
         yield [f"`{config.stem}`", *aps, f"{minutes:.1f}"]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.models.detection import MaskRCNN, RetinaNet
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.transforms import v2
 
@@ -30,14 +31,16 @@ from dpt_zoo.utils.markdown import table
 DEMO = "retinanet_dpt_nano_digits"
 NUM_CLASSES = len(CLASSES) + 1  # with the background
 INTERVAL = 10  # steps for each line of the log
-FEW_BOXES = {"box_batch_size_per_image": 32, "rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 100}
-"""The boxes from which Mask R-CNN learns and detects: a scene has few digits."""
 
 
 def make_mask_rcnn(side: int) -> nn.Module:
-    """Return a new Mask R-CNN for scenes of `side` pixels."""
+    """Return a new Mask R-CNN for scenes of `side` pixels, with few boxes and a small mask head: digits are simple."""
+    few = {"box_batch_size_per_image": 32, "rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 100}
     backbone = torchvision_backbone(DEMO, drop_path_rate=0.0)
-    return MaskRCNN(backbone, NUM_CLASSES, min_size=side, max_size=side, **FEW_BOXES)
+    model = MaskRCNN(backbone, NUM_CLASSES, min_size=side, max_size=side, **few)
+    model.roi_heads.mask_head = MaskRCNNHeads(backbone.out_channels, [32], dilation=1)
+    model.roi_heads.mask_predictor = MaskRCNNPredictor(32, 32, NUM_CLASSES)
+    return model
 
 
 def make_retinanet(side: int) -> nn.Module:

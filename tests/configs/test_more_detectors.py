@@ -26,8 +26,7 @@ LOG_EACH_STEP = {
 FC = "fc_out_channels"
 SMALL: dict[str, dict[str, int]] = {
     "atss": {"model.bbox_head.stacked_convs": 1},
-    "cascade": {f"model.roi_head.bbox_head.{stage}.{FC}": 64 for stage in range(3)}
-    | {"model.roi_head.mask_head.num_convs": 1, "model.roi_head.mask_head.conv_out_channels": 16},
+    "cascade": {f"model.roi_head.bbox_head.{stage}.{FC}": 64 for stage in range(3)},
     "detr": {"model.encoder.num_layers": 1, "model.decoder.num_layers": 1},
     "faster": {f"model.roi_head.bbox_head.{FC}": 64},
     "fcos": {"model.bbox_head.stacked_convs": 1},

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-import train_torchvision_detectors as script
+import train_torchvision_detectors
 from reference_data import random_images
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from train_torchvision_detectors import DEMO, evaluate, make_mask_rcnn, make_retinanet, open_scenes, train
@@ -28,8 +28,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [make_mask_rcnn, make_retinanet])
 def test_detectors_learn_save_load_and_detect(make: Any, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "INTERVAL", 2)
-    monkeypatch.setattr(script, "FEW_BOXES", {"box_batch_size_per_image": 4, "box_detections_per_img": 5})
+    monkeypatch.setattr(train_torchvision_detectors, "INTERVAL", 2)
     torch.manual_seed(0)
     model = make(SIDE)
     losses = [line["loss"] for line in train(model, open_scenes(scenes, "train2017"), epochs=2, batch_size=2)]
