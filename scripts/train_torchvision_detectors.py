@@ -51,6 +51,9 @@ def make_retinanet(side: int) -> nn.Module:
     return RetinaNet(backbone, NUM_CLASSES, min_size=side, max_size=side)
 
 
+DETECTORS = {"mask_rcnn": make_mask_rcnn, "retinanet": make_retinanet}
+
+
 def open_scenes(folder: Path, split: str) -> Dataset[Any]:
     """Return the scenes of a split as torchvision's detectors take them: images in [0, 1] and targets."""
     to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -108,6 +111,7 @@ def evaluate(model: nn.Module, scenes: Dataset[Any], annotations: Path) -> dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a folder for the scenes, the weights and the logs")
+    parser.add_argument("names", nargs="*", default=list(DETECTORS), help="%(default)s by default")
     parser.add_argument("--num-train", type=int, default=400, metavar="N", help="training scenes (%(default)s)")
     parser.add_argument("--num-test", type=int, default=100, metavar="N", help="test scenes (%(default)s)")
     parser.add_argument("--side", type=int, default=128, metavar="PIXELS", help="height and width (%(default)s)")
@@ -117,8 +121,9 @@ def main() -> None:
     scenes = args.folder / f"scenes-{args.side}"
     make_digit_scenes(scenes, num_train=args.num_train, num_test=args.num_test, size=args.side)
     rows = []
-    for name, make in (("mask_rcnn", make_mask_rcnn), ("retinanet", make_retinanet)):
+    for name in args.names:
         torch.manual_seed(0)
+        make = DETECTORS[name]
         model = make(args.side)
         log = list(train(model, open_scenes(scenes, "train2017"), args.epochs, args.batch_size))
         torch.save(model.state_dict(), args.folder / f"{name}.pth")
