@@ -1,7 +1,7 @@
 """Attention to a spatially reduced map, and the transformer block around it (paper section 3, after PVT)."""
 
 import torch
-from timm.layers import DropPath
+from timm.layers import DropPath, register_notrace_module
 from torch import Tensor, nn
 
 from . import cpu
@@ -70,6 +70,7 @@ class Mlp(nn.Module):
         return cpu.recompute(lambda hidden: self.fc2(cpu.gelu_(hidden)), self.fc1(x))
 
 
+@register_notrace_module  # what a CPU computes in another way depends on the tensors
 class Block(nn.Module):
     """A pre-norm transformer block for tokens `(B, N, dim)`.
 

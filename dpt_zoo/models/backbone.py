@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
@@ -131,13 +132,21 @@ class DPT(nn.Module):
         side = self.stages[stage].position_side
         embedding: Tensor = getattr(self, f"pos_embed{stage}")[:, -(side**2) :]
         # As in the authors' code, stage 1 compares only the number of cells: 56x56 and 28x112 are the same to it.
-        # An exported graph always resizes, because a comparison would fix its image size.
-        if not torch.compiler.is_exporting() and (
-            shape == (side, side) or (stage == 1 and math.prod(shape) == side**2)
-        ):
-            return embedding
-        resized = F.interpolate(tokens_to_map(embedding, (side, side)), shape, mode="bilinear", align_corners=False)
-        return map_to_tokens(resized)
+        return resize_positions(embedding, side, shape, same_area=stage == 1)
+
+
+@torch.fx.wrap  # symbolic tracing cannot follow a comparison of sizes
+def resize_positions(embedding: Tensor, side: int, shape: Shape, same_area: bool) -> Tensor:
+    """Resize a position embedding `(1, side*side, C)` for a map of `shape`: return `(1, H*W, C)`.
+
+    With `same_area`, it is unchanged for any shape of as many cells.
+    """
+    # An exported or traced graph always resizes, because a comparison would fix its image size.
+    is_recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    if not is_recorded and (shape == (side, side) or (same_area and math.prod(shape) == side**2)):
+        return embedding
+    resized = F.interpolate(tokens_to_map(embedding, (side, side)), shape, mode="bilinear", align_corners=False)
+    return map_to_tokens(resized)
 
 
 def init_linear(module: nn.Module) -> None:

@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from ..utils.validation import check_integer
@@ -113,6 +114,7 @@ class DeformablePatches(nn.Module):
             return cpu.sample(x.to(boxes.dtype), 2 * grid_points(boxes, self.points) - 1).to(x.dtype)  # (B, C, P*P, N)
 
 
+@register_notrace_module  # sampling depends on the tensors: device, type, size
 class DePatch(DeformablePatches):
     """Deformable patch embedding: a map `(B, in_channels, H, W)` to tokens `(B, H//p * W//p, embed_dim)`.
 

@@ -3,6 +3,7 @@
 from typing import TypeVar
 
 import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from timm.models.pvt_v2 import OverlapPatchEmbed
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ STRIDE = 2  # of the patch embeddings of stages 2 to 4
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
+@register_notrace_module  # as DePatch
 class DeformableEmbedding(DeformablePatches):
     """A patch embedding of another model, which gets deformable patches instead of the regular ones of a map.
 

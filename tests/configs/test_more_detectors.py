@@ -17,12 +17,21 @@ from dpt_zoo.models.factory import find_num_classes
 
 CONFIGS = {path.stem: path for path in find_configs()}
 NUM_STEPS = 10
-SIDE = 96  # of a scene, in pixels
+SIDE = 64  # of a scene, in pixels
 LOG_EACH_STEP = {
     "default_hooks.logger.interval": 1,
     "log_processor.window_size": 1,
     "param_scheduler": [{"type": "ConstantLR", "factor": 1.0}],
 }
+FC = "fc_out_channels"
+SMALL: dict[str, dict[str, int]] = {
+    "atss": {"model.bbox_head.stacked_convs": 1},
+    "cascade": {f"model.roi_head.bbox_head.{stage}.{FC}": 64 for stage in range(3)},
+    "detr": {"model.encoder.num_layers": 1, "model.decoder.num_layers": 1},
+    "faster": {f"model.roi_head.bbox_head.{FC}": 64},
+    "fcos": {"model.bbox_head.stacked_convs": 1},
+}
+"""Fewer and narrower layers of each head."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +56,7 @@ def test_it_learns_and_detects(name: str, scenes: Path, tmp_path: Path) -> None:
         epochs=1,
         batch_size=2,
         seed=0,
-        cfg_options=digit_options(CONFIGS[name], SIDE) | LOG_EACH_STEP,
+        cfg_options=digit_options(CONFIGS[name], SIDE) | SMALL[name.split("_")[0]] | LOG_EACH_STEP,
         **settings,
     )
     losses = read_losses(tmp_path / "run")

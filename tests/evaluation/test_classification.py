@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from reference_data import REFERENCE, random_images
 from rule_weights import rule_state_dict
-from running import Run
+from running import Run, start_quickly
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 from torch import Tensor
 
 from dpt_zoo.errors import DataError, ImageError, InputError, WeightsError
 from dpt_zoo.evaluation import classification
-from dpt_zoo.evaluation.accuracy import Accuracy
+from dpt_zoo.evaluation.accuracy import ACCURACY, Accuracy
 from dpt_zoo.evaluation.classification import evaluate_classifier
 from dpt_zoo.models import DPTClassifier
 from dpt_zoo.reproduction.classifiers import ClassifierRow, reproduce_classifiers
@@ -200,21 +200,35 @@ class TestCommand:
 
     @pytest.mark.slow
     @pytest.mark.network
-    def test_reproduce_in_two_processes(
-        self, weights: Path, imagenet: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    def test_reproduce_resumes_in_two_processes(
+        self,
+        weights: Path,
+        imagenet: Path,
+        tmp_path: Path,
+        run: Run,
+        quick_python: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setenv("DPT_ZOO_MIRROR", str(weights.parent))
+        folder = tmp_path / "run" / "dpt_tiny"
+        whole = evaluate_classifier("dpt_tiny", data_root=imagenet, weights=weights, work_dir=folder, **SETTINGS)
+        (folder / ACCURACY).unlink()
+        (lines,) = (folder / "predictions").glob("*.jsonl")
+        predictions = lines.read_text().splitlines()
+        lines.write_text(f"{predictions[1]}\n")  # as if it had been stopped
+
+        start_quickly(quick_python, monkeypatch)
         settings = ("reproduce", "--classifiers", "dpt_tiny", "--data-root", imagenet, "--work-dir", tmp_path / "run")
         for _ in range(2):  # the second time, nothing is computed
             status, out, _ = run(*settings, "--processes", 2, "--workers", 0)
             assert status == 1  # these are not ImageNet's images
             assert "| `dpt_tiny` | 77.4 |" in out and "not all 50,000 images" in out
-        accuracy = Accuracy.read(tmp_path / "run" / "dpt_tiny")
-        assert accuracy and (accuracy.num_images, accuracy.processes) == (4, 2)
-        lines = list((tmp_path / "run" / "dpt_tiny" / "predictions").glob("*.jsonl"))
-        assert [len(each.read_text().splitlines()) for each in lines] == [2, 2]
-        whole = evaluate_classifier("dpt_tiny", data_root=imagenet, weights=weights, **SETTINGS)
-        assert (accuracy.top1, accuracy.top5) == (whole.top1, whole.top5)
+        accuracy = Accuracy.read(folder)
+        assert accuracy and accuracy.processes == 2
+        assert (accuracy.top1, accuracy.top5, accuracy.num_images) == (whole.top1, whole.top5, 4)
+        files = [each.read_text().splitlines() for each in (folder / "predictions").glob("*.jsonl")]
+        assert sorted(map(len, files)) == [1, 1, 2]
+        assert sorted(line for each in files for line in each) == sorted(predictions)
 
 
 class TestTable:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import timm
+import timm_test_models
 import torch
 from PIL import Image
 from reference_data import random_images
@@ -114,10 +115,27 @@ class TestTimm:
         assert timm.create_model("dpt_tiny", num_classes=np.int64(3)).num_classes == 3
 
 
-class TestTimmsConventions:
-    """What timm's own tests ask of a transformer with a class token (tests/test_models.py of timm)."""
+class TestTimmsOwnTests:
+    """timm's tests/test_models.py. The three classifiers differ in the number of blocks only."""
 
-    @pytest.mark.parametrize("name", ["dpt_tiny", "dpt_small", "dpt_medium"])
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "function",
+        [
+            "forward",
+            "backward",
+            "default_cfgs_non_std",
+            "forward_features",
+            "forward_intermediates_features",
+            "forward_intermediates",
+            "forward_fx",
+            "backward_fx",
+        ],
+    )
+    def test_of_models(self, function: str) -> None:
+        getattr(timm_test_models, f"test_model_{function}")("dpt_tiny", batch_size=2)
+
+    @pytest.mark.parametrize("name", ["dpt_small", "dpt_medium"])
     def test_default_config(self, name: str) -> None:
         with torch.device("meta"):  # its structure is enough
             model = DPTClassifier(name.removeprefix("dpt_"))
@@ -128,25 +146,12 @@ class TestTimmsConventions:
         assert model.num_features == model.head_hidden_size == 512
         assert cfg.pool_size == tuple(side // STRIDES[-1] for side in cfg.input_size[1:])
 
-    @pytest.mark.parametrize("name", ["dpt_tiny", "dpt_small", "dpt_medium"])
-    def test_every_parameter_gets_a_gradient(self, name: str) -> None:
-        model = timm.create_model(name, num_classes=42).train()
-        outputs = model(random_images(7, (2, 3, 96, 96)))
-        outputs.mean().backward()
-        assert outputs.shape == (2, 42)
-        without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-        assert without == []
-
-    @pytest.mark.parametrize("feature_cls", [None, "getter"])
-    @pytest.mark.parametrize("sides", [(96, 96), (70, 101)])
-    def test_features(self, feature_cls: str | None, sides: tuple[int, int]) -> None:
-        chosen = {"feature_cls": feature_cls} if feature_cls else {}
-        model = timm.create_model("dpt_tiny", features_only=True, in_chans=1, **chosen).eval()
+    def test_features_of_any_image_size(self) -> None:
+        model = timm.create_model("dpt_tiny", features_only=True, in_chans=1).eval()
         with torch.inference_mode():
-            maps = model(random_images(7, (1, 1, *sides)))
+            maps = model(random_images(7, (1, 1, 70, 101)))
         expected = zip(model.feature_info.channels(), model.feature_info.reduction(), strict=True)
-        assert [tuple(each.shape) for each in maps] == [(1, c, sides[0] // s, sides[1] // s) for c, s in expected]
-        assert all(each.isfinite().all() for each in maps)
+        assert [tuple(each.shape) for each in maps] == [(1, c, 70 // s, 101 // s) for c, s in expected]
 
     def test_gradient_checkpointing_changes_nothing(self) -> None:
         model = timm.create_model("dpt_tiny", drop_path_rate=0.0).train()
@@ -163,6 +168,9 @@ class TestTimmsConventions:
         with torch.no_grad():
             exported = torch.export.export(model, (images,)).module()
             torch.testing.assert_close(exported(images), model(images), rtol=0, atol=1e-4)
+            traced = torch.jit.trace(model, images, check_trace=False)
+            others = random_images(7, (1, 3, 70, 101))
+            torch.testing.assert_close(traced(others), model(others), rtol=0, atol=1e-4)
 
 
 class TestTraining:

@@ -1,61 +1,47 @@
 """DPT as the backbone of torchvision's detectors."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import train_torchvision_detectors
 from reference_data import random_images
-from torch import Tensor
-from torchvision.models.detection import MaskRCNN, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from train_torchvision_detectors import DEMO, evaluate, make_mask_rcnn, make_retinanet, open_scenes, train
 
 import dpt_zoo
+from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import InputError, UnknownModelError
 from dpt_zoo.models import torchvision_backbone
 
-DEMO = "retinanet_dpt_nano_digits"
-SIZES = {"min_size": 64, "max_size": 96}
+SIDE = 64  # of a scene, in pixels
 
 
-def make_mask_rcnn() -> MaskRCNN:
-    few = {"box_batch_size_per_image": 16, "rpn_post_nms_top_n_train": 50, "rpn_post_nms_top_n_test": 50}
-    return MaskRCNN(torchvision_backbone(DEMO, out_channels=32), num_classes=4, **SIZES, **few)
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    make_digit_scenes(folder, num_train=8, num_test=1, size=SIDE)
+    return folder
 
 
-def make_retinanet() -> RetinaNet:
-    backbone = torchvision_backbone(
-        DEMO, out_indices=(1, 2, 3), out_channels=32, extra_blocks=LastLevelP6P7(32, 32), drop_path_rate=0.0
-    )
-    anchors = AnchorGenerator(tuple((side,) for side in (16, 32, 64, 128, 256)), ((0.5, 1.0, 2.0),) * 5)
-    return RetinaNet(backbone, num_classes=4, anchor_generator=anchors, **SIZES)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_mask_rcnn, make_retinanet])
-def test_detectors_learn_save_load_and_detect(make: Any) -> None:
+def test_detectors_learn_save_load_and_detect(make: Any, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_torchvision_detectors, "INTERVAL", 2)
     torch.manual_seed(0)
-    model = make()
-    image = torch.rand(3, 64, 96)
-    image[:, 20:50, 30:70] += 2
-    masks = torch.zeros(1, 64, 96, dtype=torch.uint8)
-    masks[:, 20:50, 30:70] = 1
-    target = {"boxes": torch.tensor([[30.0, 20, 70, 50]]), "labels": torch.tensor([2]), "masks": masks}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(6):
-        loss: Tensor = torch.stack([*model([image], [target]).values()]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert min(losses[-2:]) < 0.9 * losses[0]
-    copy = make()
+    model = make(SIDE)
+    losses = [line["loss"] for line in train(model, open_scenes(scenes, "train2017"), epochs=2, batch_size=2)]
+    assert len(losses) == 4 and losses[-1] < 0.9 * losses[0]
+    copy = make(SIDE)
     copy.load_state_dict(model.state_dict())
+    test_scenes: Any = open_scenes(scenes, "val2017")
     with torch.inference_mode():
-        (detected,), (expected,) = copy.eval()([image]), model.eval()([image])
+        (detected,), (expected,) = (each.eval()([test_scenes[0][0]]) for each in (copy, model))
     assert detected.keys() == expected.keys() >= {"boxes", "scores", "labels"}
     assert all(torch.equal(detected[name], expected[name]) for name in expected)
+    aps = evaluate(copy, test_scenes, scenes / "annotations" / "instances_val2017.json")
+    assert [*aps] == (["bbox", "segm"] if make is make_mask_rcnn else ["bbox"])
 
 
 def test_its_maps_are_those_of_the_zoos_detector() -> None:

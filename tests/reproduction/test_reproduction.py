@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from reference_data import ROOT
-from running import Run
+from running import Run, start_quickly
 from update_readme_tables import update_tables
 
 from dpt_zoo.data.digits import make_digit_scenes
@@ -529,12 +529,6 @@ def test_one_that_is_killed_is_evaluated_next_time(
         published = get_detector_info(name).metrics
         measured = [f"{known['metrics'][task][each]:.1f}" for task, row in published.items() for each in row]
         assert [cell.split()[0] for cell in rows[name][2:] if cell != "-"] == measured
-
-
-def start_quickly(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the command and torchrun start this Python."""
-    monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setenv("PYTHON_EXEC", str(python))
 
 
 def child_of(pid: int) -> int:
