@@ -75,12 +75,19 @@ def read_yolo(path: Path) -> tuple[list[str], list[LabelledSplit]]:
     try:
         content = _read_description(path)
         classes = _read_classes(content)
-        splits = [_read_split(path, name, content, classes) for name in filter(content.get, _SPLITS)]
+        names = [name for name in filter(content.get, _SPLITS) if name != "test" or _has_test(path, content)]
+        splits = [_read_split(path, name, content, classes) for name in names]
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be used: {' '.join(str(error).split())}") from error
     if not splits:
         raise DataError(f"{path} cannot be used: it names no images: give the folders of images as train and val")
     return classes, splits
+
+
+def _has_test(path: Path, content: dict[str, Any]) -> bool:
+    """Return whether the folder of the test images exists. Roboflow's files name one that is not always exported."""
+    entry = content["test"]
+    return not isinstance(entry, str) or _locate(path.parent, [content.get("path")], entry) is not None
 
 
 def _read_description(path: Path) -> Any:
@@ -144,19 +151,23 @@ def _read_split(path: Path, name: str, content: dict[str, Any], classes: list[st
 
 
 def _find(split: LabelledSplit, prefixes: list[Any], entry: Any, where: str) -> Path | None:
-    """Find a path from the YAML file, or add an issue.
+    """Find a path from the YAML file, or add an issue."""
+    if isinstance(entry, str) and (path := _locate(split.folder, prefixes, entry)):
+        return path
+    name = repr(entry) if isinstance(entry, str) else reprlib.repr(entry)
+    split.add_issue(IssueType.MISSING_IMAGE, where, f"there is no {name}, also not below {split.folder}")
+    return None
+
+
+def _locate(folder: Path, prefixes: list[Any], entry: str) -> Path | None:
+    """Return where a path from the YAML file in a `folder` is, or None.
 
     Data sets are moved after they are written. So a path is first looked for in the file's own folder, as if that were
     the root. Then it is what it says, and finally its last two or more names may be in the file's folder.
     """
-    if isinstance(entry, str):
-        starts = ["", *(prefix for prefix in prefixes if isinstance(prefix, str))]
-        for path in itertools.chain(_places_below(split.folder, starts, entry), _places(split.folder, starts, entry)):
-            if exists(path):
-                return path
-    name = repr(entry) if isinstance(entry, str) else reprlib.repr(entry)
-    split.add_issue(IssueType.MISSING_IMAGE, where, f"there is no {name}, also not below {split.folder}")
-    return None
+    starts = ["", *(prefix for prefix in prefixes if isinstance(prefix, str))]
+    places = itertools.chain(_places_below(folder, starts, entry), _places(folder, starts, entry))
+    return next(filter(exists, places), None)
 
 
 def _places_below(folder: Path, starts: list[str], entry: str) -> Iterator[Path]:
