@@ -144,7 +144,7 @@ def _read_split(path: Path, name: str, content: dict[str, Any], classes: list[st
         _read_image(split, image, classes)
     for folder in folders:
         _report_orphans(split, folder, images)
-    labels = [_label_of(image["file_name"]) for image in split.images]
+    labels = [label_of(image["file_name"]) for image in split.images]
     if labels and not any(exists(split.folder / label) for label in labels):
         split.add_issue(IssueType.LABEL, labels[0], f"neither this nor any other label of {name} exists")
     return split
@@ -197,14 +197,14 @@ def _without_images(folder: Path) -> Path:
 
 def _report_orphans(split: LabelledSplit, folder: Path, images: list[Path]) -> None:
     """Report the labels for a `folder` that are for none of the `images`."""
-    expected = {_label_of(split.relative(image)) for image in images}
-    for label in walk_files((split.folder / _label_of(f"{split.relative(folder)}/any")).parent):
+    expected = {label_of(split.relative(image)) for image in images}
+    for label in walk_files((split.folder / label_of(f"{split.relative(folder)}/any")).parent):
         name = split.relative(label)
         if label.suffix == ".txt" and name not in expected and not _NOT_A_LABEL.fullmatch(label.name):
             split.add_issue(IssueType.ORPHAN, name, f"there is no image {label.stem!r}")
 
 
-def _label_of(image: str) -> str:
+def label_of(image: str) -> str:
     """Return an image's label: its path with "labels" instead of the last "images". Paths are relative to the data."""
     *folders, name = image.split("/")
     if "images" in folders:
@@ -213,7 +213,7 @@ def _label_of(image: str) -> str:
 
 
 def _read_image(split: LabelledSplit, path: Path, classes: list[str]) -> None:
-    size, label = split.add_file(path), _label_of(split.relative(path))
+    size, label = split.add_file(path), label_of(split.relative(path))
     if size is None or not exists(split.folder / label):
         return
     for number, line in split.read_lines(split.folder / label):
