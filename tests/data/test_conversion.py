@@ -40,7 +40,7 @@ def read(folder: Path, work_dir: Path) -> dict[str, list[tuple[str, str, list[fl
     """Return the objects of each split that are no crowds: image, class, box and segmentation."""
     objects = {}
     splits = find_splits(folder, work_dir)
-    checked = check_splits(splits)
+    checked = check_splits(splits, work_dir=work_dir)
     assert not [issue for split in checked for issue in split.issues if issue.type.is_error]
     for split, files in zip(checked, splits, strict=True):
         content = json.loads(split.annotations.read_text())

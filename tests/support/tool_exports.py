@@ -333,8 +333,14 @@ def huggingface_imagefolder(root: Path) -> Expected:
 
 
 def _yolo_line(label: int, numbers: list[float]) -> str:
-    """Return a line of a label file: fractions with six digits, as most tools write them."""
+    """Return a line of a label file."""
     return " ".join([str(label), *(f"{value / (HEIGHT if i % 2 else WIDTH):.6f}" for i, value in enumerate(numbers))])
+
+
+def _draw_yolo(polygon: list[float]) -> NDArray[np.bool_]:
+    """Return the mask of a polygon after its coordinates were rounded to six digits, as most tools write them."""
+    sides = [HEIGHT if index % 2 else WIDTH for index in range(len(polygon))]
+    return draw([round(value / side, 6) * side for value, side in zip(polygon, sides, strict=True)])
 
 
 def yolo_segments(root: Path) -> Expected:
@@ -350,7 +356,8 @@ def yolo_segments(root: Path) -> Expected:
         labels.mkdir(parents=True)
         (labels / "a.txt").write_bytes(f"{_yolo_line(1, POLYGON)}\r\n{_yolo_line(0, SQUARE)}\r\n".encode())
         (labels / "nothing in it.txt").touch()
-    return {"a.PNG": [POLYGON_OBJECT, ("cat", [12, 10, 30, 20], draw(SQUARE))], "nothing in it.png": []}
+    objects: Objects = [("dog", POLYGON_BOX, _draw_yolo(POLYGON)), ("cat", [12, 10, 30, 20], _draw_yolo(SQUARE))]
+    return {"a.PNG": objects, "nothing in it.png": []}
 
 
 def yolo_of_roboflow(root: Path) -> Expected:
@@ -365,7 +372,8 @@ def yolo_of_roboflow(root: Path) -> Expected:
     lines = ["train: ../train/images", "val: ../valid/images", "test: ../test/images", "", "nc: 2"]
     lines += ["names: ['cat', 'dog']", "", "roboflow:", "  workspace: pets", "  version: 1", "  license: CC BY 4.0"]
     (root / "data.yaml").write_text("\n".join(lines))
-    return {"a_jpg.rf.0f3c.png": [("cat", [*map(float, RECTANGLE)], None), POLYGON_OBJECT]}
+    mask = _draw_yolo([*POLYGON, *POLYGON[:2]])
+    return {"a_jpg.rf.0f3c.png": [("cat", [*map(float, RECTANGLE)], None), ("dog", POLYGON_BOX, mask)]}
 
 
 # --- Pascal VOC
