@@ -35,11 +35,7 @@ class IssueType(Enum):
     NO_EXTENT = "label without extent", "points and lines are no objects: the label is ignored", False
     COMPLETED = "completed annotations", "training and evaluation use a completed copy of the file", False
     PARENT_CLASS = "category that is no class", "left out: it has no objects, and is a parent or the background", False
-    MOSTLY_CROWDS = (
-        "class of crowds",
-        "crowds are not learned: set iscrowd to 0, unless they are groups",
-        False,
-    )
+    MOSTLY_CROWDS = "class of crowds", "crowds are not learned: set iscrowd to 0, unless they are groups", False
     OTHER_CLASSES = "extra classes", "their objects are ignored", False
     UNKNOWN_IMAGE = "unknown image", "the annotation is ignored", False
     EMPTY_BOX = "empty box", "training ignores objects under 1 pixel in width or height", False
