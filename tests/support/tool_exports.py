@@ -19,6 +19,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from small_data import HEIGHT, POLYGON, POLYGON_BOX, WIDTH, make_image, voc_object, voc_xml
 
+datasets.disable_progress_bars()
+
 Objects = list[tuple[str, list[float], NDArray[np.bool_] | None]]
 Expected = dict[str, Objects]
 

@@ -16,7 +16,7 @@ from dpt_zoo.data.layouts import find_splits
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("number", "export"), enumerate(EXPORTS), ids=[export.__name__ for export in EXPORTS])
+@pytest.mark.parametrize(("number", "export"), list(enumerate(EXPORTS)), ids=[export.__name__ for export in EXPORTS])
 def test_an_export_is_checked_learned_and_evaluated(
     number: int, export: Callable[[Path], Expected], tmp_path: Path, run: Run
 ) -> None:
