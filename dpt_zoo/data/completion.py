@@ -147,7 +147,7 @@ def _number_ids(content: Mapping[str, Any]) -> list[str]:
 def _replace_id_zero(content: Mapping[str, Any]) -> Iterator[str]:
     """Give the annotation with id 0, which COCO's evaluation counts as missed, the next free id."""
     entries = list(list_entries(content, "annotations"))
-    ids = [entry.get("id") for entry in entries]
+    ids: list[Any] = [entry.get("id") for entry in entries]
     if ids.count(0) == 1 and all(type(id) is int for id in ids):
         entries[ids.index(0)]["id"] = max(ids) + 1
         yield f"the annotation with id 0, which COCO's evaluation counts as missed, has id {max(ids) + 1} now"

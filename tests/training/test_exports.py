@@ -44,7 +44,7 @@ def test_an_export_is_checked_learned_and_evaluated(
     assert found == {name for image in objects.values() for name, _, _ in image}
 
 
-def data_to_evaluate(data: Path, work_dir: Path) -> dict[str, Path]:
+def data_to_evaluate(data: Path, work_dir: Path) -> dict[str, Any]:
     """Return the arguments for `evaluate`: the data set or, if all is for training, its annotations and images."""
     splits = find_splits(data, work_dir)
     if [split.name for split in splits] != ["train"]:
