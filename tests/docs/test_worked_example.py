@@ -28,10 +28,10 @@ MAX_WIDTH = 800
 
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path) -> None:
-    executed = execute(NOTEBOOK, tmp_path, {"parameters": "NUM_IMAGES, EPOCHS = 24, 6"})
+    executed = execute(NOTEBOOK, tmp_path, {"parameters": "NUM_IMAGES, EPOCHS = 16, 1"})
     text = {cell.id: text_of(cell) for cell in code_cells(executed)}
     assert "3 classes" in text["check"] and "2 classes" in text["split"]
-    assert text["split"].startswith("my_data: 19 images in train, 5 images in val\n")
+    assert text["split"].startswith("my_data: 13 images in train, 3 images in val\n")
     assert {name for name, cell in by_id(executed).items() if find_picture(cell)} == saved_pictures().keys()
     detector = dpt_zoo.Detector(tmp_path / "even_odd.onnx", score_threshold="tuned")
     assert detector.classes == ("even", "odd")
