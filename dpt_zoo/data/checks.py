@@ -290,8 +290,6 @@ def _check_annotations(
             annotation["segmentation"] = entry["segmentation"] = []
             num_removed += 1
         findings = [*check_box(annotation, size), *of_mask]
-        if annotation.get("id") == 0:
-            findings.append((IssueType.ID_ZERO, "id is 0"))
         if image is None and "image_id" in annotation:
             findings.append((IssueType.UNKNOWN_IMAGE, f"the file has no image {reprlib.repr(image_id)}"))
         if name is None and "category_id" in annotation:

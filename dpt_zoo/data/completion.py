@@ -29,15 +29,18 @@ def complete(content: Mapping[str, Any], images: Path) -> tuple[bool, list[str]]
     Whole numbers are read from numbers such as 192.0, and ids that are text become numbers. A missing iscrowd is 0, a
     missing bbox is that of the mask, and a missing area is that of the mask or, without one, of the box. A file name is
     replaced by that of the file if it differs in slashes or Unicode composition, or in what Label Studio adds: a URL's
-    encoding, the folders of its server, and a prefix of 8 digits.
+    encoding, the folders of its server, and a prefix of 8 digits. The iscrowd of CVAT's masks becomes 0, and the
+    annotation with id 0 gets another id.
 
     Returns:
         Whether anything was changed, and a message for each type of change but the first.
     """
     is_changed = _read_whole_numbers(content)
-    messages = _number_ids(content)
+    messages = [*_number_ids(content), *_replace_id_zero(content)]
     missing = Counter(key for entry in list_entries(content, "annotations") for key in _complete_annotation(entry))
     messages += [f"{plural(count, 'annotation')} had no {key}" for key, count in missing.items()]
+    if num_masks := sum(map(_clear_crowd_of_cvat, list_entries(content, "annotations"))):
+        messages.append(f"{plural(num_masks, 'mask')} of CVAT had iscrowd 1, as CVAT marks an RLE: it is 0 now")
     respelled = 0
     for image in list_entries(content, "images"):
         name = image.get("file_name")
@@ -141,6 +144,15 @@ def _number_ids(content: Mapping[str, Any]) -> list[str]:
     return messages
 
 
+def _replace_id_zero(content: Mapping[str, Any]) -> Iterator[str]:
+    """Give the annotation with id 0, which COCO's evaluation counts as missed, the next free id."""
+    entries = list(list_entries(content, "annotations"))
+    ids: list[Any] = [entry.get("id") for entry in entries]
+    if ids.count(0) == 1 and all(type(id) is int for id in ids):
+        entries[ids.index(0)]["id"] = max(ids) + 1
+        yield f"the annotation with id 0, which COCO's evaluation counts as missed, has id {max(ids) + 1} now"
+
+
 def _is_number(text: str) -> bool:
     return re.fullmatch("[0-9]{1,18}", text) is not None
 
@@ -160,6 +172,16 @@ def _complete_annotation(annotation: dict[str, Any]) -> Iterator[str]:
     if "area" not in annotation and (measures or box):
         annotation["area"] = measures[1] if measures else box[2] * box[3]  # type: ignore[index]
         yield "area"
+
+
+def _clear_crowd_of_cvat(annotation: dict[str, Any]) -> bool:
+    """Set iscrowd to 0 if CVAT wrote the annotation of a mask: it has 1 for each RLE. Return whether it was 1."""
+    attributes = annotation.get("attributes")
+    is_mask_of_cvat = isinstance(attributes, dict) and "occluded" in attributes and "is_crowd" not in attributes
+    if is_mask_of_cvat and annotation["iscrowd"] == 1 and isinstance(annotation.get("segmentation"), dict):
+        annotation["iscrowd"] = 0
+        return True
+    return False
 
 
 def _find_spelling(folder: Path, name: str) -> str | None:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import posixpath
 import random
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ import yaml
 
 from ..errors import DataError, InputError, OutputError
 from ..formats.annotations import PROVENANCE
+from ..formats.yolo import label_of
 from ..utils.files import exists, expand_user, remove
 from ..utils.progress import ProgressCallback
 from ..utils.text import plural
@@ -38,7 +40,8 @@ def convert_data(
     """Write a data set of any layout that `find_splits` reads to a new folder, in another layout, with its images.
 
     Coordinates stay the same. YOLO has one polygon for an object, and neither YOLO nor VOC has pixel masks: an object
-    with another mask keeps its box. They have no crowds.
+    with another mask keeps its box. They have no crowds. VOC has one folder for all images: an image with the name of
+    another one gets a name with its split and folders.
 
     Args:
         data: the data set: a folder, a YAML file or a zip archive.
@@ -57,7 +60,7 @@ def convert_data(
     if layout not in get_args(Layout):
         raise InputError(f"layout must be one of {', '.join(get_args(Layout))}, not {layout!r}")
     with _checked(data) as splits:
-        contents = {name: (_read(split), split.images) for name, split in splits.items()}
+        contents = {name: _read(split) for name, split in splits.items()}
         return _write(Path(output), contents, layout, progress)
 
 
@@ -100,7 +103,7 @@ def split_data(
         if len(splits) > 1:
             raise DataError(f"{data}: this has splits already: {', '.join(splits)}")
         (split,) = splits.values()
-        content = _read(split)
+        content, folder = _read(split)
         choose = _choose_stratified if stratify else _choose
         chosen = choose(content, fractions, random.Random(seed))
         contents = {}
@@ -110,7 +113,7 @@ def split_data(
                 raise DataError(f"{data}: of {plural(split.num_images, 'image')}, none is left for {name}")
             images = [image for image in content["images"] if image["id"] in ids]
             annotations = [each for each in content["annotations"] if each["image_id"] in ids]
-            contents[name] = {**content, "images": images, "annotations": annotations}, split.images
+            contents[name] = {**content, "images": images, "annotations": annotations}, folder
         _write(Path(output), contents, "coco", progress)
     return {name: len(content["images"]) for name, (content, _) in contents.items()}
 
@@ -125,13 +128,16 @@ def _checked(data: str | Path) -> Iterator[dict[str, CheckedSplit]]:
         yield {each.name: split for each, split in zip(files, checked, strict=True)}
 
 
-def _read(split: CheckedSplit) -> _Json:
-    """Return COCO's content without the places of the labels that it was made from."""
+def _read(split: CheckedSplit) -> tuple[_Json, Path]:
+    """Return COCO's content without the places of its original labels, and the folder that all its images are in."""
     content = json.loads(split.annotations.read_bytes())
+    common = posixpath.commonpath([posixpath.dirname(image["file_name"]) for image in content["images"]])
+    for image in content["images"]:
+        image["file_name"] = posixpath.relpath(image["file_name"], common or ".")
     content.pop(PROVENANCE, None)
     for entry in (*content["images"], *content["annotations"]):
         entry.pop(PROVENANCE, None)
-    return content
+    return content, split.images / common
 
 
 def _write(
@@ -202,7 +208,7 @@ def _write_yolo(folder: Path, name: str, content: _Json, copy: Callable[[str, st
             fractions = (number / sides[index % 2] for index, number in enumerate(numbers))
             lines.append(" ".join(map(str, (labels[each["category_id"]], *fractions))))
         if lines:
-            label = (folder / "labels" / name / image["file_name"]).with_suffix(".txt")
+            label = folder / label_of(f"images/{name}/{image['file_name']}")
             label.parent.mkdir(parents=True, exist_ok=True)
             label.write_text("\n".join(lines) + "\n")
 
@@ -222,12 +228,15 @@ def _write_voc(folder: Path, name: str, content: _Json, copy: Callable[[str, str
     stems = []
     for image, objects in _objects_of_images(content, lost):
         path = PurePosixPath(image["file_name"])
-        label = folder / "Annotations" / f"{path.stem}.xml"
+        stem = path.stem
+        if exists(folder / "Annotations" / f"{stem}.xml"):
+            stem = "_".join([name, *path.with_suffix("").parts])
+        label = folder / "Annotations" / f"{stem}.xml"
         if exists(label):
-            raise DataError(f"VOC has one label for {path.stem!r}, but two images have this name: rename one")
-        copy(image["file_name"], f"JPEGImages/{path.name}")
+            raise DataError(f"VOC has one label for {stem!r}, but two images have this name: rename one")
+        copy(image["file_name"], f"JPEGImages/{stem}{path.suffix}")
         root = ElementTree.Element("annotation")
-        ElementTree.SubElement(root, "filename").text = path.name
+        ElementTree.SubElement(root, "filename").text = f"{stem}{path.suffix}"
         size = ElementTree.SubElement(root, "size")
         for side, value in (("width", image["width"]), ("height", image["height"]), ("depth", 3)):
             ElementTree.SubElement(size, side).text = str(value)
@@ -235,7 +244,7 @@ def _write_voc(folder: Path, name: str, content: _Json, copy: Callable[[str, str
             _add_voc_object(root, each, names[each["category_id"]], lost)
         ElementTree.indent(root)
         label.write_bytes(ElementTree.tostring(root, encoding="utf-8"))
-        stems.append(path.stem)
+        stems.append(stem)
     (lists / f"{name}.txt").write_text("".join(f"{stem}\n" for stem in stems))
 
 

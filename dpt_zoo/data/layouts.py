@@ -57,7 +57,7 @@ def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
         splits = _convert(*read_yolo(folder), work_dir)
     elif not folder.is_dir():
         is_file = "this is a file: give the folder of the data set, or a COCO file as annotations, with images"
-        reason = is_file if exists(folder) else "there is no such folder"
+        reason = is_file if exists(folder) else "there is no such folder or archive"
         raise DataError(f"{folder}: {reason}")
     else:
         inside = [path for path in folder.iterdir() if not is_clutter(path.name)]
@@ -68,7 +68,7 @@ def find_splits(folder: Path, work_dir: Path) -> list[SplitFiles]:
         raise DataError(
             f"{folder}: no data set is found here: COCO has annotations/instances_*.json, YOLO has data.yaml with "
             "names and train, Pascal VOC has Annotations/*.xml, Supervisely has meta.json, labelme and VGG Image "
-            "Annotator have JSON files beside the images"
+            "Annotator have JSON files beside the images; CVAT and Label Studio can export COCO"
         )
     return sorted(splits, key=lambda split: (not split.name.startswith("train"), split.name))
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 
 from ..analysis.plots import plot_sizes
 from ..analysis.visualize import to_rle
-from ..data.annotation_checks import measure_mask, parse_box
+from ..data.annotation_checks import format_size, measure_mask, parse_box
 from ..data.checks import CheckedSplit
 from ..errors import ImageError
 from ..formats.issues import Issue, IssueType
@@ -26,6 +27,8 @@ SHEET = 12
 """Images in a split's contact sheet."""
 MAX_PICTURES = 100
 """Issues of each type that are shown with their image; all are listed."""
+MAX_SIZES = 10
+"""Sizes of images that are counted one by one, the most frequent ones."""
 
 _SIZE = 320  # pixels of a drawn image's longer side
 
@@ -62,12 +65,22 @@ def write_data_report(
         Path(__file__).with_name("data_report.md.j2"),
         splits=splits,
         classes=classes,
+        image_sizes=_count_sizes([labels.list_image_sizes() for labels in readers.values()]),
         groups={name: _group(split.issues) for name, split in splits.items()},
         pictures=pictures,
     )
     with open_atomic(folder / "report.md") as file:  # last, because it shows the others
         file.write(page.encode())
     return folder / "report.md"
+
+
+def _count_sizes(sizes: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+    """Return the number of images of each size in each split, given the size of each image in each split."""
+    counts = [Counter(each) for each in sizes]
+    frequent = [size for size, _ in Counter(size for each in sizes for size in each).most_common(MAX_SIZES)]
+    table = {size: [each[size] for each in counts] for size in frequent}
+    others = [each.total() - sum(each[size] for size in frequent) for each in counts]
+    return {**table, "others": others} if any(others) else table
 
 
 def _group(issues: Iterable[Issue]) -> dict[IssueType, list[Issue]]:
@@ -107,6 +120,11 @@ class _Labels:
     def measure(self) -> list[tuple[float, float]]:
         """Return the width and height of each object in pixels."""
         return [(each["bbox"][2], each["bbox"][3]) for objects in self._objects.values() for each in objects]
+
+    def list_image_sizes(self) -> list[str]:
+        """Return the size of each image, such as "640x480"."""
+        sides = ((each.get("height"), each.get("width")) for each in self.images.values())
+        return [format_size((height, width)) for height, width in sides if type(height) is type(width) is int]
 
     def draw_image(self, image_id: int | None) -> Image.Image | None:
         """Draw an image with its labels; return None if it cannot be read."""

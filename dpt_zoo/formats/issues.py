@@ -35,7 +35,7 @@ class IssueType(Enum):
     NO_EXTENT = "label without extent", "points and lines are no objects: the label is ignored", False
     COMPLETED = "completed annotations", "training and evaluation use a completed copy of the file", False
     PARENT_CLASS = "category that is no class", "left out: it has no objects, and is a parent or the background", False
-    MOSTLY_CROWDS = "class of crowds", "CVAT's brush sets iscrowd to 1, and crowds are not learned: set it to 0", False
+    MOSTLY_CROWDS = "class of crowds", "crowds are not learned: set iscrowd to 0, unless they are groups", False
     OTHER_CLASSES = "extra classes", "their objects are ignored", False
     UNKNOWN_IMAGE = "unknown image", "the annotation is ignored", False
     EMPTY_BOX = "empty box", "training ignores objects under 1 pixel in width or height", False
@@ -45,7 +45,6 @@ class IssueType(Enum):
     NO_AREA = "zero area", "training ignores the object", False
     LARGE_AREA = "area larger than the box", "the AP of small, medium and large objects depends on it", False
     CROWD = "crowd with polygons", "crowds are groups stored as RLE, and are not learned: is it one?", False
-    ID_ZERO = "annotation id 0", "COCO's evaluation counts this object as missed: number from 1", False
     LEAK = "image in two splits", "its results are too good: keep it in one of them", False
     ORPHAN = "label without image", "the label is ignored", False
 

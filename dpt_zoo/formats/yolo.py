@@ -75,12 +75,19 @@ def read_yolo(path: Path) -> tuple[list[str], list[LabelledSplit]]:
     try:
         content = _read_description(path)
         classes = _read_classes(content)
-        splits = [_read_split(path, name, content, classes) for name in filter(content.get, _SPLITS)]
+        names = [name for name in filter(content.get, _SPLITS) if name != "test" or _has_test(path, content)]
+        splits = [_read_split(path, name, content, classes) for name in names]
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be used: {' '.join(str(error).split())}") from error
     if not splits:
         raise DataError(f"{path} cannot be used: it names no images: give the folders of images as train and val")
     return classes, splits
+
+
+def _has_test(path: Path, content: dict[str, Any]) -> bool:
+    """Return whether the folder of the test images exists. Roboflow's files name one that is not always exported."""
+    entry = content["test"]
+    return not isinstance(entry, str) or _locate(path.parent, [content.get("path")], entry) is not None
 
 
 def _read_description(path: Path) -> Any:
@@ -137,26 +144,30 @@ def _read_split(path: Path, name: str, content: dict[str, Any], classes: list[st
         _read_image(split, image, classes)
     for folder in folders:
         _report_orphans(split, folder, images)
-    labels = [_label_of(image["file_name"]) for image in split.images]
+    labels = [label_of(image["file_name"]) for image in split.images]
     if labels and not any(exists(split.folder / label) for label in labels):
         split.add_issue(IssueType.LABEL, labels[0], f"neither this nor any other label of {name} exists")
     return split
 
 
 def _find(split: LabelledSplit, prefixes: list[Any], entry: Any, where: str) -> Path | None:
-    """Find a path from the YAML file, or add an issue.
+    """Find a path from the YAML file, or add an issue."""
+    if isinstance(entry, str) and (path := _locate(split.folder, prefixes, entry)):
+        return path
+    name = repr(entry) if isinstance(entry, str) else reprlib.repr(entry)
+    split.add_issue(IssueType.MISSING_IMAGE, where, f"there is no {name}, also not below {split.folder}")
+    return None
+
+
+def _locate(folder: Path, prefixes: list[Any], entry: str) -> Path | None:
+    """Return where a path from the YAML file in a `folder` is, or None.
 
     Data sets are moved after they are written. So a path is first looked for in the file's own folder, as if that were
     the root. Then it is what it says, and finally its last two or more names may be in the file's folder.
     """
-    if isinstance(entry, str):
-        starts = ["", *(prefix for prefix in prefixes if isinstance(prefix, str))]
-        for path in itertools.chain(_places_below(split.folder, starts, entry), _places(split.folder, starts, entry)):
-            if exists(path):
-                return path
-    name = repr(entry) if isinstance(entry, str) else reprlib.repr(entry)
-    split.add_issue(IssueType.MISSING_IMAGE, where, f"there is no {name}, also not below {split.folder}")
-    return None
+    starts = ["", *(prefix for prefix in prefixes if isinstance(prefix, str))]
+    places = itertools.chain(_places_below(folder, starts, entry), _places(folder, starts, entry))
+    return next(filter(exists, places), None)
 
 
 def _places_below(folder: Path, starts: list[str], entry: str) -> Iterator[Path]:
@@ -186,14 +197,14 @@ def _without_images(folder: Path) -> Path:
 
 def _report_orphans(split: LabelledSplit, folder: Path, images: list[Path]) -> None:
     """Report the labels for a `folder` that are for none of the `images`."""
-    expected = {_label_of(split.relative(image)) for image in images}
-    for label in walk_files((split.folder / _label_of(f"{split.relative(folder)}/any")).parent):
+    expected = {label_of(split.relative(image)) for image in images}
+    for label in walk_files((split.folder / label_of(f"{split.relative(folder)}/any")).parent):
         name = split.relative(label)
         if label.suffix == ".txt" and name not in expected and not _NOT_A_LABEL.fullmatch(label.name):
             split.add_issue(IssueType.ORPHAN, name, f"there is no image {label.stem!r}")
 
 
-def _label_of(image: str) -> str:
+def label_of(image: str) -> str:
     """Return an image's label: its path with "labels" instead of the last "images". Paths are relative to the data."""
     *folders, name = image.split("/")
     if "images" in folders:
@@ -202,7 +213,7 @@ def _label_of(image: str) -> str:
 
 
 def _read_image(split: LabelledSplit, path: Path, classes: list[str]) -> None:
-    size, label = split.add_file(path), _label_of(split.relative(path))
+    size, label = split.add_file(path), label_of(split.relative(path))
     if size is None or not exists(split.folder / label):
         return
     for number, line in split.read_lines(split.folder / label):

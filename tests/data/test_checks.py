@@ -184,7 +184,6 @@ ERRORS: list[tuple[str, Change, IssueType, str, str]] = [
 
 WARNINGS: list[tuple[str, Change, IssueType, str, int]] = [
     # name, change, the expected type and message, and the number of objects (of five) that MMDetection learns
-    ("annotation id 0", edit(id=0), IssueType.ID_ZERO, "id is 0", 4),
     ("an unknown image", edit(image_id=9), IssueType.UNKNOWN_IMAGE, "the file has no image 9", 3),
     ("no width", edit(bbox=[10, 8, 0, 32]), IssueType.EMPTY_BOX, "bbox is [10, 8, 0, 32]", 3),
     ("half a pixel's height", edit(bbox=[10, 8, 40, 0.5]), IssueType.EMPTY_BOX, "[10, 8, 40, 0.5]", 3),

@@ -77,6 +77,15 @@ VALUES: list[tuple[str, Change, str]] = [
 ]
 
 
+def test_id_zero_is_the_next_free_id(tmp_path: Path) -> None:
+    """COCO's evaluation counts an object with this id as missed."""
+    path = make_coco(tmp_path, lambda content: content["annotations"][1].update(id=0))
+    split = check(path)
+    assert [each["id"] for each in read(split)["annotations"]] == [11, 16, 13, 14, 15]
+    (message,) = messages(split, IssueType.COMPLETED)
+    assert message == "the annotation with id 0, which COCO's evaluation counts as missed, has id 16 now"
+
+
 @pytest.mark.parametrize(("change", "message"), [pytest.param(*row[1:], id=row[0]) for row in VALUES])
 def test_values(tmp_path: Path, change: Change, message: str) -> None:
     path = make_coco(tmp_path, change)
@@ -284,9 +293,18 @@ def test_invalid_masks_are_left_out_where_none_are_needed(tmp_path: Path, segmen
     assert read(split)["annotations"][1]["segmentation"]
 
 
-def test_objects_that_all_are_crowds(tmp_path: Path) -> None:
-    """CVAT's brush writes each object so."""
+def test_masks_of_cvat_are_no_crowds_unless_they_were_marked_so(tmp_path: Path) -> None:
+    def mark(content: Json) -> None:
+        content["annotations"][2].update(iscrowd=1, attributes={"occluded": False})
+        content["annotations"][3].update(iscrowd=1, attributes={"occluded": False, "is_crowd": True})
 
+    split = check(make_coco(tmp_path, mark))
+    assert [each["iscrowd"] for each in read(split)["annotations"]] == [0, 0, 0, 1, 0]
+    (message,) = messages(split, IssueType.COMPLETED)
+    assert message == "1 mask of CVAT had iscrowd 1, as CVAT marks an RLE: it is 0 now"
+
+
+def test_objects_that_all_are_crowds(tmp_path: Path) -> None:
     def brush(content: Json) -> None:
         for annotation in content["annotations"][2:4]:
             annotation.update(iscrowd=1, category_id=1)

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from running import Run
 from small_data import coco_annotation, make_coco, make_image
-from tool_exports import roboflow, supervisely
+from tool_exports import EXPORTS, Expected, roboflow, supervisely
 
 from dpt_zoo.data.checks import check_splits
 from dpt_zoo.data.conversion import Layout, _choose_stratified, convert_data, split_data
@@ -39,7 +40,7 @@ def read(folder: Path, work_dir: Path) -> dict[str, list[tuple[str, str, list[fl
     """Return the objects of each split that are no crowds: image, class, box and segmentation."""
     objects = {}
     splits = find_splits(folder, work_dir)
-    checked = check_splits(splits)
+    checked = check_splits(splits, work_dir=work_dir)
     assert not [issue for split in checked for issue in split.issues if issue.type.is_error]
     for split, files in zip(checked, splits, strict=True):
         content = json.loads(split.annotations.read_text())
@@ -80,9 +81,23 @@ def test_what_is_written_is_read_as_it_was(layout: Layout, root: Path, tmp_path:
 
 def test_names_of_images_are_unique_in_voc(root: Path, tmp_path: Path) -> None:
     make_coco(root, split="val2017")
-    with pytest.raises(DataError, match="VOC has one label for '1', but two images have this name: rename one"):
-        convert_data(root, tmp_path / "out", "voc")
-    assert not (tmp_path / "out").exists()
+    convert_data(root, tmp_path / "out", "voc")
+    assert (tmp_path / "out" / "ImageSets" / "Main" / "val.txt").read_text() == "val_1\nval_2\nval_3\nval_4\n"
+    assert (tmp_path / "out" / "JPEGImages" / "val_1.png").is_file()
+    assert [len(objects) for objects in read(tmp_path / "out", tmp_path / "work").values()] == [4, 4]
+
+
+@pytest.mark.parametrize("layout", ["coco", "yolo", "voc"])
+@pytest.mark.parametrize("export", EXPORTS)
+def test_every_export_can_be_written_in_every_layout(
+    export: Callable[[Path], Expected], layout: Layout, tmp_path: Path
+) -> None:
+    export(tmp_path / "data")
+    convert_data(tmp_path / "data", tmp_path / "out", layout)
+    before, after = read(tmp_path / "data", tmp_path / "work"), read(tmp_path / "out", tmp_path / "work")
+    for objects, others in zip(before.values(), after.values(), strict=True):
+        assert [each[1] for each in objects] == [each[1] for each in others]
+        assert_allclose([each[2] for each in objects], [each[2] for each in others], atol=1e-9)
 
 
 def test_other_tools(tmp_path: Path, run: Run) -> None:

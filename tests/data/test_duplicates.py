@@ -15,6 +15,7 @@ from dpt_zoo.data.checks import CheckedSplit, check_splits
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.data.duplicates import find_duplicates, make_thumbnail
 from dpt_zoo.data.layouts import find_splits
+from dpt_zoo.evaluation.data_report import MAX_SIZES, _count_sizes
 from dpt_zoo.formats.issues import IssueType
 from dpt_zoo.utils.images import load_image
 
@@ -81,12 +82,20 @@ def test_the_report_shows_everything(digits: Path, tmp_path: Path, run: Run) -> 
     assert status == 2 and err.endswith(f"report: {tmp_path}/report/report.md\n")
     page = (tmp_path / "report" / "report.md").read_text()
     assert "| images | 40 | 20 |" in page
+    assert "| 96x96 | 35 | 20 |\n| 150x150 | 5 | 0 |\n" in page
     assert "### train2017: missing image (error, 1)" in page
     assert "### val2017: image in two splits (warning, 10)" in page
     pictures = [line.strip()[4:-1] for line in page.splitlines() if line.strip().startswith("![](")]
     assert len(pictures) == NUM_LEAKS
     for picture in (*pictures, "labels_train2017.jpg", "labels_val2017.jpg", "sizes.png"):
         assert load_image(tmp_path / "report" / picture).std() > 10
+
+
+def test_rare_sizes_of_images_are_counted_together() -> None:
+    sizes = [["640x480"] * 3, [*["640x480"] * 2, *(f"{side}x{side}" for side in range(100, 112))]]
+    table = _count_sizes(sizes)
+    assert next(iter(table)) == "640x480" and len(table) == MAX_SIZES + 1
+    assert (table["640x480"], table["100x100"], table["others"]) == ([3, 2], [0, 1], [0, 3])
 
 
 def test_a_report_of_a_broken_data_set(tmp_path: Path, run: Run) -> None:

@@ -10,24 +10,13 @@ from typing import Any
 import nbformat
 import numpy as np
 import pytest
-from nbclient import NotebookClient
+from notebooks import cell_with, code_cells, execute, text_of
 from PIL import Image
 
 import dpt_zoo
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "quickstart.ipynb"
 MAX_BYTES = 300_000
-
-
-def execute(folder: Path) -> Any:
-    """Run the notebook in a folder, in a new kernel, and return it with its outputs."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    metadata = notebook.metadata.copy()
-    resources = {"metadata": {"path": folder}}
-    client = NotebookClient(notebook, resources=resources, record_timing=False, coalesce_streams=True, timeout=300)
-    client.execute()
-    notebook.metadata = metadata  # without this Python's version
-    return notebook
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("notebook")]
@@ -40,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def executed(folder: Path) -> Any:
-    return execute(folder)
+    return execute(NOTEBOOK, folder)
 
 
 def test_it_has_no_errors_and_warnings(executed: Any) -> None:
@@ -84,20 +73,6 @@ def test_the_saved_outputs_are_up_to_date(executed: Any) -> None:
     )
 
 
-def code_cells(notebook: Any) -> list[Any]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def cell_with(notebook: Any, code: str) -> Any:
-    """Return the first cell whose code contains this."""
-    return next(cell for cell in code_cells(notebook) if code in cell.source)
-
-
-def text_of(cell: Any) -> str:
-    """Return the text that a cell printed."""
-    return "".join(output.text for output in cell.get("outputs", []) if output.get("name") == "stdout")
-
-
 def pictures(cell: Any) -> list[Image.Image]:
     encoded = [output.data["image/png"] for output in cell.outputs]
     return [Image.open(io.BytesIO(base64.b64decode(content))) for content in encoded]
@@ -111,4 +86,4 @@ def outline(cell: Any) -> Any:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        nbformat.write(execute(Path(temporary)), NOTEBOOK)
+        nbformat.write(execute(NOTEBOOK, Path(temporary)), NOTEBOOK)

@@ -45,7 +45,8 @@ def assert_holds(split: SplitFiles, expected: Expected, work_dir: Path) -> None:
         assert [names[each["category_id"]] for each in annotations] == [name for name, _, _ in objects]
         for annotation, (_, box, mask) in zip(annotations, objects, strict=True):
             x, y, width, height = annotation["bbox"]
-            assert_allclose([x, y, x + width, y + height], box)
+            assert_allclose([x, y, x + width, y + height], box, atol=1e-4)
+            assert not annotation["iscrowd"]
             if mask is not None:
                 assert np.array_equal(coco.annToMask(annotation), mask)
     dataset = CocoDataset(
@@ -62,7 +63,7 @@ def test_exports_are_read_to_the_pixel(export: Callable[[Path], Expected], root:
     expected = export(root)
     splits = find_splits(root, tmp_path / "work")
     names = [split.name for split in splits]
-    assert names[0] in ("train", "result", "ds0") and names[1:] in ([], ["val"], ["valid"], ["validation"])
+    assert names[0] in ("train", "result", "default", "ds0") and names[1:] in ([], ["val"], ["valid"], ["validation"])
     for split in splits:
         assert_holds(split, expected, tmp_path / "work")
 

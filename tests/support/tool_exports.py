@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
-from small_data import HEIGHT, POLYGON, POLYGON_BOX, WIDTH, make_image
+from small_data import HEIGHT, POLYGON, POLYGON_BOX, WIDTH, make_image, voc_object, voc_xml
+
+datasets.disable_progress_bars()
 
 Objects = list[tuple[str, list[float], NDArray[np.bool_] | None]]
 Expected = dict[str, Objects]
@@ -82,23 +84,58 @@ def roboflow(root: Path) -> Expected:
     return {"a_png.rf.0f3c1e2d.png": [POLYGON_OBJECT]}
 
 
-def cvat(root: Path) -> Expected:
-    """Images in subfolders, boxes with fractions, masks of the brush as RLE with `iscrowd`, ids of frames."""
-    mask = box_mask(12, 10, 30, 20)
-    counts = [12 * HEIGHT + 10, *[10, HEIGHT - 10] * 17, 10, (WIDTH - 30) * HEIGHT + HEIGHT - 20]
-    common = {"attributes": {"occluded": False}}
-    annotations = [
-        {"id": 1, "image_id": 1, "category_id": 1, "segmentation": {"counts": counts, "size": [HEIGHT, WIDTH]}}
-        | {"area": 180.0, "bbox": [12.0, 10.0, 18.0, 10.0], "iscrowd": 1, **common},
-        {"id": 2, "image_id": 1, "category_id": 2, "segmentation": [POLYGON]}
-        | {"area": 619.5, "bbox": [10.0, 8.0, 40.0, 32.0], "iscrowd": 0, **common},
+def roboflow_boxes(root: Path) -> Expected:
+    """Boxes with empty `segmentation`, the name before the upload in `extra`, and an image without annotations."""
+    x1, y1, x2, y2 = RECTANGLE
+    annotation = {"id": 0, "image_id": 1, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": 768}
+    annotation |= {"segmentation": [], "iscrowd": 0}
+    categories = [{"id": 0, "name": "cat-dog", "supercategory": "none"}]
+    categories += [{"id": 1, "name": "cat", "supercategory": "cat-dog"}]
+    names = ["b_jpg.rf.77aa.png", "a_jpg.rf.5c1b.png"]
+    images: list[Any] = [
+        {"id": id, "file_name": name, "height": HEIGHT, "width": WIDTH} for id, name in enumerate(names)
     ]
+    for image in images:
+        image |= {"license": 1, "date_captured": "2024-05-01T10:00:00+00:00", "extra": {"name": "a.jpg"}}
+        make_image(root / "train" / image["file_name"])
+    content = {"images": images, "categories": categories, "annotations": [annotation]}
+    write_json(root / "train" / "_annotations.coco.json", content)
+    return {names[0]: [], names[1]: [("cat", [*map(float, RECTANGLE)], None)]}
+
+
+def cvat(root: Path) -> Expected:
+    """Images in subfolders, boxes with fractions, and masks of the brush as RLE with `iscrowd`."""
     make_image(root / "images" / "train" / "day 1" / "frame_000000.png")
-    image = {"id": 1, "width": WIDTH, "height": HEIGHT, "file_name": "day 1/frame_000000.png", "license": 0}
+    polygon = {"segmentation": [POLYGON], "area": 619.5, "bbox": [10.0, 8.0, 40.0, 32.0], "iscrowd": 0}
+    _cvat(root, "train", "day 1/frame_000000.png", [{"category_id": 1, **BRUSH}, {"category_id": 2, **polygon}])
+    return {"frame_000000.png": [("cat", [12, 10, 30, 20], box_mask(12, 10, 30, 20)), POLYGON_OBJECT]}
+
+
+def cvat_brush_only(root: Path) -> Expected:
+    """A task without subsets, with nothing but masks of the brush."""
+    make_image(root / "images" / "default" / "frame_000001.png")
+    _cvat(root, "default", "frame_000001.png", [{"category_id": 2, **BRUSH}])
+    return {"frame_000001.png": [("dog", [12, 10, 30, 20], box_mask(12, 10, 30, 20))]}
+
+
+BRUSH: dict[str, Any] = {
+    "segmentation": {
+        "counts": [12 * HEIGHT + 10, *[10, HEIGHT - 10] * 17, 10, (WIDTH - 30) * HEIGHT + HEIGHT - 20],
+        "size": [HEIGHT, WIDTH],
+    },
+    "area": 180.0,
+    "bbox": [12.0, 10.0, 18.0, 10.0],
+    "iscrowd": 1,
+}
+
+
+def _cvat(root: Path, subset: str, file_name: str, objects: list[dict[str, Any]]) -> None:
+    image = {"id": 1, "width": WIDTH, "height": HEIGHT, "file_name": file_name, "license": 0, "coco_url": ""}
+    common = {"image_id": 1, "attributes": {"occluded": False, "rotation": 0.0}}
+    annotations = [{"id": id, **common, **each} for id, each in enumerate(objects, 1)]
     categories = [{"id": id, "name": name, "supercategory": ""} for id, name in ((1, "cat"), (2, "dog"))]
-    content = {"images": [image], "categories": categories, "annotations": annotations}
-    write_json(root / "annotations" / "instances_train.json", content)
-    return {"frame_000000.png": [("cat", [12, 10, 30, 20], mask), POLYGON_OBJECT]}
+    content = {"licenses": [], "info": {}, "categories": categories, "images": [image], "annotations": annotations}
+    write_json(root / "annotations" / f"instances_{subset}.json", content)
 
 
 def _label_studio(root: Path, file_name: str) -> None:
@@ -294,8 +331,92 @@ def huggingface_imagefolder(root: Path) -> Expected:
     return {"000001.png": [("cat", [*map(float, RECTANGLE)], None)]}
 
 
+# --- YOLO
+
+
+def _yolo_line(label: int, numbers: list[float]) -> str:
+    """Return a line of a label file."""
+    return " ".join([str(label), *(f"{value / (HEIGHT if i % 2 else WIDTH):.6f}" for i, value in enumerate(numbers))])
+
+
+def _draw_yolo(polygon: list[float]) -> NDArray[np.bool_]:
+    """Return the mask of a polygon after its coordinates were rounded to six digits, as most tools write them."""
+    sides = [HEIGHT if index % 2 else WIDTH for index in range(len(polygon))]
+    return draw([round(value / side, 6) * side for value, side in zip(polygon, sides, strict=True)])
+
+
+def yolo_segments(root: Path) -> Expected:
+    """Polygons in Ultralytics' layout, with Windows' line ends, an empty file, and paths of another machine."""
+    names = {0: "cat", 1: "dog"}
+    lines = ["path: C:\\\\data\\\\pets", "train: images/train", "val: images/val", f"names: {names}"]
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "data.yaml").write_text("\n".join(lines).replace("\\\\", "\\"))
+    for split in ("train", "val"):
+        make_image(root / "images" / split / "a.PNG")
+        make_image(root / "images" / split / "nothing in it.png")
+        labels = root / "labels" / split
+        labels.mkdir(parents=True)
+        (labels / "a.txt").write_bytes(f"{_yolo_line(1, POLYGON)}\r\n{_yolo_line(0, SQUARE)}\r\n".encode())
+        (labels / "nothing in it.txt").touch()
+    objects: Objects = [("dog", POLYGON_BOX, _draw_yolo(POLYGON)), ("cat", [12, 10, 30, 20], _draw_yolo(SQUARE))]
+    return {"a.PNG": objects, "nothing in it.png": []}
+
+
+def yolo_of_roboflow(root: Path) -> Expected:
+    """Folders of images and labels in each split, paths that start above, and boxes beside a closed polygon."""
+    x1, y1, x2, y2 = RECTANGLE
+    for split in ("train", "valid"):
+        make_image(root / split / "images" / "a_jpg.rf.0f3c.png")
+        label = root / split / "labels" / "a_jpg.rf.0f3c.txt"
+        label.parent.mkdir(parents=True)
+        box = _yolo_line(0, [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])
+        label.write_text(f"{box}\n{_yolo_line(1, [*POLYGON, *POLYGON[:2]])}")
+    lines = ["train: ../train/images", "val: ../valid/images", "test: ../test/images", "", "nc: 2"]
+    lines += ["names: ['cat', 'dog']", "", "roboflow:", "  workspace: pets", "  version: 1", "  license: CC BY 4.0"]
+    (root / "data.yaml").write_text("\n".join(lines))
+    mask = _draw_yolo([*POLYGON, *POLYGON[:2]])
+    return {"a_jpg.rf.0f3c.png": [("cat", [*map(float, RECTANGLE)], None), ("dog", POLYGON_BOX, mask)]}
+
+
+# --- Pascal VOC
+
+
+def voc(root: Path) -> Expected:
+    """VOC2012's layout: lists of names, lists of a class beside them, difficult objects, and parts of objects."""
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
+    cat = voc_object("cat", [*map(float, RECTANGLE)]).replace("<difficult>0", "<difficult>1")
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    for split, name in (("train", "2008_000001"), ("val", "2008_000002")):
+        make_image(root / "JPEGImages" / f"{name}.jpg")
+        label = root / "Annotations" / f"{name}.xml"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text(voc_xml(cat.replace("</object>", f"{part}</object>")))
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(f"{name}\n")
+        (root / "ImageSets" / "Main" / f"cat_{split}.txt").write_text(f"{name} -1\n")
+    return {".jpg": [("cat", [*map(float, RECTANGLE)], None)]}
+
+
+def voc_beside_images(root: Path) -> Expected:
+    """Roboflow's export: XML files beside the images of each split, with polygons."""
+    for split in ("train", "valid"):
+        make_image(root / split / "a_jpg.rf.0f3c.png")
+        label = voc_xml(voc_object("dog", [*POLYGON_BOX], POLYGON))
+        (root / split / "a_jpg.rf.0f3c.xml").write_text(label)
+    return {"a_jpg.rf.0f3c.png": [POLYGON_OBJECT]}
+
+
 EXPORTS: list[Callable[[Path], Expected]] = [
-    *(roboflow, cvat, label_studio_uploads, label_studio_local_files, label_studio_windows, text_ids),
+    *(
+        roboflow,
+        roboflow_boxes,
+        cvat,
+        cvat_brush_only,
+        label_studio_uploads,
+        label_studio_local_files,
+        label_studio_windows,
+        text_ids,
+    ),
     *(labelme, labelme_in_folders, via, via_version_1, supervisely, supervisely_with_short_names),
     *(huggingface_saved, huggingface_parquet, huggingface_imagefolder),
+    *(yolo_segments, yolo_of_roboflow, voc, voc_beside_images),
 ]

@@ -25,7 +25,6 @@ from mmengine.runner import Runner
 from reference_data import ROOT
 from running import Run
 from small_data import coco_annotation, make_coco, make_image, make_voc, make_yolo
-from tool_exports import huggingface_saved, supervisely_with_short_names
 from torch import Tensor
 
 import dpt_zoo
@@ -242,21 +241,6 @@ class TestOnesOwnData:
         make(tmp_path / "data")
         cfg = configured("retinanet_dpt_nano_digits", **quick(tmp_path / "run", tmp_path / "data"))
         assert Path(cfg.train_dataloader.dataset.ann_file).parent == tmp_path / "run" / "annotations"
-
-    @pytest.mark.parametrize(
-        ("export", "model"),
-        [(supervisely_with_short_names, "mrcnn_dpt_nano_digits"), (huggingface_saved, "retinanet_dpt_nano_digits")],
-    )
-    def test_exports_of_other_tools_are_learned_and_evaluated(
-        self, export: Callable[[Path], object], model: str, tmp_path: Path, run: Run
-    ) -> None:
-        export(tmp_path / "data")
-        archive = shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "data")
-        settings = {"train_cfg.val_begin": 9}
-        weights = train(model, **quick(tmp_path / "run", Path(archive), batch_size=1, cfg_options=settings))
-        evaluation = dpt_zoo.evaluate(model, weights=weights, data_root=archive, workers=0)
-        assert evaluation.num_images == 1
-        assert set(evaluation.per_class["bbox"]) == {"cat", "dog"}
 
     def test_without_a_split_to_validate_with_the_last_weights_are_the_result(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
