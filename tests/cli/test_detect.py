@@ -468,12 +468,12 @@ class TestVideo:
         self, run: Run, exported_demo: Path, tmp_path: Path, quick_python: Path
     ) -> None:
         """Kill a run within the second of two equal videos."""
-        frames = make_film().frames[:20]
+        frames = make_film().frames[:12]
         videos = [write_film(tmp_path / name, frames) for name in ("one.mp4", "two.mp4")]
         command = ["detect", *videos, "--model", exported_demo, "--track", "--format", "json", "coco", "csv", "mot"]
         killed, whole = tmp_path / "killed", tmp_path / "whole"
-        done = run_until(quick_python, [*command, "--work-dir", killed], killed, 20 + 12, signal.SIGKILL)
-        assert done.returncode == -signal.SIGKILL and len(lines_of(killed)) == 32
+        done = run_until(quick_python, [*command, "--work-dir", killed], killed, 12 + 7, signal.SIGKILL)
+        assert done.returncode == -signal.SIGKILL and len(lines_of(killed)) == 19
         assert run(*command, "--work-dir", killed, "--resume")[0] == 0
         assert run(*command, "--work-dir", whole)[0] == 0
         ours, expected = files_of(killed), files_of(whole)

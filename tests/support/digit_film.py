@@ -30,7 +30,7 @@ class Film(NamedTuple):
     """
 
     frames: NDArray[np.uint8]
-    boxes: NDArray[np.float64]
+    boxes: NDArray[np.int64]
     is_visible: NDArray[np.bool_]
 
 

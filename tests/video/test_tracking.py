@@ -106,8 +106,8 @@ class TestFilm:
 
     def test_pytorch_finds_the_same_tracks(self, tracking: Tracking) -> None:
         detector = Detector("mrcnn_dpt_nano_digits", score_threshold=THRESHOLD, device="cpu")
-        results = list(itertools.islice(detector.track(tracking.path), 40))
-        assert list(map(track_ids, results)) == list(map(track_ids, tracking.returned[:40]))
+        results = list(itertools.islice(detector.track(tracking.path), 20))
+        assert list(map(track_ids, results)) == list(map(track_ids, tracking.returned[:20]))
 
 
 def test_a_video_is_read_as_it_is_needed_and_leaves_no_state(simple_detector: Detector) -> None:
