@@ -22,6 +22,9 @@ NMS_IOU = 0.5
 SAME_PLACE = 0.75
 """The IoU from which on objects of different views are one, although of different classes: a view that shows less of
 an object may take it for another class."""
+INSIDE = 0.7
+"""The part of the smaller of two boxes of a class that the larger one covers, from which on objects of different views
+are one: a view may show less of an object, or take a part of it for the whole."""
 SEAM = 0.01
 """A box that ends within this part of a slice's side from the slice's end is cut there."""
 Indices = NDArray[np.int64]
@@ -50,13 +53,15 @@ class _Found:
 class _Pairs(NamedTuple):
     """Pairs of objects of different views whose boxes overlap; the first has at least the second's score.
 
-    `shared` is the IoU of their boxes in what both views show, and `same_label` whether they are of one class.
+    `shared` is the IoU of their boxes in what both views show, `inside` the part of the smaller box that the other one
+    covers, and `same_label` whether they are of one class.
     """
 
     first: Indices
     second: Indices
     iou: NDArray[np.floating[Any]]
     shared: NDArray[np.floating[Any]]
+    inside: NDArray[np.floating[Any]]
     same_label: NDArray[np.bool_]
 
 
@@ -109,6 +114,7 @@ def _find_pairs(found: _Found) -> _Pairs:
         second,
         box_iou(one, other),
         overlap / np.maximum(shown - overlap, overlap),  # rounding may put a box a little outside its window
+        overlap / np.minimum(_area(one), _area(other)),
         labels[first] == labels[second],
     )
 
@@ -183,7 +189,8 @@ def _join_cut_ones(found: _Found, pairs: _Pairs) -> _Found:
 
 def _suppress(found: _Found, pairs: _Pairs, nms_iou: float, class_agnostic: bool) -> _Found:
     """Keep only the object with the highest score of those that several views show."""
-    alike = (pairs.iou > nms_iou) & (pairs.same_label | class_agnostic) | (pairs.iou > SAME_PLACE)
+    alike = ((pairs.iou > nms_iou) | (pairs.inside > INSIDE)) & (pairs.same_label | class_agnostic)
+    alike |= pairs.iou > SAME_PLACE
     keep = np.ones(len(found.is_cut), bool)
     order = np.argsort(pairs.first[alike], kind="stable")
     firsts, seconds = pairs.first[alike][order].tolist(), pairs.second[alike][order].tolist()

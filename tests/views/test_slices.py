@@ -120,6 +120,16 @@ class TestMerging:
         merged = merge([(Window(0, 0, 100, 100), part), (Window(80, 0, 180, 100), whole)], (100, 180), 0.5)
         assert merged.labels.tolist() == [7]
 
+    def test_a_part_that_another_view_takes_for_the_whole_is_dropped(self) -> None:
+        """Both views show the object whole. In one view, a small object in front of a large one stays."""
+        large, small = [20, 10, 60, 50], [40, 10, 58, 30]
+        both = Objects(np.array([large, small], np.float32), np.array([0.9, 0.8], np.float32), np.zeros(2, int), None)
+        part = Objects(np.array([small], np.float32), np.array([0.7], np.float32), np.zeros(1, int), None)
+        whole = Objects(both.boxes[:1], both.scores[:1], both.labels[:1], None)
+        first, second = Window(0, 0, 100, 100), Window(5, 0, 105, 100)
+        assert merge([(first, whole), (second, part)], (100, 105), 0.5).boxes.tolist() == [large]
+        assert merge([(first, both), (second, both)], (100, 105), 0.5).boxes.tolist() == [large, small]
+
     def test_nothing(self) -> None:
         nothing = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), [])
         merged = merge([(Window(0, 0, 64, 64), nothing), (Window(40, 0, 104, 64), nothing)], (64, 104), 0.5)
