@@ -9,11 +9,12 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pycocotools import mask as coco_mask
 
 from ..errors import ImageError
-from ..inference.detections import RLE, Detections
+from ..inference.detections import Detections
 from ..inference.drawing import draw
 from ..utils.files import make_folder, open_atomic
 from ..utils.images import load_image
 from ..utils.text import printable
+from ..views.objects import RLE
 from .error_analysis import Comparison, ErrorAnalysis
 from .metrics import CocoDict
 

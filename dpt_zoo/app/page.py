@@ -6,7 +6,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
 
-from ..errors import DPTZooError, ImageError
+from ..errors import DPTZooError, ImageError, InputError
 from ..inference.detections import Detections
 from ..inference.detector import Detector, is_exported
+from ..inference.inputs import find_input
+from ..inference.limits import Limits
 from ..manifest.model_card import card
 from ..manifest.records import get_detector_info, list_models, read_manifest
 from ..utils.images import decode_image
+from ..views.layout import Views
 
 MIN_SCORE, DEFAULT_SCORE = 0.05, 0.3  # of the score slider
 MAX_MODELS = 2  # in memory
@@ -30,6 +33,11 @@ MAX_PIXELS = 50_000_000  # in an image: the mask of each object has the same num
 MAX_SESSIONS = 128  # open pages with detections in memory; the least recently used ones have to detect again
 MAX_WAITING = 1000  # requests in the queue
 MIN_SIDE, MAX_SIDE = 640, 1280  # pixels of the longer side of the drawn image
+MAX_SLICES = 64  # of an image: each takes the time of a whole image
+MAX_DETECTIONS, NMS_IOU, SLICE_SIZES = (0, 100, 300, 1000), (0, 0.3, 0.5, 0.7, 0.9), (0, 320, 640, 1280)
+"""The choices of the options; 0 is the model's own limit, or the image as a whole."""
+ALL_PATCHES = -1
+"""The choice beside the numbers of objects."""
 
 EXAMPLES = sorted(Path(__file__).with_name("examples").glob("*.png"))
 """Digit scenes that are not in the training data of the demo models."""
@@ -63,6 +71,31 @@ class Result:
 
     detections: Detections
     drawable: Detections
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a visitor chose: one of the `MAX_DETECTIONS`, `NMS_IOU` and `SLICE_SIZES`, or raise `InputError`."""
+
+    max_detections: int
+    nms_iou: float
+    slice_size: int
+
+    def __post_init__(self) -> None:
+        choices = (MAX_DETECTIONS, NMS_IOU, SLICE_SIZES)
+        for value, known in zip((self.max_detections, self.nms_iou, self.slice_size), choices, strict=True):
+            if value not in known:
+                raise InputError(f"{value!r} is not an option: choose one of {', '.join(map(str, known))}")
+
+    def apply(self, detector: Detector, image_size: tuple[int, int]) -> Views:
+        """Set the limits of a detector, and return the views of an image of this height and width, in pixels."""
+        limits = Limits(detector.score_threshold, self.max_detections or None, self.nms_iou or None)
+        views = Views(self.slice_size or None)
+        detector.check(limits, views)
+        if (count := views.count(image_size)) > MAX_SLICES:
+            raise InputError(f"the image would have {count} slices, at most {MAX_SLICES} are accepted: use larger ones")
+        detector.limits = limits
+        return views
 
 
 @dataclass(frozen=True)
@@ -118,24 +151,42 @@ def make_app(model: str, device: str) -> FastAPI:
     models = Models(model, device)
     models.load(models.first_name)
 
-    def detect(image: dict[str, Any] | None, model: str) -> Iterator[tuple[Result | None, gr.Dropdown]]:
+    def detect(image: dict[str, Any] | None, model: str, *options: Any) -> Iterator[tuple[Result | None, gr.Dropdown]]:
         yield None, gr.Dropdown(choices=[], value=[])  # clear the detections of the previous image
         if not image or not image["path"]:
             return
         try:
             pixels = _read(Path(image["path"]))
             start = time.perf_counter()
-            detections = models.load(model)(pixels)
+            detector = models.load(model)
+            views = Options(*options).apply(detector, pixels.shape[:2])
+            ((_, detections),) = detector.detect_each([find_input(pixels)], views)
+            if isinstance(detections, ImageError):
+                raise detections
         except DPTZooError as error:
-            # gr.Error would discard an image that was selected in the meantime.
-            gr.Warning(str(error), duration=None, title="Error")
+            _warn(error)
             return
         logger.info("%s: %d objects in %.2f s", model, len(detections), time.perf_counter() - start)
         detections = replace(detections, path=image["orig_name"])
         classes = sorted(set(detections.names), key=detections.classes.index)
         yield Result(replace(detections, image=None), _to_drawable(detections)), gr.Dropdown(choices=classes, value=[])
 
-    page = _make_page(models, detect)
+    def explain(image: dict[str, Any] | None, model: str, object: int, *options: Any) -> str | None:
+        if not image or not image["path"]:
+            return None
+        try:
+            pixels, detector = _read(Path(image["path"])), models.load(model)
+            if Options(*options).apply(detector, pixels.shape[:2]).slice_size and object != ALL_PATCHES:
+                raise InputError("an object of a slice cannot be explained: choose the image as a whole")
+            explanation = detector.explain(pixels, None if object == ALL_PATCHES else object)
+            path = _new_path("patches.png")
+            explanation.save(path)
+        except DPTZooError as error:
+            _warn(error)
+            return None
+        return str(path)
+
+    page = _make_page(models, detect, explain)
     page.queue(max_size=MAX_WAITING)
     page.state_session_capacity = MAX_SESSIONS
     page.has_launched = True  # without it, Gradio lets a message name any file of this machine
@@ -146,8 +197,11 @@ def make_app(model: str, device: str) -> FastAPI:
     return gr.mount_gradio_app(app, page, path="", **style, **dict.fromkeys(disabled, False))
 
 
-def _make_page(models: Models, detect: Any) -> gr.Blocks:
-    """Return the page with its components and events. `detect` yields a `Result` and the dropdown of classes."""
+def _make_page(models: Models, detect: Any, explain: Any) -> gr.Blocks:
+    """Return the page with its components and events.
+
+    `detect` yields a `Result` and the dropdown of classes, and `explain` returns the path of a picture.
+    """
     summary_text, card_text = models.describe(models.first_name)
     with gr.Blocks(title="DPT Zoo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         result = gr.State()
@@ -164,6 +218,10 @@ def _make_page(models: Models, detect: Any) -> gr.Blocks:
                     label="Digit scenes, for the demo models",
                     elem_id="examples",
                 )
+                with gr.Accordion("Options", open=False):
+                    max_detections = _dropdown("Most objects", MAX_DETECTIONS, "as the model says")
+                    nms_iou = _dropdown("IoU above which one of two objects is kept", NMS_IOU, "as the model says")
+                    slice_size = _dropdown("Slices, in pixels", SLICE_SIZES, "the image as a whole")
             with gr.Column(scale=3, min_width=300):
                 picture = gr.Image(
                     label="Detections",
@@ -190,22 +248,39 @@ def _make_page(models: Models, detect: Any) -> gr.Blocks:
                 max_height=320,
             )
             download = gr.DownloadButton("Download as JSON", size="md")
+        with gr.Accordion("Where the network looks", open=False):
+            with gr.Row(equal_height=True):
+                object = gr.Dropdown([], label="Object", min_width=240)
+                draw = gr.Button("Draw the patches", min_width=240)
+            patches = gr.Image(
+                label="Patches",
+                alt_text="The patches that each stage of the network predicts, drawn on the image",
+                format="png",
+                buttons=["download", "fullscreen"],
+                interactive=False,
+            )
         with gr.Accordion("About this model", open=False):
             about = gr.Markdown(card_text)
 
-        shown = ([result, score, classes], [picture, summary, details, table, download])
+        options = [max_detections, nms_iou, slice_size]
+        shown = ([result, score, classes], [picture, summary, details, table, download, object, patches])
         always_last: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
         quiet: dict[str, Any] = {**always_last, "show_progress": "hidden"}
-        gr.on(
-            [image.change, model.change],
-            detect,
-            [image, model],
-            [result, classes],
-            preprocess=False,  # `detect` decodes the image
-            concurrency_limit=1,
-            show_progress_on=picture,
+        on_detector: dict[str, Any] = {
             **always_last,
+            "preprocess": False,  # the functions decode the image
+            "concurrency_limit": 1,
+            "concurrency_id": "detector",
+        }
+        gr.on(
+            [image.change, model.change, *(each.input for each in options)],
+            detect,
+            [image, model, *options],
+            [result, classes],
+            show_progress_on=picture,
+            **on_detector,
         ).then(show, *shown, **quiet)
+        draw.click(explain, [image, model, object, *options], patches, **on_detector)
         gr.on([score.input, classes.input], show, *shown, **quiet)
         model.change(models.describe, model, [quality, about], **quiet)
         samples = json.dumps([sample for [sample] in examples.samples])
@@ -215,11 +290,18 @@ def _make_page(models: Models, detect: Any) -> gr.Blocks:
 
 
 def show(result: Result | None, min_score: float, classes: list[str]) -> tuple[Any, ...]:
-    """Return the picture, count, table and file for the objects of `result` with `min_score` and one of `classes`."""
+    """Return what the page shows of the objects of `result` with `min_score` and one of `classes`.
+
+    Returns:
+        The picture, the count, the column below it, the rows of the table, the file, the objects to choose from, and no
+        patches.
+    """
     if result is None:
-        return None, "", gr.Column(visible=False), [], None
-    known = [name for name in classes if name in result.detections.classes]  # the model may have changed
-    shown, drawn = (each.filter(min_score, known if classes else None) for each in (result.detections, result.drawable))
+        return None, "", gr.Column(visible=False), [], None, gr.Dropdown([], value=None), None
+    names, scores = result.detections.names, result.detections.scores
+    kept = [index for index in np.flatnonzero(scores >= min_score).tolist() if not classes or names[index] in classes]
+    shown, drawn = result.detections[kept], result.drawable[kept]
+    objects = [(f"{names[index]} {scores[index]:.2f}", index) for index in kept]
     picture = io.BytesIO()
     drawn.plot().save(picture, "PNG", compress_level=1)  # a higher level takes longer than drawing
     rows = [
@@ -232,15 +314,35 @@ def show(result: Result | None, min_score: float, classes: list[str]) -> tuple[A
         gr.Column(visible=True),
         rows,
         _keep("detections.json", json.dumps(shown.to_json()).encode()),
+        gr.Dropdown([("all patches", ALL_PATCHES), *objects], value=ALL_PATCHES),
+        None,
     )
 
 
 def _keep(name: str, content: bytes) -> str:
-    """Write a file for the page to a path that cannot be guessed. Gradio deletes it after an hour."""
-    path = Path(get_upload_folder(), secrets.token_hex(16), name)
-    path.parent.mkdir()
+    """Write a file for the page, and return its path."""
+    path = _new_path(name)
     path.write_bytes(content)
     return str(path)
+
+
+def _new_path(name: str) -> Path:
+    """Return a path that cannot be guessed, in a new folder. Gradio deletes its file after an hour."""
+    path = Path(get_upload_folder(), secrets.token_hex(16), name)
+    path.parent.mkdir()
+    return path
+
+
+def _dropdown(label: str, values: Sequence[float], default: str) -> gr.Dropdown:
+    """Return a choice of `values`, of which the first is called by the words of `default`."""
+    return gr.Dropdown(
+        [(default, values[0]), *((str(each), each) for each in values[1:])], value=values[0], label=label
+    )
+
+
+def _warn(error: DPTZooError) -> None:
+    """Show an error. `gr.Error` would discard an image that was selected in the meantime."""
+    gr.Warning(str(error), duration=None, title="Error")
 
 
 def _read(upload: Path) -> NDArray[np.uint8]:

@@ -18,10 +18,11 @@ import yaml
 from pycocotools import mask as coco_mask
 
 from ..errors import InputError, OutputError
-from ..inference.detections import RLE, Detections, coco_category_ids
+from ..inference.detections import Detections, coco_category_ids
 from ..utils.files import open_atomic
 from ..utils.json_files import write_json_list
 from ..utils.text import printable
+from ..views.objects import RLE
 from .journal import ImageResult, RunResults
 
 _RUN_BITS = (4, 8, 12, 16)  # the numbers of bits for the length of a run in Label Studio's masks

@@ -33,7 +33,7 @@ class RunSettings:
         max_detections, nms_iou, class_agnostic_nms: those of `Detector`.
         scale: the longer and the shorter side that images are resized to fit, pixels; None for the config's own.
         amp: whether the model computes in half precision.
-        slice_size, slice_overlap, whole_image: those of `Views`.
+        slice_size, slice_overlap, whole_image, tta: those of `Views`.
         tracker: follows the objects of videos, a name of `TRACKERS`; None if they are not tracked.
     """
 
@@ -50,6 +50,7 @@ class RunSettings:
     slice_size: int | None = None
     slice_overlap: float = 0.2
     whole_image: bool = False
+    tta: bool = False
     tracker: str | None = None
 
 

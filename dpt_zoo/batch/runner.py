@@ -19,10 +19,10 @@ from ..errors import DPTZooError, ImageError, InputError
 from ..inference.detections import Detections
 from ..inference.detector import Detector
 from ..inference.inputs import ImageInput, NamedInput, frame_input
-from ..inference.views import Views
 from ..utils.files import make_folder
 from ..utils.progress import ProgressCallback
 from ..video.tracker import Tracker
+from ..views.layout import Views
 from .image_writer import ImageWriter
 from .journal import ImageResult, Journal
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FORMATS = ("json", "jsonl", "coco", "csv", "yolo", "voc", "labelstudio", "mot")
 TRACKERS = ("bytetrack", "botsort", "cbiou", "ocsort", "sort")
 SHARED = ("max_detections", "nms_iou", "class_agnostic_nms", "amp")
-VIEWS = ("slice_size", "slice_overlap", "whole_image")
+VIEWS = ("slice_size", "slice_overlap", "whole_image", "tta")
 """The options on which the results of a run depend: arguments of the detector, and of `Views`."""
 OPTIONS = ("weights", "device", "compile", "batch_size", "max_pixels", "num_threads")
 """The other arguments of the detector."""
@@ -55,6 +55,8 @@ def add_commands(commands: Any) -> None:
     overlap = "the part of a slice that it shares with the next (default: %(default)s)"
     add("--slice-overlap", type=float, default=0.2, metavar="PART", help=overlap)
     add("--whole-image", action="store_true", help="with slices, detect in the image as a whole, too")
+    tta = "test-time augmentation: detect at three scales, which takes about four times as long"
+    add("--tta", action="store_true", help=tta)
     limit = "the largest image to accept (default: 178956970): a small file can fill the memory"
     add("--max-pixels", type=int, metavar="N", help=limit)
     add("--classes", nargs="+", metavar="CLASS", help="keep only these classes")
@@ -100,7 +102,7 @@ def run_detect(args: argparse.Namespace) -> int:
     from ..batch.runner import DetectionRun, VideoInput
     from ..inference.detector import Detector
     from ..inference.inputs import ImageInput
-    from ..inference.views import Views
+    from ..views.layout import Views
 
     images, videos = _find_inputs(args.inputs, args.max_pixels)
     if args.track and images:

@@ -35,6 +35,8 @@ def add_commands(commands: Any) -> None:
     add("--max-megabytes", type=int, default=32, metavar="N", help="size of a request (default: %(default)s)")
     pixels = "millions of pixels of an image (default: %(default)s)"
     add("--max-megapixels", type=int, default=50, metavar="N", help=pixels)
+    views = "slices of an image, at each scale (default: %(default)s)"
+    add("--max-views", type=int, default=64, metavar="N", help=views)
     add("--timeout", type=float, default=30, metavar="S", help="seconds to answer in (default: %(default)s)")
     hosts = "fetch images at URLs of these hosts, and of no others (default: none)"
     add("--allow-url-host", nargs="+", default=[], metavar="HOST[:PORT]", help=hosts)
@@ -55,6 +57,7 @@ def run_serve(args: argparse.Namespace) -> int:
         max_images=args.max_images,
         max_bytes=args.max_megabytes << 20,
         max_pixels=args.max_megapixels * 1_000_000,
+        max_views=args.max_views,
         timeout=args.timeout,
         url_hosts=tuple(host.lower() for host in args.allow_url_host),
     )

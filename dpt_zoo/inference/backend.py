@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .detections import RLE
+from ..views.layout import Views
+from ..views.objects import Objects
 from .limits import Limits
 
 
@@ -20,15 +21,6 @@ class Resized(NamedTuple):
 
     data: Any
     padded_size: tuple[int, int]
-
-
-class Objects(NamedTuple):
-    """The objects of one image, as in `Detections`."""
-
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    rles: Sequence[RLE] | None
 
 
 class Backend(Protocol):
@@ -45,11 +37,22 @@ class Backend(Protocol):
     batch_size: int
 
     @property
+    def max_detections(self) -> int:
+        """The largest number of objects in an image, if the limits do not say it."""
+
+    @property
     def weights_sha256(self) -> str:
         """The digest of the weights, see `weights.digests.tensors_sha256`."""
 
-    def resize(self, image: NDArray[np.uint8]) -> Resized:
-        """Resize an image `(H, W, 3)` RGB. Any thread may call this. Raise `ValueError` if no pixels would be left."""
+    def check(self, limits: Limits, views: Views) -> None:
+        """Raise `InputError` if objects cannot be limited so, or not be detected in such views."""
+
+    def resize(self, image: NDArray[np.uint8], zoom: float = 1) -> Resized:
+        """Resize an image `(H, W, 3)` RGB, to `zoom` times the scale. Any thread may call this.
+
+        Raises:
+            ValueError: No pixels would be left.
+        """
 
     def predict(self, images: Sequence[Resized], limits: Limits) -> list[Objects]:
         """Return the objects within `limits` in each of `images`: at most `batch_size`, of one padded size."""

@@ -14,13 +14,11 @@ from pycocotools import mask as coco_mask
 from ..errors import InputError
 from ..utils.images import write_picture
 from ..utils.validation import check_fraction, check_integer
+from ..views.objects import RLE
 
 if TYPE_CHECKING:
     import pandas as pd
     import supervision as sv
-
-RLE = Mapping[str, Any]
-"""A mask compressed by pycocotools: "size" (height, width) and "counts" (bytes)."""
 
 # fmt: off
 COCO_CLASSES = (

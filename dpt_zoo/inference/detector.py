@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from numbers import Real
@@ -20,14 +21,16 @@ from ..errors import DependencyError, ImageError, InputError
 from ..runtimes.graph_metadata import GraphMetadata
 from ..utils.images import MAX_PIXELS
 from ..utils.validation import check_integer
-from ..utils.windows import ArrayWindows, Window, WindowReader
+from ..utils.windows import ArrayWindows, WindowReader
 from ..video.tracker import LOWEST_SCORE, Tracker, TrackerLike
-from .backend import Backend, Objects, Resized
+from ..views.layout import View, Views
+from ..views.objects import Objects
+from ..views.scales import fuse
+from ..views.slices import NMS_IOU, merge, place
+from .backend import Backend, Resized
 from .detections import Detections
 from .inputs import ImageInput, find_input, find_inputs, open_frames
 from .limits import Limits
-from .merging import NMS_IOU, merge, place
-from .views import Views
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 MAX_KEPT = 50_000_000
 """Pixels of an image that is kept with its detections in slices. Larger ones would fill the memory of a stream."""
+LOWEST_AT_A_SCALE = 0.05
+"""The lowest score of an object at each of several scales, as in the authors' configs."""
 READERS = 2
 """Threads that read, decode and resize images while the network runs."""
 ImageLike = Union[str, Path, bytes, bytearray, Image.Image, NDArray[Any], "torch.Tensor"]
@@ -130,7 +135,6 @@ class Detector:
             exported = ExportedBackend(
                 Path(model), device=device, scale=scale, batch_size=batch_size, num_threads=num_threads
             )
-            exported.check_limits(limits)
             self.metadata, self._backend = exported.metadata, exported
         else:
             if num_threads is not None:
@@ -144,6 +148,7 @@ class Detector:
                 model, weights=weights, device=device, amp=amp, compile=compile, scale=scale, batch_size=batch_size
             )
             self.model, self._backend = backend.model, backend
+        self.check(limits, Views())
         self.classes = self._backend.classes
         self.has_masks = self._backend.has_masks
         self.score_thresholds: tuple[float, ...] | None = None
@@ -157,9 +162,18 @@ class Detector:
         self._max_pixels = MAX_PIXELS if max_pixels is None else int(max_pixels)
 
     @property
-    def _limits(self) -> Limits:
-        """What limits the objects, or raise `InputError`."""
+    def limits(self) -> Limits:
+        """What limits the objects: the attributes of these names. Setting it changes them."""
         return Limits(self.score_threshold, self.max_detections, self.nms_iou, self.class_agnostic_nms)
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        for name, value in vars(limits).items():
+            setattr(self, name, value)
+
+    def check(self, limits: Limits, views: Views) -> None:
+        """Raise `InputError` if this detector, an exported file, cannot follow `limits` or detect in `views`."""
+        self._backend.check(limits, views)
 
     @classmethod
     def from_pretrained(cls, repo: str, *, revision: str = "main", **options: Any) -> "Detector":
@@ -200,6 +214,7 @@ class Detector:
         slice_size: int | None = None,
         slice_overlap: float = 0.2,
         whole_image: bool = False,
+        tta: bool = False,
     ) -> Detections:
         """Detect the objects in one image.
 
@@ -213,13 +228,15 @@ class Detector:
             slice_overlap: the least part of a slice's side that it shares with the next one, from 0 to 0.9. Objects
                 that are not longer than this are whole in a slice.
             whole_image: detect in the image as a whole, too, for objects that are larger than slices.
+            tta: test-time augmentation: detect at three scales, and fuse boxes, masks and scores. It takes about four
+                times as long.
 
         Raises:
             ImageError: The image cannot be read.
             InputError: A folder, a pattern, a list or an iterator was given: use `stream` for these. Or an option is
                 out of its range.
         """
-        views = Views(slice_size, slice_overlap, whole_image)
+        views = Views(slice_size, slice_overlap, whole_image, tta)
         ((_, result),) = self.detect_each([find_input(image, self._max_pixels)], views)
         if isinstance(result, ImageError):
             raise result
@@ -263,6 +280,7 @@ class Detector:
         slice_size: int | None = None,
         slice_overlap: float = 0.2,
         whole_image: bool = False,
+        tta: bool = False,
     ) -> Iterator[Detections]:
         """Detect the objects in many images, and yield the detections of each image in order, as soon as possible.
 
@@ -272,6 +290,7 @@ class Detector:
             slice_size: the side of slices, in pixels, as for one image.
             slice_overlap: the part of a slice that it shares with the next one, as for one image.
             whole_image: detect in each image as a whole, too, as for one image.
+            tta: detect at three scales, as for one image.
 
         Raises:
             ImageError: An image cannot be read; the images before it have been yielded.
@@ -279,7 +298,7 @@ class Detector:
         """
         if on_error not in ("raise", "skip"):
             raise InputError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
-        views = Views(slice_size, slice_overlap, whole_image)
+        views = Views(slice_size, slice_overlap, whole_image, tta)
         found = find_inputs(inputs, self._max_pixels)  # outside the generator: an empty folder raises immediately
         results = self.detect_each(found, views)
 
@@ -302,6 +321,7 @@ class Detector:
         slice_size: int | None = None,
         slice_overlap: float = 0.2,
         whole_image: bool = False,
+        tta: bool = False,
     ) -> Iterator[Detections]:
         """Detect the objects in the frames of one video, and follow them: the detections have `track_ids`.
 
@@ -315,6 +335,7 @@ class Detector:
             slice_size: the side of slices, in pixels, as for one image.
             slice_overlap: the part of a slice that it shares with the next one, as for one image.
             whole_image: detect in each frame as a whole, too, as for one image.
+            tta: detect at three scales, as for one image.
 
         Yields:
             The detections of each frame, in order, as soon as possible. Only a few frames are in memory.
@@ -324,7 +345,7 @@ class Detector:
             InputError: There are no frames, or an option has another value.
             DependencyError: The package of the extra "track" is not installed, or that of "video" for a video file.
         """
-        views = Views(slice_size, slice_overlap, whole_image)
+        views = Views(slice_size, slice_overlap, whole_image, tta)
         with open_frames(video, self._max_pixels) as (frames, rate):
             for _, result in self.track_each(frames, Tracker(tracker, rate), views):
                 if isinstance(result, ImageError):
@@ -358,40 +379,52 @@ class Detector:
     def detect_each(
         self, inputs: Iterable[ImageInput], views: Views | None = None
     ) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
-        """Detect the objects in images that `find_inputs` found, some of which may be unreadable.
+        """Detect the objects in many images, and read the next ones in the background.
 
         Args:
             inputs: the images.
-            views: the parts of each image in which to detect; by default the whole image.
+            views: the parts of each image in which to detect, and the scales; by default the whole image at one scale.
 
-        Yields:
+        Returns:
             Each input, in order, with its detections or the error from reading it. Only a few images are in memory.
+
+        Raises:
+            InputError: This detector cannot detect in such views.
         """
-        if views is not None and views.are_several:
-            yield from ((input, self._detect_views(input, views)) for input in inputs)
-            return
+        views = Views() if views is None else views
+        self.check(self.limits, views)
+        if views.are_several:
+            return ((input, self._detect_views(input, views)) for input in inputs)
+        return self._detect_images(inputs)
+
+    def _detect_images(self, inputs: Iterable[ImageInput]) -> Iterator[tuple[ImageInput, Detections | ImageError]]:
         prepared = self._ahead(self._prepare, inputs)
         while batch := list(islice(prepared, self._backend.batch_size)):
             yield from self._detect(batch)
 
     def _detect_views(self, input: ImageInput, views: Views) -> Detections | ImageError:
         """Detect the objects in several views of an image, and merge them."""
-        parts: list[tuple[Window, Objects]] = []
+        limits = replace(self.limits, score_threshold=self._lowest_score) if views.tta else self.limits
+        found: dict[View, Objects] = {}
         try:
-            with closing(input.open()) as reader:
-                prepared = self._ahead(partial(self._prepare_window, input, reader), views.of(reader.size))
+            with closing(input.open() if views.slice_size else ArrayWindows(input.read())) as reader:
+                prepared = self._ahead(partial(self._prepare_view, input, reader), views.of(reader.size))
                 while batch := list(islice(prepared, self._backend.batch_size)):
-                    for window, objects in self._detect_batch(batch):
-                        parts.append((window, place(objects, window, reader.size)))
+                    found |= self._detect_batch(batch, limits)
         except ImageError as error:
             return error
+        parts = []
+        for window in views.windows(reader.size):
+            scales = [found[View(window, zoom)] for zoom in views.zooms]
+            objects = self._select(fuse(scales) if views.tta else scales[0])
+            parts.append((window, place(objects, window, reader.size)))
         nms_iou = NMS_IOU if self.nms_iou is None else self.nms_iou
         objects = merge(parts, reader.size, nms_iou, self.class_agnostic_nms)
         image = reader.image if isinstance(reader, ArrayWindows) and reader.image.size <= 3 * MAX_KEPT else None
         return self._to_detections(input, objects, reader.size, image)
 
-    def _prepare_window(self, input: ImageInput, reader: WindowReader, window: Window) -> tuple[Window, Resized]:
-        return window, self._resize(input, reader.read(window))
+    def _prepare_view(self, input: ImageInput, reader: WindowReader, view: View) -> tuple[View, Resized]:
+        return view, self._resize(input, reader.read(view.window), view.zoom)
 
     def _ahead(self, prepare: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Prepare items in threads, a few ahead."""
@@ -414,34 +447,48 @@ class Detector:
         except ImageError as error:
             return _Prepared(input, error)
 
-    def _resize(self, input: ImageInput, image: NDArray[np.uint8]) -> Resized:
+    def _resize(self, input: ImageInput, image: NDArray[np.uint8], zoom: float = 1) -> Resized:
         try:
-            return self._backend.resize(image)
+            return self._backend.resize(image, zoom)
         except ValueError as error:
             height, width = image.shape[:2]
             raise ImageError(f"{input.origin}: {width}x{height} pixels cannot be resized: {error}") from error
 
     def _detect(self, batch: list["_Prepared"]) -> list[tuple[ImageInput, Detections | ImageError]]:
         """Return the detections of a batch of images."""
-        found = dict(self._detect_batch([(index, each.resized) for index, each in enumerate(batch) if each.resized]))
+        resized = [(index, each.resized) for index, each in enumerate(batch) if each.resized]
+        found = self._detect_batch(resized, self.limits)
         return [
-            (each.input, self._to_detections(each.input, found[index], each.image.shape[:2], each.image))
+            (each.input, self._to_detections(each.input, self._select(found[index]), each.image.shape[:2], each.image))
             if index in found
             else (each.input, each.image)
             for index, each in enumerate(batch)
         ]
 
-    def _detect_batch(self, batch: Iterable[tuple[Item, Resized]]) -> Iterator[tuple[Item, Objects]]:
+    def _detect_batch(self, batch: Iterable[tuple[Item, Resized]], limits: Limits) -> dict[Item, Objects]:
         """Run the network on a batch, separately for each padded size. Each image comes with an item of the caller."""
         groups: dict[tuple[int, int], list[tuple[Item, Resized]]] = {}
         for item, resized in batch:
             groups.setdefault(resized.padded_size, []).append((item, resized))
+        found: dict[Item, Objects] = {}
         for group in groups.values():
             items, images = zip(*group, strict=True)
-            predictions = self._backend.predict(images, self._limits)
-            if self.score_thresholds:
-                predictions = [_select(objects, self.score_thresholds) for objects in predictions]
-            yield from zip(items, predictions, strict=True)
+            found |= zip(items, self._backend.predict(images, limits), strict=True)
+        return found
+
+    @property
+    def _lowest_score(self) -> float:
+        """The lowest score of an object at one of several scales, whose mean with others may pass the threshold."""
+        lowest = max(LOWEST_AT_A_SCALE, self.metadata.lowest_score if self.metadata else 0)
+        return min(lowest, self.score_threshold)
+
+    def _select(self, objects: Objects) -> Objects:
+        """Return the objects of at least the threshold of their class, as many as may be returned of a window."""
+        thresholds = np.broadcast_to(self.score_thresholds or self.score_threshold, len(self.classes)).astype(
+            np.float32
+        )
+        kept = np.flatnonzero(objects.scores >= thresholds[objects.labels])
+        return objects.select(kept[: self.max_detections or self._backend.max_detections])
 
     def _to_detections(
         self, input: ImageInput, objects: Objects, image_size: tuple[int, int], image: NDArray[np.uint8] | None
@@ -456,13 +503,6 @@ class _Prepared(NamedTuple):
     input: ImageInput
     image: Any
     resized: Resized | None = None
-
-
-def _select(objects: Objects, thresholds: Sequence[float]) -> Objects:
-    """Return the objects of at least the threshold of their class."""
-    kept = objects.scores >= np.asarray(thresholds)[objects.labels]
-    rles = None if objects.rles is None else [rle for rle, is_kept in zip(objects.rles, kept, strict=True) if is_kept]
-    return Objects(objects.boxes[kept], objects.scores[kept], objects.labels[kept], rles)
 
 
 def is_exported(model: object) -> TypeGuard[str | Path]:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from ..errors import InputError, WeightsError
 from ..runtimes.graph_checks import MASK_SIDE, Run, expected_outputs
 from ..runtimes.graph_metadata import MIN_SIDE, GraphMetadata
-from .backend import Objects, Resized
-from .detections import RLE, encode_mask
+from ..views.layout import Views, zoom_scale
+from ..views.objects import RLE, Objects
+from .backend import Resized
+from .detections import encode_mask
 from .limits import Limits
 
 
@@ -38,6 +40,7 @@ class ExportedBackend:
         self.metadata, self._run = _open(path, "auto" if device is None else str(device), num_threads)
         self.classes = self.metadata.classes
         self.has_masks = self.metadata.has_masks
+        self.max_detections = self.metadata.max_detections
         self.weights_sha256 = self.metadata.weights_sha256
         self._batch = 1 if self.metadata.has_preprocessing else self.metadata.batch
         if batch_size is not None and self._batch not in (None, batch_size):
@@ -47,10 +50,11 @@ class ExportedBackend:
             raise InputError(f"{path} resizes images itself, to {self.metadata.scale}: leave scale out")
         self._scale = self.metadata.scale if scale is None else scale
 
-    def resize(self, image: NDArray[np.uint8]) -> Resized:
+    def resize(self, image: NDArray[np.uint8], zoom: float = 1) -> Resized:
         """Resize an image as MMDetection's `Resize` does; if the graph has a fixed size, to fit it."""
         height, width = image.shape[:2]
-        factor = min(max(self._scale) / max(height, width), min(self._scale) / min(height, width))
+        scale = zoom_scale(self._scale, zoom)
+        factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
         if self.metadata.image_size:
             factor = min(factor, self.metadata.image_size[0] / height, self.metadata.image_size[1] / width)
         new_height, new_width = int(height * factor + 0.5), int(width * factor + 0.5)
@@ -65,22 +69,24 @@ class ExportedBackend:
 
     def predict(self, images: Sequence[Resized], limits: Limits) -> list[Objects]:
         """Run the graph on `images`, within `limits`."""
-        self.check_limits(limits)
         outputs = self._run(self.inputs(images, limits.score_threshold or 0))
         self._check(outputs, self._batch or len(images))
         return [self._objects(outputs, index, each.data, limits.max_detections) for index, each in enumerate(images)]
 
-    def check_limits(self, limits: Limits) -> None:
-        """Check that the graph can follow the limits.
+    def check(self, limits: Limits, views: Views) -> None:
+        """Check that the graph can follow the limits, and take images of all sizes that the views need.
 
         Raises:
             InputError: It was exported with others, which cannot be changed.
         """
+        if views.tta and (self.metadata.has_preprocessing or self.metadata.image_size):
+            reason = f"{self._path.name} takes images of one scale only"
+            raise InputError(f"tta: {reason}: export the model without a fixed size and without preprocessing")
         exported, threshold = self.metadata, limits.score_threshold
         if threshold is not None and threshold < exported.lowest_score:
             reason = f"its graph returns no object with a score below {exported.lowest_score:g}"
             raise InputError(
-                f"score_threshold {threshold:g} is too low for {self._path}: {reason}: "
+                f"score_threshold {threshold:g} is too low for {self._path.name}: {reason}: "
                 f"use {exported.lowest_score:g}, or export the model with score_threshold={threshold:g}"
             )
         for name, asked, is_possible in (
@@ -89,8 +95,8 @@ class ExportedBackend:
             ("class_agnostic_nms", limits.class_agnostic_nms, limits.class_agnostic_nms <= exported.class_agnostic_nms),
         ):
             if not is_possible:
-                reason = f"{self._path} was exported with {name}={getattr(exported, name)}, which is part of its graph"
-                raise InputError(f"{reason}: export the model with {name}={asked}")
+                reason = f"was exported with {name}={getattr(exported, name)}, which is part of its graph"
+                raise InputError(f"{self._path.name} {reason}: export the model with {name}={asked}")
 
     def inputs(self, images: Sequence[Resized], score_threshold: float) -> dict[str, NDArray[Any]]:
         """Return the graph's inputs for `images` and a `score_threshold`. Black images fill up a fixed batch."""

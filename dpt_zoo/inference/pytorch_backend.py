@@ -32,9 +32,11 @@ from ..models.cpu import FastConvolutions
 from ..models.detection import head_configs
 from ..models.factory import check_detector, create_model
 from ..utils.torch_defaults import torch_defaults
+from ..views.layout import ZOOMS, Views, zoom_scale
+from ..views.objects import RLE, Objects
 from ..weights.digests import tensors_sha256
-from .backend import Objects, Resized
-from .detections import RLE, Detections, encode_mask
+from .backend import Resized
+from .detections import Detections, encode_mask
 from .limits import Limits
 
 CACHED_OBJECTS = 16
@@ -77,15 +79,24 @@ class PyTorchBackend:
         self._compiled_backbone = torch.compile(self.model.backbone) if compile else None
         self._resize, self._pack = _build_pipeline(self.model.cfg, scale)
 
+    @property
+    def max_detections(self) -> int:
+        """The largest number of objects in an image, if the limits do not say it."""
+        test_cfg = head_configs(self.model)
+        return int(test_cfg.get("rcnn", test_cfg)["max_per_img"])
+
     @cached_property
     def weights_sha256(self) -> str:
         """The digest of the weights."""
         return tensors_sha256({name: tensor.cpu() for name, tensor in self.model.state_dict().items()})
 
-    def resize(self, image: NDArray[np.uint8]) -> Resized:
-        """Resize an image as the config says."""
+    def check(self, limits: Limits, views: Views) -> None:
+        """Accept any limits and views."""
+
+    def resize(self, image: NDArray[np.uint8], zoom: float = 1) -> Resized:
+        """Resize an image as the config says, to `zoom` times the scale."""
         try:
-            resized = self._resize({"img": image[..., ::-1], "img_id": 0})
+            resized = self._resize[zoom]({"img": image[..., ::-1], "img_id": 0})
         except (cv2.error, ZeroDivisionError) as error:
             raise ValueError("the shorter side would have no pixels") from error
         divisor = self.model.data_preprocessor.pad_size_divisor
@@ -126,17 +137,25 @@ def _bfloat16_is_faster() -> bool:
     return bfloat16 < float32
 
 
-def _build_pipeline(cfg: Any, scale: tuple[int, int] | None) -> tuple[Compose, Compose]:
-    """Return the test pipeline of `cfg`, for images in memory, in two parts: resizing to `scale`, packing as tensors.
+def _build_pipeline(cfg: Any, scale: tuple[int, int] | None) -> tuple[dict[float, Compose], Compose]:
+    """Return the test pipeline of `cfg`, for images in memory, in two parts: resizing and packing as tensors.
+
+    The first part is one for each of `ZOOMS`, the multiples of `scale`.
 
     Packing must not run in reader threads: a thread that uses PyTorch starts worker threads of its own, which slow down
     the network (by a third on two cores).
     """
     _load, *transforms, pack = (dict(transform) for transform in get_test_pipeline_cfg(cfg))
-    if scale is not None:
-        transforms = [{**each, "scale": tuple(scale)} if each["type"] == "Resize" else each for each in transforms]
+
+    def resized(zoom: float) -> Compose:
+        steps = [
+            {**each, "scale": zoom_scale(scale or each["scale"], zoom)} if each["type"] == "Resize" else each
+            for each in transforms
+        ]
+        return Compose([{"type": "LoadImageFromNDArray"}, *steps])
+
     with DefaultScope.overwrite_default_scope("mmdet"):
-        return Compose([{"type": "LoadImageFromNDArray"}, *transforms]), Compose([pack])
+        return {zoom: resized(zoom) for zoom in ZOOMS}, Compose([pack])
 
 
 @contextlib.contextmanager

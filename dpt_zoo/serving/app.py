@@ -17,9 +17,11 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp
 
 from .._version import __version__
-from ..errors import ImageError
+from ..errors import ImageError, InputError
 from ..inference.detections import Detections
 from ..inference.detector import Detector
+from ..inference.limits import Limits
+from ..views.layout import Views
 from .answers import COCO, PNG, Result, choose_media_type, make_answer
 from .batcher import Batcher, ClosedError, EncodedImage, Options, QueueFullError
 from .bodies import BodyReader, Received
@@ -32,6 +34,7 @@ from .schemas import (
     DetectBody,
     Health,
     Live,
+    MaxDetections,
     Model,
     ModelMetadata,
     ModelReady,
@@ -39,6 +42,8 @@ from .schemas import (
     Ready,
     Score,
     ServerMetadata,
+    SliceOverlap,
+    SliceSize,
     TensorMetadata,
 )
 from .settings import Settings
@@ -69,6 +74,7 @@ class Service:
             batch_size=settings.batch_size,
             max_images=settings.max_queue,
             max_pixels=settings.max_pixels,
+            max_views=settings.max_views,
             on_queue=self.metrics.queue.set,
             on_batch=lambda model, num_images: self.metrics.batches.labels(model).observe(num_images),
         )
@@ -226,6 +232,13 @@ def _add_detect(router: APIRouter, service: Service) -> None:
         request: Request,
         model: Annotated[str | None, Query(description="a model of /v1/models; by default the first")] = None,
         score_threshold: Annotated[Score | None, Query(description="the lowest score of an object")] = None,
+        max_detections: Annotated[MaxDetections | None, Query(description="the most objects of a view")] = None,
+        nms_iou: Annotated[Score | None, Query(description="the IoU above which one of two objects is kept")] = None,
+        class_agnostic_nms: Annotated[bool, Query(description="compare objects of different classes, too")] = False,
+        slice_size: Annotated[SliceSize | None, Query(description="detect in slices of this side, in pixels")] = None,
+        slice_overlap: Annotated[SliceOverlap, Query(description="the part that a slice shares with the next")] = 0.2,
+        whole_image: Annotated[bool, Query(description="with slices, detect in the whole image, too")] = False,
+        tta: Annotated[bool, Query(description="detect at three scales")] = False,
         classes: Annotated[list[str] | None, Query(description="keep only objects of these classes")] = None,
     ) -> Response:
         """Detect the objects in one image or several.
@@ -237,9 +250,13 @@ def _add_detect(router: APIRouter, service: Service) -> None:
         if unknown := set(classes or ()) - set(detector.classes):
             raise Refusal(422, f"classes: the model has no class {min(unknown)!r}, see /v1/models")
         threshold = service.settings.score_threshold if score_threshold is None else score_threshold
-        if detector.metadata and threshold < (lowest := detector.metadata.lowest_score):
-            raise Refusal(422, f"score_threshold: this model returns no object with a score below {lowest:g}")
-        options = Options(name, threshold, keep_image=media_type == PNG)
+        try:
+            limits = Limits(threshold, max_detections, nms_iou, class_agnostic_nms)
+            views = Views(slice_size, slice_overlap, whole_image, tta)
+            detector.check(limits, views)
+        except InputError as error:
+            raise Refusal(422, str(error)) from error
+        options = Options(name, limits, views, keep_image=media_type == PNG)
         async with service.bodies.read(request) as received:
             if media_type == PNG and len(received) != 1:
                 raise Refusal(406, "only one image can be drawn: ask for JSON, or send one image")

@@ -5,18 +5,20 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DPTZooError
+from ..errors import DPTZooError, ImageError
 from ..inference.detections import Detections
 from ..inference.detector import Detector
 from ..inference.inputs import ImageInput
+from ..inference.limits import Limits
 from ..utils.images import decode_image
+from ..views.layout import Views
 
 READERS = 2
 """Threads that decode images while the network runs."""
@@ -55,12 +57,14 @@ class Options:
 
     Attributes:
         model: the name of the model.
-        score_threshold: the lowest score of an object, in [0, 1].
+        limits: what limits the objects. The score threshold is not None.
+        views: the parts of an image in which to detect.
         keep_image: whether the detections keep the image, to draw it.
     """
 
     model: str
-    score_threshold: float
+    limits: Limits
+    views: Views = field(default_factory=Views)
     keep_image: bool = False
 
 
@@ -94,6 +98,7 @@ class Batcher:
         batch_size: most images in a batch.
         max_images: most images in the queue, including those that are being detected.
         max_pixels: most pixels of an image.
+        max_views: most views of an image, because each takes the time of a whole image.
         on_queue: called with the number of images in the queue when it changes.
         on_batch: called with the name of a model and the number of images before a batch runs.
     """
@@ -105,11 +110,12 @@ class Batcher:
         batch_size: int,
         max_images: int,
         max_pixels: int,
+        max_views: int,
         on_queue: Callable[[int], object] = lambda num_images: None,
         on_batch: Callable[[str, int], object] = lambda model, num_images: None,
     ) -> None:
         self._detectors, self._batch_size = detectors, batch_size
-        self._max_images, self._max_pixels = max_images, max_pixels
+        self._max_images, self._max_pixels, self._max_views = max_images, max_pixels, max_views
         self._on_queue, self._on_batch = on_queue, on_batch
         self._jobs: dict[Future[Detections], _Job] = {}  # in the order of their arrival
         self._changed = threading.Condition(threading.RLock())
@@ -171,12 +177,19 @@ class Batcher:
         while job := self._take_encoded():
             try:
                 pixels = decode_image(job.image.content, job.image.name, self._max_pixels)
+                self._check_views(job, pixels)
             except Exception as error:
                 _finish(job, error)
             else:
                 with self._changed:
                     job.pixels = pixels
                     self._changed.notify_all()
+
+    def _check_views(self, job: _Job, pixels: NDArray[np.uint8]) -> None:
+        count = job.options.views.count(pixels.shape[:2])
+        if count > self._max_views:
+            limit = f"at most {self._max_views:,} are accepted: use larger slices"
+            raise ImageError(f"{job.image.name}: it would be detected in {count:,} views, {limit}")
 
     def _take_encoded(self) -> _Job | None:
         """Wait for an image to decode, and return it, or None at the end."""
@@ -230,10 +243,10 @@ class Batcher:
         self._on_batch(options.model, len(batch))
         inputs = [ImageInput(job.image.name, job.image.name, partial(_pixels, job)) for job in batch]
         try:
-            detector.score_threshold = options.score_threshold
-            for job, (_, result) in zip(batch, detector.detect_each(inputs), strict=True):
-                if isinstance(result, Detections) and not options.keep_image:
-                    result = replace(result, image=None)
+            detector.limits = options.limits
+            for job, (_, result) in zip(batch, detector.detect_each(inputs, options.views), strict=True):
+                if isinstance(result, Detections):
+                    result = replace(result, image=job.pixels if options.keep_image else None)
                 _finish(job, result)
         except Exception as error:
             if len(batch) == 1:

@@ -57,21 +57,35 @@ class Client:
         return next(tuple(each["classes"]) for each in models if self._model in (None, each["name"]))
 
     def __call__(
-        self, image: ImageLike, *, score_threshold: float | None = None, classes: Sequence[str] | None = None
+        self,
+        image: ImageLike,
+        *,
+        score_threshold: float | None = None,
+        max_detections: int | None = None,
+        nms_iou: float | None = None,
+        class_agnostic_nms: bool | None = None,
+        slice_size: int | None = None,
+        slice_overlap: float | None = None,
+        whole_image: bool | None = None,
+        tta: bool | None = None,
+        classes: Sequence[str] | None = None,
     ) -> Detections:
         """Detect the objects in one image.
 
         Args:
             image: as for a `Detector`. A file is sent as it is, anything else as PNG; a URL is fetched by this machine.
             score_threshold: the lowest score of an object, in [0, 1]; by default the server's.
+            max_detections, nms_iou, class_agnostic_nms: as for `Detector`; at most 1,000 objects.
+            slice_size, slice_overlap, whole_image, tta: as for a call of a `Detector`. The server limits the views.
             classes: keep only objects of these classes.
 
         Raises:
             ImageError: The image cannot be read.
             ServiceError: The server cannot be reached, is busy, or refuses the request.
         """
+        options = {"model": self._model, **locals()}
+        del options["self"], options["image"]
         origin, content = _encode(image)
-        options = {"model": self._model, "score_threshold": score_threshold, "classes": classes}
         answer = self._send("POST", "/v1/detect", params=options, data=content, headers=BINARY)
         return replace(Detections.from_json(answer["images"][0], self.classes), path=origin)
 

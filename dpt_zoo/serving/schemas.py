@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..views.layout import MAX_OVERLAP, MIN_SLICE
+
 
 class Base64Image(BaseModel):
     """An image file, encoded as base64."""
@@ -145,4 +147,7 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
+MaxDetections = Annotated[int, Field(ge=1, le=1000)]
+SliceSize = Annotated[int, Field(ge=MIN_SLICE)]
+SliceOverlap = Annotated[float, Field(ge=0, le=MAX_OVERLAP)]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -28,6 +28,7 @@ class Settings:
         max_images: most images of a request.
         max_bytes: most bytes of a request's body, and of an image at a URL.
         max_pixels: most pixels of an image.
+        max_views: most views of an image: its slices, at each scale.
         timeout: seconds after which a request is answered with 503.
         url_hosts: the hosts of URLs that are fetched: "example.com", or with a port, "example.com:8080".
     """
@@ -40,12 +41,13 @@ class Settings:
     max_images: int = 16
     max_bytes: int = 32 << 20
     max_pixels: int = 50_000_000
+    max_views: int = 64
     timeout: float = 30
     url_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fraction("score_threshold", self.score_threshold)
-        for name in ("batch_size", "max_queue", "max_images", "max_bytes", "max_pixels"):
+        for name in ("batch_size", "max_queue", "max_images", "max_bytes", "max_pixels", "max_views"):
             check_integer(name, getattr(self, name), 1)
         if self.max_images > self.max_queue:
             raise InputError(f"max_queue must be at least max_images, {self.max_images}, not {self.max_queue}")

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 from app_browser import running_browser
-from app_client import App, AppError, Client, ask, file_data, running_app
+from app_client import OPTIONS, App, AppError, Client, ask, file_data, running_app
+from digit_canvas import make_mosaic
 from exported_files import make_onnx
 from numpy.typing import NDArray
 from PIL import Image
@@ -218,6 +219,27 @@ def test_another_model_detects_and_is_described(open_page: Callable[..., Page], 
     page.get_by_text("RetinaNet DPT-Nano for digit scenes, trained by this project").wait_for()
     page.get_by_role("button", name="About this model").click()
     page.get_by_text("configs/demo/retinanet_dpt_nano_digits.py", exact=True).wait_for()
+
+
+@pytest.mark.browser
+def test_slices_and_patches(open_page: Callable[..., Page], detector: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "mosaic.png"
+    Image.fromarray(make_mosaic(2, 2).image).save(path)
+    whole, sliced = detector(path), detector(path, slice_size=320)
+    assert len(whole.filter(DEFAULT_SCORE)) != len(sliced.filter(DEFAULT_SCORE))
+    page = open_page()
+    upload(page, path)
+    expect_counts(page, len(whole.filter(DEFAULT_SCORE)), len(whole))
+    page.get_by_role("button", name="Options").click()
+    page.get_by_label("Slices, in pixels").click()
+    page.get_by_role("option", name="320", exact=True).click()
+    expect_counts(page, len(sliced.filter(DEFAULT_SCORE)), len(sliced))
+
+    page.get_by_role("button", name="Where the network looks").click()
+    page.get_by_role("button", name="Draw the patches").click()
+    patches = page.get_by_alt_text("The patches that each stage")
+    patches.wait_for()
+    assert patches.evaluate("image => image.naturalWidth > 1000")
 
 
 @pytest.mark.browser
@@ -570,9 +592,9 @@ def test_no_message_names_another_file(client: Client, secret: Secret, path: Any
 @pytest.mark.parametrize("url", ["{server}/secret.png", "file:///etc/passwd", "data:image/png;base64,AAAA"])
 def test_only_the_uploaded_file_of_an_image_counts(client: Client, secret: Secret, found: Detections, url: str) -> None:
     url = url.format(server=secret.server.url)
-    client.call("detect", [file_data(client.upload(SCENE), url=url, orig_name="image.png"), MODEL])
+    client.call("detect", [file_data(client.upload(SCENE), url=url, orig_name="image.png"), MODEL, *OPTIONS])
     check_json(client.show(0.5, []), found.filter(0.5), "image.png")
-    client.call("detect", [file_data(None, url=url), MODEL])
+    client.call("detect", [file_data(None, url=url), MODEL, *OPTIONS])
     assert client.call("show", [None, 0.5, []])[0] is None
     assert secret.server.log == []
 
@@ -662,6 +684,23 @@ def test_it_ends_quietly_and_leaves_nothing(tmp_path: Path, quick_python: Path) 
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(end, [signal.SIGINT, signal.SIGTERM])) == [130, 143]
+
+
+def test_options_out_of_range_are_an_error_in_the_page(client: Client) -> None:
+    image = file_data(client.upload(SCENE), orig_name="image.png")
+    bad: list[tuple[Any, ...]] = [(7, 0, 0), (0, 0.6, 0), (0, 0, 64), ([], None, "x")]
+    for options in bad:
+        with pytest.raises(AppError, match=r"is not an option: choose one of 0, "):
+            client.call("detect", [image, MODEL, *options])
+    large = io.BytesIO()
+    Image.new("RGB", (2600, 2600)).save(large, "PNG")
+    image = file_data(client.upload(large.getvalue()), orig_name="image.png")
+    with pytest.raises(AppError, match="the image would have 100 slices, at most 64 are accepted"):
+        client.call("detect", [image, MODEL, 0, 0, 320])
+    with pytest.raises(AppError, match="object is 999, but"):
+        client.call("explain", [image, MODEL, 999, *OPTIONS])
+    with pytest.raises(AppError, match="an object of a slice cannot be explained"):
+        client.call("explain", [image, MODEL, 0, 0, 0, 1280])
 
 
 def test_unknown_models_are_an_error_in_the_page(client: Client) -> None:

@@ -29,14 +29,6 @@ def model(request: pytest.FixtureRequest) -> Any:
     return dpt_zoo.create_model(request.param)
 
 
-@pytest.fixture(scope="module")
-def crowd() -> NDArray[np.uint8]:
-    """A picture of more than a hundred digits."""
-    mosaic = make_mosaic(5, 5)
-    assert len(mosaic.boxes) > 130
-    return mosaic.image
-
-
 def ious(found: Detections) -> NDArray[np.float32]:
     """The IoU of each pair of boxes; 0 of a box with itself."""
     import torch

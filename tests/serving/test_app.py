@@ -104,7 +104,17 @@ def test_options(client: TestClient) -> None:
     assert [each["name"] for each in objects("score_threshold=0.05")] == ["red", "green", "blue"]
     assert [each["name"] for each in objects("score_threshold=0.5")] == ["red"]
     assert [each["name"] for each in objects("classes=green&classes=blue&score_threshold=0.05")] == ["green", "blue"]
-    assert [each["name"] for each in objects("")] == ["red", "green"]  # the threshold of others has left no trace
+    assert [each["name"] for each in objects("max_detections=1")] == ["red"]
+    assert [each["name"] for each in objects("")] == ["red", "green"]  # the options of others have left no trace
+
+
+def test_slices(client: TestClient, detector: Detector) -> None:
+    query = "slice_size=32&slice_overlap=0.5&whole_image=true"
+    (image,) = client.post(f"{DETECT}?{query}", content=png()).json()["images"]
+    expected = detector(png(), slice_size=32, slice_overlap=0.5, whole_image=True).to_json()
+    assert image == expected and len(image["objects"]) > 2
+    response = client.post(f"{DETECT}?{query}", content=png(), headers={"accept": answers.PNG})
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -114,6 +124,12 @@ def test_options(client: TestClient) -> None:
         ("score_threshold=0.04", 422, "no object with a score below 0.05"),
         ("score_threshold=nan", 422, "score_threshold: "),
         ("score_threshold=high", 422, "score_threshold: "),
+        ("max_detections=1001", 422, "max_detections: "),
+        ("max_detections=101", 422, "first_pixel.onnx was exported with max_detections=100"),
+        ("nms_iou=0.6", 422, "first_pixel.onnx was exported with nms_iou=0.5"),
+        ("slice_size=31", 422, "slice_size: "),
+        ("slice_size=32&slice_overlap=0.91", 422, "slice_overlap: "),
+        ("whole_image=true", 422, "whole_image is an addition to slices"),
         ("classes=purple", 422, "no class 'purple'"),
         ("model=other", 404, "only first_pixel"),
     ],
@@ -203,13 +219,16 @@ def test_bad_bodies(content_type: str, body: bytes, status: int, text: str, clie
 
 
 def test_limits(make_client: MakeClient) -> None:
-    client = make_client(max_bytes=10_000, max_images=2, max_pixels=64 * 48)
+    client = make_client(max_bytes=10_000, max_images=2, max_pixels=64 * 48, max_views=6)
     assert client.post(DETECT, json=as_json(png(), png())).status_code == 200
     check_problem(client.post(DETECT, content=bytes(10_001)), 413, "at most 10,000 bytes")
     check_problem(client.post(DETECT, json=as_json(png(), png(), png())), 413, "at most 2 images")
     files = [("image", ("image", png()))] * 3
     check_problem(client.post(DETECT, files=files), 400, "Too many files")
     check_problem(client.post(DETECT, content=png(size=(65, 48))), 400, "at most 3,072 are accepted")
+    assert client.post(f"{DETECT}?slice_size=32", content=png()).status_code == 200
+    sliced = client.post(f"{DETECT}?slice_size=32&slice_overlap=0.9", content=png())
+    check_problem(sliced, 400, "image-1: it would be detected in 84 views, at most 6 are accepted")
     chunks = iter([png()])
     check_problem(client.post(DETECT, content=chunks), 411, "length")
 

@@ -16,10 +16,11 @@ from served import BAD, HeldDetector, png
 from dpt_zoo.errors import ImageError
 from dpt_zoo.inference.detections import Detections
 from dpt_zoo.inference.detector import Detector
+from dpt_zoo.inference.limits import Limits
 from dpt_zoo.serving import batcher as module
 from dpt_zoo.serving.batcher import Batcher, ClosedError, EncodedImage, Options, QueueFullError
 
-OPTIONS = Options("model", 0.3)
+OPTIONS = Options("model", Limits(0.3))
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def make_batcher(held: HeldDetector) -> Iterator[Callable[..., Batcher]]:
     batchers = []
 
     def make(**options: Any) -> Batcher:
-        limits = {"batch_size": 4, "max_images": 100, "max_pixels": 10_000_000}
+        limits = {"batch_size": 4, "max_images": 100, "max_pixels": 10_000_000, "max_views": 9}
         batchers.append(Batcher({"model": held}, **{**limits, **options}))
         return batchers[-1]
 
@@ -76,7 +77,7 @@ def test_images_of_one_size_share_batches(make_batcher: Callable[..., Batcher], 
 def test_options_do_not_mix(make_batcher: Callable[..., Batcher], held: HeldDetector) -> None:
     batcher = make_batcher()
     first = occupy(batcher, held)
-    options = [Options("model", score) for score in (0.1, 0.5, 0.1, 0.9)]
+    options = [Options("model", Limits(score)) for score in (0.1, 0.5, 0.1, 0.9)]
     futures = [submit(batcher, {f"image {index}": png(200, 100, 40)}, each)[0] for index, each in enumerate(options)]
     wait_until(lambda: all(job.is_ready for job in list(batcher._jobs.values())[1:]))
     held.go.set()
@@ -174,7 +175,7 @@ IMAGES = st.one_of(
 @given(images=st.lists(IMAGES, min_size=1, max_size=12), batch_size=st.integers(1, 5))
 def test_no_image_changes_another(images: list[bytes], batch_size: int, detector: Detector) -> None:
     """Whatever arrives together, each image has the detections that it has alone, or its own error."""
-    batcher = Batcher({"model": detector}, batch_size=batch_size, max_images=12, max_pixels=10**6)
+    batcher = Batcher({"model": detector}, batch_size=batch_size, max_images=12, max_pixels=10**6, max_views=1)
     futures = submit(batcher, {f"image {index}": image for index, image in enumerate(images)})
     results = [future.exception(60) or future.result() for future in futures]
     batcher.close()

@@ -32,6 +32,7 @@ def test_detections(connect: Callable[..., dpt_zoo.Client], detector: Detector, 
         expected, detections = detector(image), client(image)
         assert detections.to_json() == expected.to_json()
         assert detections.classes == expected.classes
+    assert client(path, slice_size=32, max_detections=2).to_json() == detector(path, slice_size=32).to_json()
     assert client(path, score_threshold=0.05, classes=["green", "blue"]).names == ["green", "blue"]
 
 

@@ -18,6 +18,7 @@ import requests
 
 START_SECONDS = 300
 ANSWER_SECONDS = 120
+OPTIONS = (0, 0, 0)  # of the page: none
 
 
 class App:
@@ -100,11 +101,11 @@ class Client:
 
     def detect(self, content: bytes, name: str = "image.png", model: str = "mrcnn_dpt_nano_digits") -> None:
         """Detect the objects in an image."""
-        self.call("detect", [file_data(self.upload(content, name), orig_name=name), model])
+        self.call("detect", [file_data(self.upload(content, name), orig_name=name), model, *OPTIONS])
 
     def show(self, threshold: float, classes: list[str]) -> dict[str, Any]:
         """Show the objects, and return the content of the JSON file that the page offers."""
-        *_, download = self.call("show", [None, threshold, classes])
+        *_, download, _objects, _patches = self.call("show", [None, threshold, classes])
         return self.get(download["url"].removeprefix(self.url)).json()
 
     def call(self, name: str, data: list[Any]) -> list[Any]:

@@ -12,10 +12,10 @@ from PIL import Image
 
 from dpt_zoo.inference.detector import Detector
 from dpt_zoo.inference.inputs import ImageInput
-from dpt_zoo.inference.views import Views
 from dpt_zoo.serving.app import Service, make_app
 from dpt_zoo.serving.http_server import GracefulServer
 from dpt_zoo.utils.listening import listen, listener_url
+from dpt_zoo.views.layout import Views
 
 BAD = b"this is no image"
 

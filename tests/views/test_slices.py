@@ -13,11 +13,11 @@ from pycocotools import mask as coco_mask
 
 from dpt_zoo import Detector
 from dpt_zoo.errors import InputError
-from dpt_zoo.inference.backend import Objects
 from dpt_zoo.inference.detections import encode_mask
-from dpt_zoo.inference.merging import _find_pairs, _gather, _place_mask, merge, place
-from dpt_zoo.inference.views import Views
 from dpt_zoo.utils.windows import Window
+from dpt_zoo.views.layout import Views
+from dpt_zoo.views.objects import Objects
+from dpt_zoo.views.slices import _find_pairs, _gather, _place_mask, merge, place
 
 Boxes = NDArray[np.float32]
 
@@ -29,7 +29,8 @@ class TestViews:
         st.floats(0, 0.9),
     )
     def test_slices_cover_the_image_and_overlap(self, image_size: tuple[int, int], size: int, overlap: float) -> None:
-        windows = list(Views(size, overlap).of(image_size))
+        windows = list(Views(size, overlap).windows(image_size))
+        assert Views(size, overlap).count(image_size) == len(windows)
         for low, high, length in ((0, 2, image_size[1]), (1, 3, image_size[0])):
             sides = sorted({(window[low], window[high]) for window in windows})
             assert sides[0][0] == 0 and sides[-1][1] == length
@@ -38,9 +39,9 @@ class TestViews:
         assert all(min(length, size) == high - low for low, high, length in _sides(windows, image_size, size))
 
     def test_the_whole_image(self) -> None:
-        assert list(Views().of((30, 40))) == [Window(0, 0, 40, 30)]
-        assert list(Views(50).of((30, 40))) == [Window(0, 0, 40, 30)]
-        assert list(Views(200, whole_image=True).of((100, 300))) == [
+        assert list(Views().windows((30, 40))) == [Window(0, 0, 40, 30)]
+        assert list(Views(50).windows((30, 40))) == [Window(0, 0, 40, 30)]
+        assert list(Views(200, whole_image=True).windows((100, 300))) == [
             *(Window(x, 0, x + 200, 100) for x in (0, 100)),
             Window(0, 0, 300, 100),
         ]
@@ -70,7 +71,7 @@ def _sides(windows: list[Window], image_size: tuple[int, int], size: int) -> lis
 def detect_in(views: Views, boxes: Boxes, image_size: tuple[int, int]) -> list[tuple[Window, Objects]]:
     """Detect perfectly in each view: the visible part of each object, surer the more of it is visible."""
     parts = []
-    for window in views.of(image_size):
+    for window in views.windows(image_size):
         x0, y0, x1, y1 = window
         seen = np.clip(boxes, [x0, y0] * 2, [x1, y1] * 2)
         area, whole = ((each[:, 2:] - each[:, :2]).prod(1) for each in (seen, boxes))
@@ -119,6 +120,16 @@ class TestMerging:
         merged = merge([(Window(0, 0, 100, 100), part), (Window(80, 0, 180, 100), whole)], (100, 180), 0.5)
         assert merged.labels.tolist() == [7]
 
+    def test_a_part_that_another_view_takes_for_the_whole_is_dropped(self) -> None:
+        """Both views show the object whole. In one view, a small object in front of a large one stays."""
+        large, small = [20, 10, 60, 50], [40, 10, 58, 30]
+        both = Objects(np.array([large, small], np.float32), np.array([0.9, 0.8], np.float32), np.zeros(2, int), None)
+        part = Objects(np.array([small], np.float32), np.array([0.7], np.float32), np.zeros(1, int), None)
+        whole = Objects(both.boxes[:1], both.scores[:1], both.labels[:1], None)
+        first, second = Window(0, 0, 100, 100), Window(5, 0, 105, 100)
+        assert merge([(first, whole), (second, part)], (100, 105), 0.5).boxes.tolist() == [large]
+        assert merge([(first, both), (second, both)], (100, 105), 0.5).boxes.tolist() == [large, small]
+
     def test_nothing(self) -> None:
         nothing = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), [])
         merged = merge([(Window(0, 0, 64, 64), nothing), (Window(40, 0, 104, 64), nothing)], (64, 104), 0.5)
@@ -132,7 +143,7 @@ class TestMerging:
             corners = rng.uniform(0, side - 20, (count, 2))
             boxes = np.hstack([corners, corners + 20]).astype(np.float32)
             parts = []
-            for window in Views(200, 0.2).of((side, side)):
+            for window in Views(200, 0.2).windows((side, side)):
                 x0, y0, x1, y1 = window
                 here = boxes[((boxes >= (x0, y0, x0, y0)) & (boxes <= (x1, y1, x1, y1))).all(1)]
                 scores = rng.random(len(here), np.float32)

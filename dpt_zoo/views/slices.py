@@ -1,4 +1,4 @@
-"""Merge the objects that were detected in several views of an image, so that none is there twice.
+"""Merge the objects that were detected in several slices of an image, so that none is there twice.
 
 An object at a seam is cut by one slice and whole in the next, or, if it is longer than their overlap, cut by both. Only
 objects of different views are merged, so neighbours that one view shows apart stay apart.
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ..utils.windows import Window
-from .backend import Objects
-from .detections import RLE
+from .objects import RLE, Objects, concatenate
 
 MIN_SHARED = 0.5
 """The IoU of two boxes, in what both views show, from which on they are parts of one object."""
@@ -23,6 +22,9 @@ NMS_IOU = 0.5
 SAME_PLACE = 0.75
 """The IoU from which on objects of different views are one, although of different classes: a view that shows less of
 an object may take it for another class."""
+INSIDE = 0.7
+"""The part of the smaller of two boxes of a class that the larger one covers, from which on objects of different views
+are one: a view may show less of an object, or take a part of it for the whole."""
 SEAM = 0.01
 """A box that ends within this part of a slice's side from the slice's end is cut there."""
 Indices = NDArray[np.int64]
@@ -45,22 +47,21 @@ class _Found:
     is_cut: NDArray[np.bool_]
 
     def __getitem__(self, index: NDArray[np.bool_] | Indices) -> "_Found":
-        boxes, scores, labels, rles = self.objects
-        kept = np.arange(len(scores))[index]
-        objects = Objects(boxes[kept], scores[kept], labels[kept], rles and [rles[each] for each in kept])
-        return _Found(objects, self.windows[kept], self.views[kept], self.is_cut[kept])
+        return _Found(self.objects.select(index), self.windows[index], self.views[index], self.is_cut[index])
 
 
 class _Pairs(NamedTuple):
     """Pairs of objects of different views whose boxes overlap; the first has at least the second's score.
 
-    `shared` is the IoU of their boxes in what both views show, and `same_label` whether they are of one class.
+    `shared` is the IoU of their boxes in what both views show, `inside` the part of the smaller box that the other one
+    covers, and `same_label` whether they are of one class.
     """
 
     first: Indices
     second: Indices
     iou: NDArray[np.floating[Any]]
     shared: NDArray[np.floating[Any]]
+    inside: NDArray[np.floating[Any]]
     same_label: NDArray[np.bool_]
 
 
@@ -86,14 +87,9 @@ def merge(
 
 def _gather(parts: Sequence[tuple[Window, Objects]], image_size: tuple[int, int]) -> _Found:
     """Return the objects of all views by falling score."""
-    boxes, scores, labels, rles = zip(*(objects for _, objects in parts), strict=True)
-    counts = [len(each) for each in scores]
-    all_windows = np.array([window for window, _ in parts], np.float32)
-    has_masks = rles[0] is not None
-    all_rles = [rle for each in rles for rle in each or ()] if has_masks else None
-    views = np.repeat(np.arange(len(parts)), counts)
-    objects = Objects(np.concatenate(boxes), np.concatenate(scores), np.concatenate(labels), all_rles)
-    windows = all_windows[views]
+    objects = concatenate([each for _, each in parts])
+    views = np.repeat(np.arange(len(parts)), [len(each.scores) for _, each in parts])
+    windows = np.array([window for window, _ in parts], np.float32)[views]
     limits = np.array([0, 0, *image_size[::-1]], np.float32)
     margins = SEAM * (windows[:, 2:] - windows[:, :2]).repeat(2, axis=0).reshape(-1, 4)[:, [0, 2, 1, 3]]
     is_cut = ((np.abs(objects.boxes - windows) <= margins) & (windows != limits)).any(axis=1)
@@ -102,7 +98,7 @@ def _gather(parts: Sequence[tuple[Window, Objects]], image_size: tuple[int, int]
 
 def _find_pairs(found: _Found) -> _Pairs:
     """Return the pairs of objects of different views whose boxes overlap."""
-    first, second = _share_cell(found.objects.boxes)
+    first, second = share_cell(found.objects.boxes)
     differ = found.views[first] != found.views[second]
     first, second = first[differ], second[differ]
     boxes, windows = found.objects.boxes, found.windows
@@ -116,13 +112,14 @@ def _find_pairs(found: _Found) -> _Pairs:
     return _Pairs(
         first,
         second,
-        overlap / (_area(one) + _area(other) - overlap),
+        box_iou(one, other),
         overlap / np.maximum(shown - overlap, overlap),  # rounding may put a box a little outside its window
+        overlap / np.minimum(_area(one), _area(other)),
         labels[first] == labels[second],
     )
 
 
-def _share_cell(boxes: NDArray[np.float32]) -> tuple[Indices, Indices]:
+def share_cell(boxes: NDArray[np.float32]) -> tuple[Indices, Indices]:
     """Return the pairs of boxes that can overlap, because they reach into the same cell of a grid.
 
     Each pair is returned once, the smaller index first. A cell is about twice as long as the boxes.
@@ -192,7 +189,8 @@ def _join_cut_ones(found: _Found, pairs: _Pairs) -> _Found:
 
 def _suppress(found: _Found, pairs: _Pairs, nms_iou: float, class_agnostic: bool) -> _Found:
     """Keep only the object with the highest score of those that several views show."""
-    alike = (pairs.iou > nms_iou) & (pairs.same_label | class_agnostic) | (pairs.iou > SAME_PLACE)
+    alike = ((pairs.iou > nms_iou) | (pairs.inside > INSIDE)) & (pairs.same_label | class_agnostic)
+    alike |= pairs.iou > SAME_PLACE
     keep = np.ones(len(found.is_cut), bool)
     order = np.argsort(pairs.first[alike], kind="stable")
     firsts, seconds = pairs.first[alike][order].tolist(), pairs.second[alike][order].tolist()
@@ -200,6 +198,12 @@ def _suppress(found: _Found, pairs: _Pairs, nms_iou: float, class_agnostic: bool
         if keep[first]:
             keep[second] = False
     return found[keep]
+
+
+def box_iou(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+    """Return the IoU of each of `boxes` with the one of `others` beside it."""
+    overlap = _area(_intersect(boxes, others))
+    return overlap / np.maximum(_area(boxes) + _area(others) - overlap, np.finfo(np.float32).tiny)
 
 
 def _intersect(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
