@@ -39,7 +39,7 @@ TORCH = [
     "mmcv-lite>=2.1,<2.2",  # MMDetection 3.3 accepts no later mmcv
     "faster-coco-eval>=1.6.4",
     "matplotlib>=3.8",
-    "supervision>=0.30",
+    "supervision>=0.31.2",
     "defusedxml>=0.7",  # Pascal VOC annotations
 ]
 OPENVINO = ["openvino>=2025.2"]
@@ -47,14 +47,14 @@ EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]
 QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
 LARGE = ["tifffile>=2024.8"]  # windows of large images
-SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus_client>=0.22", "python-multipart>=0.0.22"]
+SERVE = ["fastapi>=0.120", "uvicorn>=0.40", "prometheus_client>=0.23", "python-multipart>=0.0.22"]
 WEBDATASET = ["webdataset>=1"]  # shards of ImageNet
 VIDEO = ["av>=17.1"]  # earlier versions crash on some files
 TRACK = [*VIDEO, "trackers>=2.6,<3"]
-SCALE = ["pyarrow>=19", "fsspec>=2024.6"]  # data sets of any size; object storage also needs s3fs, gcsfs or adlfs
+SCALE = ["pyarrow>=20", "fsspec>=2024.6"]  # data sets of any size; object storage also needs s3fs, gcsfs or adlfs
 RAY = [*SCALE, "ray[default]>=2.40"]
 DEMO = [*TORCH, "scikit-learn>=1.5"]  # contains the handwritten digits of the digit scenes
-DATASETS = ["datasets>=3"]  # those of Hugging Face
+DATASETS = ["datasets>=4"]  # those of Hugging Face
 LOGGERS = [*TORCH, "tensorboard", "wandb>=0.19", "mlflow-skinny>=3", "alembic>=1.13", "clearml>=1.16"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
 
@@ -83,8 +83,8 @@ setup(
     python_requires=">=3.10",
     install_requires=[  # what listing models, fetching weights, and detecting with an exported model need
         "numpy>=2",
-        "pillow>=10.1",
-        "opencv-python-headless>=4.10.0.84",  # the first for NumPy 2
+        "pillow>=11.3",
+        "opencv-python-headless>=4.13",
         "pycocotools>=2.0.8",
         "onnxruntime>=1.22",
         "safetensors>=0.4.5",

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from benchmarks.measuring import run_in_child
 from filelock import FileLock
-from quick_python import running_server
+from quick_python import running_server, write_configs_unformatted
 from running import Run
 
 import dpt_zoo
@@ -35,6 +35,8 @@ if libc and hasattr(libc, "mallopt"):
 def pytest_collectstart() -> None:
     """Import PyTorch, but not in the process that only distributes the tests."""
     import dpt_zoo.mmlab  # noqa: F401  (so that any test can import mmdet)
+
+    write_configs_unformatted()
 
 
 @pytest.hookimpl(tryfirst=True)

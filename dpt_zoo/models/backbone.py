@@ -142,7 +142,7 @@ def resize_positions(embedding: Tensor, side: int, shape: Shape, same_area: bool
     With `same_area`, it is unchanged for any shape of as many cells.
     """
     # An exported or traced graph always resizes, because a comparison would fix its image size.
-    is_recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    is_recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     if not is_recorded and (shape == (side, side) or (same_area and math.prod(shape) == side**2)):
         return embedding
     resized = F.interpolate(tokens_to_map(embedding, (side, side)), shape, mode="bilinear", align_corners=False)

@@ -74,7 +74,7 @@ class TiffWindows:
         self._tiles = OrderedDict[int, NDArray[np.uint8]]()
         try:
             self._file = tifffile.TiffFile(path)
-        except (OSError, *ERRORS) as error:
+        except (OSError, tifffile.TiffFileError, *ERRORS) as error:
             raise NotImplementedError from error
         try:
             self._page: Any = self._file.pages.first

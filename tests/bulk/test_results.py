@@ -74,7 +74,8 @@ def test_pandas_and_duckdb(tmp_path: Path) -> None:
     assert table["uri"].tolist() == [f"/data/{name}" for name in NAMES]
     assert table["error"].notna().tolist() == [False, False, True, False, False, False]
     np.testing.assert_array_equal(np.stack(table["boxes"][0]), detections_in("a").boxes)
-    query = f"SELECT unnest(names) AS name, count(*) FROM '{tmp_path}/*.parquet' GROUP BY name ORDER BY name"
+    names = f"SELECT unnest(names) AS name FROM '{tmp_path}/*.parquet'"
+    query = f"SELECT name, count(*) FROM ({names}) GROUP BY name ORDER BY name"
     assert duckdb.execute(query).fetchall() == [("a/../dog", 2), ("cat", 2)]
     masks = f"SELECT masks[1].counts FROM '{tmp_path}/*.parquet' WHERE len(masks) > 0"
     counts = detections_in("a").to_json()["objects"][0]["mask"]["counts"]

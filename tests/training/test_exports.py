@@ -16,12 +16,6 @@ from dpt_zoo.data.layouts import find_splits
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def plain_configs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write configs as they are: formatting them, nine times in each of these tests, takes half of the time."""
-    monkeypatch.setattr("mmengine.config.config.FormatCode", lambda text, **_: (text, True))
-
-
 @pytest.mark.parametrize(("number", "export"), list(enumerate(EXPORTS)), ids=[export.__name__ for export in EXPORTS])
 def test_an_export_is_checked_learned_and_evaluated(
     number: int, export: Callable[[Path], Expected], tmp_path: Path, run: Run
