@@ -27,7 +27,7 @@ from ..models.classifier import adapt_checkpoint
 from ..utils.dependencies import explain_imports
 from ..utils.devices import device_name
 from ..utils.environment import versions
-from ..utils.files import expand_user, hash_file, make_folder
+from ..utils.files import expand_user, hash_file, lock_folder, make_folder
 from ..utils.json_files import JsonLinesWriter, read_json_lines
 from ..utils.progress import progress_bar
 from ..utils.validation import check_integer, check_not_empty
@@ -78,7 +78,7 @@ def evaluate_classifier(
         device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", ...
 
     Raises:
-        InputError: An argument cannot be used.
+        InputError: An argument cannot be used, or another run uses `work_dir`.
         DataError: There are no images of the classes.
         DependencyError: The shards need the package webdataset, which is not installed.
         ImageError: An image cannot be read.
@@ -109,7 +109,10 @@ def evaluate_classifier(
             "images": images.names_sha256() if isinstance(images, _Images) else "",
             "amp": str(amp),
         }
-        from_main_process(lambda: _prepare(folder, settings, resume=resume and isinstance(images, _Images)))
+        make_folder(folder, "work_dir")
+        from_main_process(lambda: stack.enter_context(lock_folder(folder)))
+        keep = resume and isinstance(images, _Images)
+        from_main_process(lambda: prepare_folder(folder / "predictions", ACCURACY, settings, keep))
         start = time.perf_counter()
         expected: Collection[int] | None = None
         if isinstance(images, _Images):
@@ -217,11 +220,6 @@ def _open_images(root: Path, network: nn.Module, limit: int | None) -> _Images |
 
 def _no_images(root: Path) -> DataError:
     return DataError(f"{root}: there are no images in folders named by ImageNet's WordNet ids, such as n01440764")
-
-
-def _prepare(folder: Path, settings: dict[str, str], *, resume: bool) -> None:
-    make_folder(folder, "work_dir")
-    prepare_folder(folder / "predictions", ACCURACY, settings, resume)
 
 
 @torch.inference_mode()
