@@ -117,8 +117,10 @@ def read_voc(content: bytes, folder: Path) -> None:
 def read_cache_record(content: bytes, folder: Path) -> None:
     from dpt_zoo.weights.cache import CacheEntry, list_entries
 
-    (folder / "mrcnn_dpt_t_1x.json").write_bytes(content)
-    CacheEntry(folder, "mrcnn_dpt_t_1x").is_unchanged()
+    entry = CacheEntry(folder, "mrcnn_dpt_t_1x")
+    entry.weights.touch()
+    entry.provenance_file.write_bytes(content)
+    entry.is_unchanged()
     list_entries(folder)
 
 
