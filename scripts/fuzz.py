@@ -127,15 +127,17 @@ def read_cache_record(content: bytes, folder: Path) -> None:
 
 
 def read_journal(content: bytes, folder: Path) -> None:
-    """Read the first line as a run's settings and the others as its results."""
+    """Read the first line as a run's settings and the others as its results, and write them in other formats."""
+    from dpt_zoo.batch.exporters import WRITERS
     from dpt_zoo.batch.journal import Journal, RunSettings
 
     settings, _, results = content.partition(b"\n")
     (folder / "run.json").write_bytes(settings)
     (folder / "detections.jsonl").write_bytes(results)
     with Journal(folder, RunSettings("model", "0" * 64, ("a", "b"), ("a",), 0.5), resume=True) as journal:
-        for _ in journal:
-            pass
+        for name in ("coco", "csv", "voc"):
+            if write := WRITERS[name]:
+                write(journal, folder)
 
 
 def _write_yolo(folder: Path) -> None:

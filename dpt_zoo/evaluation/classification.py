@@ -28,7 +28,7 @@ from ..utils.dependencies import explain_imports
 from ..utils.devices import device_name
 from ..utils.environment import versions
 from ..utils.files import expand_user, hash_file, lock_folder, make_folder
-from ..utils.json_files import JsonLinesWriter, read_json_lines
+from ..utils.json_files import DAMAGE, JsonLinesWriter, read_json_lines
 from ..utils.progress import progress_bar
 from ..utils.validation import check_integer, check_not_empty
 from ..weights.loading import load_weights
@@ -247,9 +247,11 @@ def _classify(
 
 
 def _read_lines(folder: Path) -> Iterator[tuple[int, int, list[int]]]:
+    """Yield the complete lines of each file, up to a damaged one."""
     for path in sorted((folder / "predictions").glob("*.jsonl")):
-        for (index, label, best), _ in read_json_lines(path):
-            yield index, label, best
+        with contextlib.suppress(*DAMAGE):
+            for (index, label, best), _ in read_json_lines(path):
+                yield index, label, best
 
 
 def _measure(folder: Path, expected: Collection[int] | None, measured: dict[str, Any]) -> Accuracy:

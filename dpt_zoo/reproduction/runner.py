@@ -17,6 +17,7 @@ from ..evaluation.result import RESULT, RUNTIMES, Evaluation
 from ..manifest.records import get_detector_info, list_models
 from ..utils.environment import child_variables, usable_cores
 from ..utils.files import hash_file, lock_folder, make_folder
+from ..utils.json_files import DAMAGE
 from ..utils.validation import check_integer
 from .table import Detector, ResultsTable, Row
 
@@ -188,6 +189,6 @@ def _describe_failure(status: int, error_file: Path) -> str:
         return f"killed by {signal.Signals(-status).name}{hint}"
     try:
         first, *more = json.loads(error_file.read_bytes()).splitlines()
-    except (OSError, ValueError):
+    except (OSError, *DAMAGE):
         return f"ended with status {status}"
     return f"{first.removesuffix(':')}: {more[0].strip()}" if more and more[0].startswith(" ") else first

@@ -4,9 +4,11 @@ import dataclasses
 import errno
 import io
 import json
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +281,35 @@ def test_json_and_back(found: Detections, with_masks: bool) -> None:
         assert back.masks is not None and (back.masks == found.masks).all()
     else:
         assert back.masks is None
+
+
+CHANGES: dict[str, Any] = {
+    "no objects": lambda content: content.pop("objects"),
+    "objects that are none": lambda content: content.update(objects=5),
+    "a number as an object": lambda content: content["objects"].append(1),
+    "an object without a box": lambda content: content["objects"][0].pop("box"),
+    "a box of three numbers": lambda content: content["objects"][0].update(box=[1, 2, 3]),
+    "a huge number": lambda content: content["objects"][0].update(score=10**400),
+    "a box beyond float32": lambda content: content["objects"][0].update(box=[0, 0, 1e300, 1]),
+    "a score that is none": lambda content: content["objects"][0].update(score=math.nan),
+    "an unknown class": lambda content: content["objects"][0].update(label=80),
+    "a negative class": lambda content: content["objects"][0].update(label=-1),
+    "a class by name": lambda content: content["objects"][0].update(label="person"),
+    "an object without a mask": lambda content: content["objects"][0].pop("mask"),
+    "a mask that ends in a number": lambda content: content["objects"][0]["mask"].update(counts="P"),
+    "a mask of another size": lambda content: content["objects"][0]["mask"].update(size=[1, 1]),
+    "a width of text": lambda content: content.update(width="60"),
+    "no height": lambda content: content.update(height=0),
+    "a path that is none": lambda content: content.update(path=["a"]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_json_of_another_form(found: Detections, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(json.dumps(found.to_json()))
+    change(content)
+    with pytest.raises(InputError, match=r"^these are not the detections of an image: "):
+        Detections.from_json(content, COCO)
 
 
 @pytest.mark.parametrize("with_masks", [True, False])
