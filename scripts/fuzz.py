@@ -279,7 +279,7 @@ def main() -> None:
             for number, seed in enumerate(seeds(args.reader)):
                 (args.corpus / f"seed-{number}").write_bytes(seed)
                 read(args.reader, seed, Path(folder))  # so that imports are not observed as code of the first input
-        options = [f"-runs={args.runs}", "-rss_limit_mb=2048", "-timeout=60", "-max_len=4096", "-print_final_stats=1"]
+        options = [f"-runs={args.runs}", "-rss_limit_mb=2048", "-timeout=3600", "-max_len=4096", "-print_final_stats=1"]
         options += [f"-artifact_prefix={args.corpus.parent}/finding-{args.reader}-"]
         arguments = [sys.argv[0], *options, str(args.corpus)]
         atheris.Setup(arguments, lambda data: read(args.reader, data, Path(folder)), custom_mutator=_mutate)

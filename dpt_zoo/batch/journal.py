@@ -80,7 +80,7 @@ class ImageResult:
         """Return the result that `to_json` was called on, given the names of all `classes` of the model.
 
         Raises:
-            Any of `DAMAGE`: The content has another form.
+            ValueError, LookupError, TypeError, AttributeError, ArithmeticError: The content has another form.
         """
         result = cls(
             content["name"],
