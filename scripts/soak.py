@@ -13,6 +13,7 @@ import io
 import multiprocessing
 import os
 import random
+import re
 import statistics
 import struct
 import sys
@@ -77,6 +78,11 @@ def find_growth(samples: list[Sample]) -> list[str]:
         if after > limit:
             growth.append(f"{field.name} grew from {before:.0f} to {after:.0f}")
     return growth
+
+
+def find_left(temporary: Path) -> list[str]:
+    """Return the names in a temporary folder, without PyTorch's empty folder and what W&B removes at its end."""
+    return [path.name for path in temporary.iterdir() if not re.match("torchinductor_|tmp.*wandb-", path.name)]
 
 
 # --- Inputs
@@ -166,7 +172,7 @@ def detect_until(deadline: float, seed: int, folder: Path, faults: "multiprocess
     while time.monotonic() < deadline:
         try:
             _detect_once(choose, folder)
-            left = [path.name for path in temporary.iterdir()]
+            left = find_left(temporary)
             assert not left, f"left in the temporary folder: {left}"
         except BaseException as error:
             faults.put(f"detect: {type(error).__name__}: {error}")
@@ -255,7 +261,7 @@ def main() -> None:
                     print(done.total(), "visits;", *(taken[-1] for taken in samples.values()), flush=True)
             app.stop()
             wrong += [f"the page logs: {line}" for line in app.log if "Traceback" in line]
-        wrong += [f"left by the page: {path}" for path in temporary.iterdir()]
+        wrong += [f"left by the page: {name}" for name in find_left(temporary)]
         while not faults.empty():
             wrong.append(faults.get())
     print("visits:", *(f"{count} {name}" for name, count in sorted(done.items())))

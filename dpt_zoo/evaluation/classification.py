@@ -122,7 +122,7 @@ def evaluate_classifier(
         _classify(network.to(place).eval(), images, folder, batch_size, workers, amp)
         barrier()
         measured = {
-            "limit": limit,
+            "limit": None if limit is None else int(limit),  # not NumPy's, which JSON cannot hold
             "amp": amp,
             "data_root": settings["data_root"],
             "weights": {"path": str(path), "sha256": settings["weights"]},

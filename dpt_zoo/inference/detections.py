@@ -202,7 +202,7 @@ class Detections:
         "score", "box" (xyxy, in pixels) and, if there are masks, "mask" (COCO's compressed RLE). If the objects were
         tracked, there are also "has_tracks" and each object's "track_id".
         """
-        height, width = self.image_size
+        height, width = map(_plain, self.image_size)
         keys = ("name", "label", "score", "box")
         columns = (self.names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist())
         objects = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -263,10 +263,11 @@ class Detections:
                 90, with gaps) for COCO's classes, and 1, 2, 3, ... for others.
         """
         category_ids = coco_category_ids(self.classes) if category_ids is None else category_ids
+        image_id = _plain(image_id)
         results: list[dict[str, Any]] = []
         for item in self.to_json()["objects"]:
             x1, y1, x2, y2 = item["box"]
-            box, category_id = [x1, y1, x2 - x1, y2 - y1], category_ids[item["label"]]
+            box, category_id = [x1, y1, x2 - x1, y2 - y1], _plain(category_ids[item["label"]])
             if category_id is not None:
                 result = {"image_id": image_id, "category_id": category_id, "bbox": box, "score": item["score"]}
                 result |= {"segmentation": item["mask"]} if "mask" in item else {}
@@ -325,6 +326,11 @@ class Detections:
         height, width = self.image_size
         objects = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True))
         return f"<Detections in {self.path or 'an image'} ({width}x{height}): {objects or 'nothing'}>"
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy number as Python's, which JSON has; anything else is returned as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def encode_mask(mask: NDArray[Any]) -> RLE:

@@ -255,6 +255,8 @@ class TestCoco:
         assert coco_mask.area(first["segmentation"]) == 200
         assert coco_mask.toBbox(first["segmentation"]).tolist() == first["bbox"]
         assert json.loads(json.dumps(found.to_coco(139))) == found.to_coco(139)
+        numbers = found.to_coco(np.int64(139), np.array(coco_category_ids(COCO)))  # type: ignore[arg-type]
+        assert json.loads(json.dumps(numbers)) == found.to_coco(139)
 
     def test_categories(self, found: Detections) -> None:
         assert [record["category_id"] for record in found.to_coco(1, [7, *[None] * 79])] == [7, 7]
@@ -271,6 +273,8 @@ class TestCoco:
 @pytest.mark.parametrize("with_masks", [True, False])
 def test_json_and_back(found: Detections, with_masks: bool) -> None:
     found = found if with_masks else dataclasses.replace(found, rles=None)
+    height, width = found.image_size
+    found = dataclasses.replace(found, image_size=(np.int64(height), np.uint16(width)))
     content = json.loads(json.dumps(found.to_json()))
     assert (content["path"], content["width"], content["height"]) == ("street.jpg", 60, 40)
     assert content["objects"][0].items() >= {"name": "person", "label": 0, "box": [5, 10, 25, 20]}.items()
