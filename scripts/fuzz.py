@@ -340,7 +340,7 @@ def _trace(reader: str, content: bytes, folder: Path) -> set[Step]:
         read(reader, content, folder)
     finally:
         sys.settrace(None)
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
     return steps
 
 
