@@ -223,7 +223,11 @@ class Journal:
         number = 1
         try:
             for content, end in read_json_lines(self._path):
-                yield ImageResult.from_json(content, self.settings.classes), end
+                result = ImageResult.from_json(content, self.settings.classes)
+                has_tracks = result.frame is not None and result.detections.track_ids is not None
+                if has_tracks != (self.settings.tracker is not None):
+                    raise ValueError("either the run or this frame is without tracks")
+                yield result, end
                 number += 1
         except FileNotFoundError:  # the run was stopped before its first image
             return

@@ -225,32 +225,29 @@ class Detections:
             InputError: `content` has another form.
         """
         try:
-            return cls._parse_json(content, tuple(classes))
+            objects, size, path = content["objects"], (content["height"], content["width"]), content["path"]
+            labels = [item["label"] for item in objects]
+            masks = [item["mask"] for item in objects] if content["has_masks"] else None
+            tracks = [item["track_id"] for item in objects] if content.get("has_tracks", False) else None
+            with np.errstate(over="ignore"):
+                boxes = np.array([item["box"] for item in objects], np.float32).reshape(len(objects), 4)
+                scores = np.array([item["score"] for item in objects], np.float32).reshape(len(objects))
+            is_valid = (
+                all(type(number) is int for number in (*size, *labels, *(tracks or ())))
+                and min(size) > 0
+                and all(0 <= label < len(classes) for label in labels)
+                and all(mask["size"] == [*size] and is_compressed(mask["counts"]) for mask in masks or ())
+                and isinstance(path, str | None)
+            )
+            if not is_valid or not np.isfinite(boxes).all() or not np.isfinite(scores).all():
+                raise ValueError("a size, a number, a mask or the path is wrong")
+            rles = None if masks is None else [{"size": [*size], "counts": mask["counts"].encode()} for mask in masks]
+            track_ids = None if tracks is None else np.array(tracks, np.int64)
+            return cls(
+                boxes, scores, np.array(labels, np.int64), tuple(classes), size, rles, path=path, track_ids=track_ids
+            )
         except DAMAGE as error:
             raise InputError(f"these are not the detections of an image: {error!r}") from error
-
-    @classmethod
-    def _parse_json(cls, content: Mapping[str, Any], classes: tuple[str, ...]) -> "Detections":
-        objects, size, path = content["objects"], (content["height"], content["width"]), content["path"]
-        labels = [item["label"] for item in objects]
-        masks = [item["mask"] for item in objects] if content["has_masks"] else None
-        tracks = [item["track_id"] for item in objects] if content.get("has_tracks", False) else None
-        if not all(type(side) is int and side > 0 for side in size) or not isinstance(path, str | None):
-            raise ValueError("the size or the path is wrong")
-        if not all(type(number) is int for number in labels + (tracks or [])):
-            raise ValueError("a label or a track is no whole number")
-        if not all(0 <= label < len(classes) for label in labels):
-            raise ValueError("a label is not that of a class")
-        if not all(mask["size"] == [*size] and is_compressed(mask["counts"]) for mask in masks or ()):
-            raise ValueError("a mask is wrong")
-        with np.errstate(over="ignore"):
-            boxes = np.array([item["box"] for item in objects], np.float32).reshape(len(objects), 4)
-            scores = np.array([item["score"] for item in objects], np.float32).reshape(len(objects))
-        if not np.isfinite(boxes).all() or not np.isfinite(scores).all():
-            raise ValueError("a number is not finite")
-        rles = None if masks is None else [{"size": [*size], "counts": mask["counts"].encode()} for mask in masks]
-        track_ids = None if tracks is None else np.array(tracks, np.int64)
-        return cls(boxes, scores, np.array(labels, np.int64), classes, size, rles, path=path, track_ids=track_ids)
 
     def to_coco(self, image_id: int | str, category_ids: Sequence[int | None] | None = None) -> list[dict[str, Any]]:
         """Return COCO's results format: a dict for each object, with its box as xywh and its mask as compressed RLE.

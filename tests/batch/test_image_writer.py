@@ -93,6 +93,7 @@ class TestJournal:
             *({"stem": stem} for stem in ("../../a", "/etc/a", "a/../../b", "a\0", None)),
             *({"name": 7}, {"key": 7}, {"frame": "1"}, {"frame": 1, "time": []}, {"objects": [{"score": 10**400}]}),
             *({"width": 1e999}, {"path": {}}, {"has_masks": True, "objects": [{}]}),
+            {"has_tracks": True, "objects": [], "frame": 1},
         ],
         ids=repr,
     )
