@@ -3,8 +3,8 @@
     pip install atheris
     python scripts/fuzz.py coco --runs 1000000 --corpus /tmp/fuzz/coco
 
-A finding stops the run: its input is written beside the corpus, and its traceback is printed. `--pack` writes those
-inputs of the corpus that reach different code to `tests/fuzzing/`, where a fast test reads each of them again.
+A finding stops the run: its input is written beside the corpus, and its traceback is printed. Several runs can share a
+corpus. `--pack` writes the inputs of the corpus that run different code to `tests/fuzzing/`, for a fast test.
 """
 
 import argparse
@@ -12,14 +12,31 @@ import contextlib
 import io
 import json
 import logging
+import random
+import re
 import sys
 import tempfile
+import threading
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPORA = ROOT / "tests" / "fuzzing"
+INSTRUMENTED = ["dpt_zoo", "PIL", "yaml", "defusedxml", "json"]
+"""The packages whose code is observed."""
+TOKEN = re.compile(rb"""\"(?:[^"\\]|\\.)*"|<[^>]*>|[\w.+-]+|\s+|.""", re.DOTALL)
+"""A text, a tag, a word or a number, white space, or any other byte."""
+VALUES = [b"0", b"1", b"-1", b"0.5", b"1e999", b"-1e-9", b"NaN", b"18446744073709551616", b"9" * 400, b"1_0"]
+VALUES += [b"null", b"true", b"[]", b"{}", b"[[]]", b'""', b'"\\ud800"', b'"\\u0000"', b'"../x"', b'"~x/y"', b"&x;"]
+VALUES += [b"<x>", b"\n", b"\0", b"\xff", b"\xd9\xa1", b"[" * 999, b"\xef\xbb\xbf"]
+"""What numbers, texts and lists are replaced by."""
+MAX_PACKED = 200_000  # bytes of the inputs of a reader
+Step = tuple[str, int, int]
+"""A file, and two lines that ran one after the other."""
 Reader = Callable[[bytes, Path], None]
 """Reads the bytes of a file. The folder is empty at first, and the same in each call."""
 
@@ -27,12 +44,14 @@ Reader = Callable[[bytes, Path], None]
 
 
 def read_safetensors(content: bytes, folder: Path) -> None:
+    from dpt_zoo.weights.metadata import find_metadata
     from dpt_zoo.weights.reading import read_raw_weights
 
     path = folder / "model.safetensors"
-    # The form that begins with the header's length in eight bytes: nearly any other start is refused at once.
+    # The form that begins with the header's length in eight bytes, then "{": any other start is another reader's.
+    content = b"{" + content.removeprefix(b"{")
     path.write_bytes(len(content).to_bytes(8, "little") + content + bytes(16))
-    read_raw_weights(path)
+    find_metadata(read_raw_weights(path).meta, path)
 
 
 def read_checkpoint(content: bytes, folder: Path) -> None:
@@ -49,72 +68,81 @@ def read_checkpoint(content: bytes, folder: Path) -> None:
 
 
 def read_image(content: bytes, folder: Path) -> None:
+    from dpt_zoo.errors import ImageError
     from dpt_zoo.utils.image_files import read_size
     from dpt_zoo.utils.images import decode_image
 
     path = folder / "image"
     path.write_bytes(content)
-    read_size(path)
+    with contextlib.suppress(ImageError):
+        read_size(path)
     decode_image(content, "image", max_pixels=2**20)
 
 
 def read_coco(content: bytes, folder: Path) -> None:
+    from dpt_zoo.data.checks import check_splits
+    from dpt_zoo.data.layouts import find_splits
+
     (folder / "annotations").mkdir(exist_ok=True)
     (folder / "annotations" / "instances_train.json").write_bytes(content)
-    _check_data(folder)
+    work_dir = folder / "work_dir"
+    check_splits(find_splits(folder, work_dir), work_dir=work_dir, jobs=1)
 
 
 def read_yolo(content: bytes, folder: Path) -> None:
-    _write_yolo(folder)
+    from dpt_zoo.formats.yolo import read_yolo
+
+    if not (folder / "data.txt").exists():
+        _write_yolo(folder)
+        (folder / "data.txt").write_text("a\nb\n")  # a list of classes is read in less time than YAML
     (folder / "labels" / "image.txt").write_bytes(content)
-    _check_data(folder)
+    read_yolo(folder / "data.txt")
 
 
 def read_yolo_description(content: bytes, folder: Path) -> None:
+    from dpt_zoo.formats.yolo import read_yolo
+
     _write_yolo(folder)
     (folder / "data.yaml").write_bytes(content)
-    _check_data(folder)
+    read_yolo(folder / "data.yaml")
 
 
 def read_voc(content: bytes, folder: Path) -> None:
+    from dpt_zoo.formats.voc import read_voc
+
     (folder / "Annotations").mkdir(exist_ok=True)
     _write_image(folder / "JPEGImages" / "image.png")
     (folder / "Annotations" / "image.xml").write_bytes(content)
-    _check_data(folder)
+    read_voc(folder)
 
 
 def read_cache_record(content: bytes, folder: Path) -> None:
     from dpt_zoo.weights.cache import CacheEntry, list_entries
 
-    (folder / "mrcnn_dpt_t_1x.json").write_bytes(content)
-    CacheEntry(folder, "mrcnn_dpt_t_1x").is_unchanged()
+    entry = CacheEntry(folder, "mrcnn_dpt_t_1x")
+    entry.weights.touch()
+    entry.provenance_file.write_bytes(content)
+    entry.is_unchanged()
     list_entries(folder)
 
 
 def read_journal(content: bytes, folder: Path) -> None:
-    """Read the first line as a run's settings and the others as its results."""
+    """Read the first line as a run's settings and the others as its results, and write them in other formats."""
+    from dpt_zoo.batch.exporters import WRITERS
     from dpt_zoo.batch.journal import Journal, RunSettings
 
     settings, _, results = content.partition(b"\n")
     (folder / "run.json").write_bytes(settings)
     (folder / "detections.jsonl").write_bytes(results)
     with Journal(folder, RunSettings("model", "0" * 64, ("a", "b"), ("a",), 0.5), resume=True) as journal:
-        for _ in journal:
-            pass
-
-
-def _check_data(folder: Path) -> None:
-    from dpt_zoo.data.checks import check_splits
-    from dpt_zoo.data.layouts import find_splits
-
-    work_dir = folder / "work_dir"
-    check_splits(find_splits(folder, work_dir), work_dir=work_dir, jobs=1)
+        for name in ("coco", "csv", "voc"):
+            if write := WRITERS[name]:
+                write(journal, folder)
 
 
 def _write_yolo(folder: Path) -> None:
     _write_image(folder / "images" / "image.png")
     (folder / "labels").mkdir(exist_ok=True)
-    (folder / "data.yaml").write_text("train: images\nnames: [a, b]\n")
 
 
 def _write_image(path: Path) -> None:
@@ -189,7 +217,7 @@ def _images() -> Iterator[bytes]:
         if format in Image.SAVE:
             file = io.BytesIO()
             with contextlib.suppress(OSError, ValueError):  # the format has no RGB images
-                Image.radial_gradient("L").resize((8, 6)).convert("RGB").save(file, format)
+                Image.radial_gradient("L").resize((16, 16)).convert("RGB").save(file, format)
                 yield file.getvalue()
 
 
@@ -239,40 +267,81 @@ def main() -> None:
     parser.add_argument("--pack", action="store_true", help="write the corpus, minimised, to tests/fuzzing/")
     args = parser.parse_args()
     args.corpus.mkdir(parents=True, exist_ok=True)
+    logging.disable()
+    warnings.simplefilter("ignore")
     if args.pack:
         _pack(args.reader, args.corpus)
         return
     import atheris
 
-    logging.disable()
-    with atheris.instrument_imports(include=["dpt_zoo", "PIL", "yaml", "defusedxml", "json"]):
-        import dpt_zoo.batch.journal  # before the first input, so that imports are not measured as its code
-        import dpt_zoo.data.layouts
-        import dpt_zoo.weights.cache
-        import dpt_zoo.weights.reading
-
-        if args.reader == "checkpoint":
-            import dpt_zoo.weights.checkpoints  # noqa: F401
-    for number, seed in enumerate(seeds(args.reader)):
-        (args.corpus / f"seed-{number}").write_bytes(seed)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        options = [f"-runs={args.runs}", "-rss_limit_mb=2048", "-timeout=20", "-max_len=4096", "-print_final_stats=1"]
-        options += [f"-artifact_prefix={args.corpus.parent}/finding-{args.reader}-", "-verbosity=0"]
-        atheris.Setup([sys.argv[0], *options, str(args.corpus)], lambda data: read(args.reader, data, Path(folder)))
+        with atheris.instrument_imports(include=INSTRUMENTED):
+            for number, seed in enumerate(seeds(args.reader)):
+                (args.corpus / f"seed-{number}").write_bytes(seed)
+                read(args.reader, seed, Path(folder))  # so that imports are not observed as code of the first input
+        options = [f"-runs={args.runs}", "-rss_limit_mb=2048", "-timeout=3600", "-max_len=4096", "-print_final_stats=1"]
+        options += [f"-artifact_prefix={args.corpus.parent}/finding-{args.reader}-"]
+        arguments = [sys.argv[0], *options, str(args.corpus)]
+        atheris.Setup(arguments, lambda data: read(args.reader, data, Path(folder)), custom_mutator=_mutate)
         atheris.Fuzz()
 
 
+def _mutate(content: bytes, max_size: int, seed: int) -> bytes:
+    """Change bytes, as libFuzzer does, or replace a word or a value by another one, which keeps the file's syntax."""
+    import atheris
+
+    choose = random.Random(seed)
+    tokens = TOKEN.findall(content)
+    if not tokens or choose.random() < 0.3:
+        return atheris.Mutate(content, max_size)
+    for _ in range(choose.choice([1, 1, 2, 4])):
+        tokens[choose.randrange(len(tokens))] = choose.choice([choose.choice(tokens), choose.choice(VALUES), b""])
+    return b"".join(tokens)[:max_size]
+
+
 def _pack(reader: str, corpus: Path) -> None:
-    """Write the smallest inputs of a corpus, at most 200 and 200 KB."""
-    inputs = sorted((path.read_bytes() for path in corpus.iterdir()), key=len)
+    """Write the inputs of a corpus that run code which no smaller one runs, at most 200 KB."""
     CORPORA.mkdir(exist_ok=True)
+    known: set[Step] = set()
     size = 0
-    with zipfile.ZipFile(CORPORA / f"{reader}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for number, content in enumerate(inputs[:200]):
-            size += len(content)
-            if size > 200_000:
-                break
-            archive.writestr(zipfile.ZipInfo(f"{number:03}"), content)
+    with (
+        zipfile.ZipFile(CORPORA / f"{reader}.zip", "w", zipfile.ZIP_DEFLATED) as archive,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        for content in sorted((path.read_bytes() for path in corpus.iterdir()), key=len):
+            steps = _trace(reader, content, Path(folder))
+            if not steps <= known and size + len(content) <= MAX_PACKED:
+                archive.writestr(zipfile.ZipInfo(f"{len(archive.namelist()):03}"), content)
+                known |= steps
+                size += len(content)
+
+
+def _trace(reader: str, content: bytes, folder: Path) -> set[Step]:
+    """Read `content`, and return the steps from line to line in each file of the `INSTRUMENTED` packages."""
+    steps: set[Step] = set()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        code, last = frame.f_code, 0
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in INSTRUMENTED:
+            return None
+
+        def trace_line(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal last
+            if event == "line":
+                steps.add((code.co_filename, last, frame.f_lineno))
+                last = frame.f_lineno
+            return trace_line
+
+        return trace_line
+
+    threading.settrace(trace)
+    sys.settrace(trace)
+    try:
+        read(reader, content, folder)
+    finally:
+        sys.settrace(None)
+        threading.settrace(None)
+    return steps
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from ..errors import InputError, OutputError
 from ..inference.detections import Detections
 from ..inference.inputs import RUN_FILES, Input, input_key, make_unique
 from ..utils.files import lock_folder, open_atomic
-from ..utils.json_files import JsonLinesWriter, read_json_lines
+from ..utils.json_files import DAMAGE, JsonLinesWriter, read_json_lines
 from ..utils.text import describe_changes
 
 SETTINGS, RESULTS = RUN_FILES
@@ -75,6 +75,29 @@ class ImageResult:
     time: float | None = None
     is_last: bool = False
     key: str = ""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> "ImageResult":
+        """Return the result that `to_json` was called on, given the names of all `classes` of the model.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError, ArithmeticError: The content has another form.
+        """
+        result = cls(
+            content["name"],
+            content["stem"],
+            Detections.from_json(content, classes),
+            frame=content.get("frame"),
+            time=content.get("time"),
+            is_last=content.get("last", False),
+            key=content.get("key", ""),
+        )
+        is_valid = all(isinstance(each, str) for each in (result.name, result.stem, result.key))
+        is_valid &= isinstance(result.frame, int | None) and isinstance(result.time, int | float | None)
+        path = PurePosixPath(result.stem)
+        if not is_valid or path.is_absolute() or ".." in path.parts or "\0" in result.stem:
+            raise ValueError("a name, a stem, a key or the place in a video is wrong")
+        return result
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the image's line in the journal."""
@@ -201,13 +224,15 @@ class Journal:
         number = 1
         try:
             for content, end in read_json_lines(self._path):
-                detections = Detections.from_json(content, self.settings.classes)
-                video = (content.get("frame"), content.get("time"), content.get("last", False))
-                yield ImageResult(content["name"], content["stem"], detections, *video, content.get("key", "")), end
+                result = ImageResult.from_json(content, self.settings.classes)
+                has_tracks = result.frame is not None and result.detections.track_ids is not None
+                if has_tracks != (self.settings.tracker is not None):
+                    raise ValueError("either the run or this frame is without tracks")
+                yield result, end
                 number += 1
         except FileNotFoundError:  # the run was stopped before its first image
             return
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except DAMAGE as error:
             raise InputError(f"{self._path}, line {number}: this is no image's result: use another folder") from error
 
 
@@ -222,7 +247,7 @@ def _check_settings(folder: Path, settings: RunSettings) -> None:
     try:
         earlier = asdict(RunSettings(**json.loads(path.read_bytes())))  # a setting that it lacks has its default
         changes = describe_changes(earlier, ours)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (OSError, *DAMAGE) as error:
         raise InputError(f"{path} is damaged, or of another version of DPT Zoo: use another folder") from error
     if changes:
         raise InputError(f"{folder} holds a run with {changes}: use the same settings, or another folder")

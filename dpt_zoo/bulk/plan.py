@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..utils.json_files import DAMAGE
 from ..utils.progress import ProgressCallback
 from ..utils.text import describe_changes, plural
 from ..utils.urls import redact
@@ -151,7 +152,7 @@ def read_plan(folder: Folder) -> Plan | None:
         content = file.read()
     try:
         return Plan.from_json(content)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         text = "is damaged, or of another version of DPT Zoo: use another output folder"
         raise InputError(f"{redact(folder.address)}/{RUN} {text}") from error
 

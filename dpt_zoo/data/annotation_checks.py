@@ -110,12 +110,16 @@ def _check_rle(rle: dict[str, Any], image_size: tuple[int, int] | None) -> Itera
 def _parse_counts(counts: Any) -> NDArray[np.int64] | None:
     """Return the run lengths from a list or from pycocotools' compressed text, or None if they are invalid."""
     if isinstance(counts, str):
-        # Each number ends with a character below "P". pycocotools itself would read beyond the end of other texts.
-        return _decompress(counts) if re.fullmatch(r"([P-o]{0,6}[0-O])+", counts) else None
+        return _decompress(counts) if is_compressed(counts) else None
     array = _parse_numbers(counts)
     if array is None or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= 2**32:
         return None
     return array.astype(np.int64)
+
+
+def is_compressed(counts: str) -> bool:
+    """Return whether a text is a mask's run lengths. pycocotools would read beyond the end of other texts."""
+    return re.fullmatch(r"([P-o]{0,6}[0-O])+", counts) is not None  # each number ends with a character below "P"
 
 
 def _decompress(text: str) -> NDArray[np.int64] | None:

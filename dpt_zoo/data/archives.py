@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import DataError, OutputError
 from ..utils.files import check_space, exists, remove
+from ..utils.json_files import DAMAGE
 from .completion import leaves_folder
 
 MARKER = ".unpacked.json"
@@ -62,7 +63,7 @@ def unpack(archive: Path, folder: Path | None = None) -> Path:
 def _check_unpacked(archive: Path, folder: Path, state: dict[str, Any]) -> None:
     try:
         before = json.loads((folder / MARKER).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, *DAMAGE) as error:
         raise DataError(
             f"{archive}: {folder} exists, but is not this archive: use that folder, or rename it"
         ) from error

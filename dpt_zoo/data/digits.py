@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 
 from ..errors import DPTZooError, InputError, OutputError
 from ..utils.files import expand_user
+from ..utils.json_files import DAMAGE
 from ..utils.progress import ProgressCallback
 from ..utils.validation import check_integer
 
@@ -197,7 +198,7 @@ def _is_complete(folder: Path, settings: dict[str, int]) -> bool:
         return False
     try:
         made_with = dict(json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, *DAMAGE):
         raise InputError(f"{folder} is not a folder of digit scenes: choose another folder") from None
     if made_with != settings:
         wanted = ", ".join(f"{name} {value}" for name, value in settings.items() if made_with.get(name) != value)

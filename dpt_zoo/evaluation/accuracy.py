@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.files import open_atomic
+from ..utils.json_files import DAMAGE
 
 ACCURACY = "accuracy.json"
 """The file of a finished evaluation in its `work_dir`: an `Accuracy`."""
@@ -51,5 +52,5 @@ class Accuracy:
         """Read `accuracy.json`; return None if the file does not exist or has another form."""
         try:
             return cls(**json.loads((folder / ACCURACY).read_bytes()))
-        except (OSError, ValueError, TypeError):
+        except (OSError, *DAMAGE):
             return None

@@ -27,8 +27,8 @@ from ..models.classifier import adapt_checkpoint
 from ..utils.dependencies import explain_imports
 from ..utils.devices import device_name
 from ..utils.environment import versions
-from ..utils.files import expand_user, hash_file, make_folder
-from ..utils.json_files import JsonLinesWriter, read_json_lines
+from ..utils.files import expand_user, hash_file, lock_folder, make_folder
+from ..utils.json_files import DAMAGE, JsonLinesWriter, read_json_lines
 from ..utils.progress import progress_bar
 from ..utils.validation import check_integer, check_not_empty
 from ..weights.loading import load_weights
@@ -78,7 +78,7 @@ def evaluate_classifier(
         device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", ...
 
     Raises:
-        InputError: An argument cannot be used.
+        InputError: An argument cannot be used, or another run uses `work_dir`.
         DataError: There are no images of the classes.
         DependencyError: The shards need the package webdataset, which is not installed.
         ImageError: An image cannot be read.
@@ -109,7 +109,10 @@ def evaluate_classifier(
             "images": images.names_sha256() if isinstance(images, _Images) else "",
             "amp": str(amp),
         }
-        from_main_process(lambda: _prepare(folder, settings, resume=resume and isinstance(images, _Images)))
+        make_folder(folder, "work_dir")
+        from_main_process(lambda: stack.enter_context(lock_folder(folder)))
+        keep = resume and isinstance(images, _Images)
+        from_main_process(lambda: prepare_folder(folder / "predictions", ACCURACY, settings, keep))
         start = time.perf_counter()
         expected: Collection[int] | None = None
         if isinstance(images, _Images):
@@ -119,7 +122,7 @@ def evaluate_classifier(
         _classify(network.to(place).eval(), images, folder, batch_size, workers, amp)
         barrier()
         measured = {
-            "limit": limit,
+            "limit": None if limit is None else int(limit),  # not NumPy's, which JSON cannot hold
             "amp": amp,
             "data_root": settings["data_root"],
             "weights": {"path": str(path), "sha256": settings["weights"]},
@@ -219,11 +222,6 @@ def _no_images(root: Path) -> DataError:
     return DataError(f"{root}: there are no images in folders named by ImageNet's WordNet ids, such as n01440764")
 
 
-def _prepare(folder: Path, settings: dict[str, str], *, resume: bool) -> None:
-    make_folder(folder, "work_dir")
-    prepare_folder(folder / "predictions", ACCURACY, settings, resume)
-
-
 @torch.inference_mode()
 def _classify(
     network: nn.Module, images: _Images | _Stream, folder: Path, batch_size: int, workers: int, amp: bool
@@ -249,9 +247,11 @@ def _classify(
 
 
 def _read_lines(folder: Path) -> Iterator[tuple[int, int, list[int]]]:
+    """Yield the complete lines of each file, up to a damaged one."""
     for path in sorted((folder / "predictions").glob("*.jsonl")):
-        for (index, label, best), _ in read_json_lines(path):
-            yield index, label, best
+        with contextlib.suppress(*DAMAGE):
+            for (index, label, best), _ in read_json_lines(path):
+                yield index, label, best
 
 
 def _measure(folder: Path, expected: Collection[int] | None, measured: dict[str, Any]) -> Accuracy:

@@ -20,6 +20,7 @@ from ..inference.detections import Detections
 from ..inference.drawing import draw
 from ..utils.files import make_folder, open_atomic
 from ..utils.images import load_image, write_picture
+from ..utils.json_files import DAMAGE
 from ..utils.progress import ProgressCallback
 from .report import render
 
@@ -101,7 +102,7 @@ class _Labels:
         self._split = split
         try:
             content = json.loads(split.annotations.read_bytes())
-        except (OSError, ValueError):  # it is one of the issues
+        except (OSError, *DAMAGE):  # it is one of the issues
             content = {}
         entries: dict[str, list[_Json]] = {}
         for key in ("images", "categories", "annotations"):

@@ -23,7 +23,7 @@ from ..engine.distributed import process_group
 from ..engine.runner import from_main_process
 from ..errors import InputError
 from ..utils.environment import versions
-from ..utils.files import make_folder
+from ..utils.files import lock_folder, make_folder
 from ..utils.progress import progress_bar
 from .models import EvaluatedModel, open_model
 from .options import EvaluationOptions
@@ -91,7 +91,7 @@ def evaluate(
 
     Raises:
         UnknownModelError: No model has this name.
-        InputError: Another argument cannot be used.
+        InputError: Another argument cannot be used, or another run uses `work_dir`.
         DataError: The data cannot be used. The text lists every issue.
         FetchError: The weights cannot be downloaded.
         WeightsError: The weights are damaged, or of another model.
@@ -109,6 +109,7 @@ def evaluate(
         root = options.work_dir or Path(from_main_process(lambda: stack.enter_context(tempfile.TemporaryDirectory())))
         folder = root.absolute()
         make_folder(folder, "work_dir")
+        from_main_process(lambda: stack.enter_context(lock_folder(folder)))
         split = from_main_process(lambda: _check_data(measured, folder, options))
         ground_truth: CocoDict = json.loads(split.annotations.read_bytes()) if is_main_process() else {}
         file = measured.read()

@@ -14,6 +14,7 @@ from ..errors import DataError, InputError, OutputError
 from ..formats.issues import IssueType, list_names
 from ..models.factory import unnamed_classes
 from ..utils.files import hash_file, open_atomic
+from ..utils.json_files import DAMAGE
 from .options import EvaluationOptions
 from .predictions import read_image_ids
 from .result import RESULT
@@ -121,8 +122,8 @@ def prepare_folder(folder: Path, result: str, settings: Mapping[str, str], resum
     """
     settings_file = folder / "settings.json"
     try:
-        earlier = json.loads(settings_file.read_bytes()) if resume else None
-    except (OSError, ValueError):
+        earlier = dict(json.loads(settings_file.read_bytes())) if resume else None
+    except (OSError, *DAMAGE):
         earlier = None
     if earlier is not None:
         changed = [name for name, value in settings.items() if earlier.get(name) != value]

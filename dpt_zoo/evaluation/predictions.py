@@ -16,7 +16,7 @@ from .. import mmlab  # noqa: F401  (before mmdet)
 from ..analysis.metrics import SHAPE_KEYS, CocoDict, Task
 from ..inference.detections import Detections, encode_mask
 from ..utils.files import open_atomic
-from ..utils.json_files import JsonLinesWriter, json_list, read_json_lines
+from ..utils.json_files import DAMAGE, JsonLinesWriter, json_list, read_json_lines
 
 
 class ImagePredictions(NamedTuple):
@@ -117,7 +117,7 @@ def read_image_ids(folder: Path) -> set[int]:
 
 def _read_file(path: Path) -> Iterator[ImagePredictions]:
     """Yield the complete lines of a file, up to a damaged one: a process may have ended while writing."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(*DAMAGE):
         for content, _ in read_json_lines(path):
             yield ImagePredictions(**content)
 

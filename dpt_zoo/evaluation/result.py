@@ -8,6 +8,7 @@ from typing import Any
 
 from ..analysis.metrics import Metrics, Task
 from ..utils.files import open_atomic
+from ..utils.json_files import DAMAGE
 
 RESULT = "evaluation.json"
 """The file of a finished evaluation in its `work_dir`: an `Evaluation` and, as "errors", the error analysis."""
@@ -71,5 +72,5 @@ class Evaluation:
             content = json.loads((folder / RESULT).read_bytes())
             values = {field.name: content[field.name] for field in dataclasses.fields(cls)}
             return cls(**values | {"skipped": tuple(values["skipped"])})
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, *DAMAGE):
             return None

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ..data.annotation_checks import is_compressed
 from ..errors import InputError
 from ..utils.images import write_picture
+from ..utils.json_files import DAMAGE
 from ..utils.validation import check_fraction, check_integer
 from ..views.objects import RLE
 
@@ -198,7 +200,7 @@ class Detections:
         "score", "box" (xyxy, in pixels) and, if there are masks, "mask" (COCO's compressed RLE). If the objects were
         tracked, there are also "has_tracks" and each object's "track_id".
         """
-        height, width = self.image_size
+        height, width = map(_plain, self.image_size)
         keys = ("name", "label", "score", "box")
         columns = (self.names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist())
         objects = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -216,20 +218,34 @@ class Detections:
         Args:
             content: the result of `to_json`.
             classes: the names of all classes of the model.
+
+        Raises:
+            InputError: `content` has another form.
         """
-        objects = content["objects"]
-        rles = [{**item["mask"], "counts": item["mask"]["counts"].encode()} for item in objects if "mask" in item]
-        is_tracked = content.get("has_tracks", False)
-        return cls(
-            boxes=np.array([item["box"] for item in objects], np.float32).reshape(-1, 4),
-            scores=np.array([item["score"] for item in objects], np.float32),
-            labels=np.array([item["label"] for item in objects], np.int64),
-            classes=tuple(classes),
-            image_size=(content["height"], content["width"]),
-            rles=rles if content["has_masks"] else None,
-            path=content["path"],
-            track_ids=np.array([item["track_id"] for item in objects], np.int64) if is_tracked else None,
-        )
+        try:
+            objects, size, path = content["objects"], (content["height"], content["width"]), content["path"]
+            labels = [item["label"] for item in objects]
+            masks = [item["mask"] for item in objects] if content["has_masks"] else None
+            tracks = [item["track_id"] for item in objects] if content.get("has_tracks", False) else None
+            with np.errstate(over="ignore"):
+                boxes = np.array([item["box"] for item in objects], np.float32).reshape(len(objects), 4)
+                scores = np.array([item["score"] for item in objects], np.float32).reshape(len(objects))
+            is_valid = (
+                all(type(number) is int for number in (*size, *labels, *(tracks or ())))
+                and min(size) > 0
+                and all(0 <= label < len(classes) for label in labels)
+                and all(mask["size"] == [*size] and is_compressed(mask["counts"]) for mask in masks or ())
+                and isinstance(path, str | None)
+            )
+            if not is_valid or not np.isfinite(boxes).all() or not np.isfinite(scores).all():
+                raise ValueError("a size, a number, a mask or the path is wrong")
+            rles = None if masks is None else [{"size": [*size], "counts": mask["counts"].encode()} for mask in masks]
+            track_ids = None if tracks is None else np.array(tracks, np.int64)
+            return cls(
+                boxes, scores, np.array(labels, np.int64), tuple(classes), size, rles, path=path, track_ids=track_ids
+            )
+        except DAMAGE as error:
+            raise InputError(f"these are not the detections of an image: {error!r}") from error
 
     def to_coco(self, image_id: int | str, category_ids: Sequence[int | None] | None = None) -> list[dict[str, Any]]:
         """Return COCO's results format: a dict for each object, with its box as xywh and its mask as compressed RLE.
@@ -242,10 +258,11 @@ class Detections:
                 90, with gaps) for COCO's classes, and 1, 2, 3, ... for others.
         """
         category_ids = coco_category_ids(self.classes) if category_ids is None else category_ids
+        image_id = _plain(image_id)
         results: list[dict[str, Any]] = []
         for item in self.to_json()["objects"]:
             x1, y1, x2, y2 = item["box"]
-            box, category_id = [x1, y1, x2 - x1, y2 - y1], category_ids[item["label"]]
+            box, category_id = [x1, y1, x2 - x1, y2 - y1], _plain(category_ids[item["label"]])
             if category_id is not None:
                 result = {"image_id": image_id, "category_id": category_id, "bbox": box, "score": item["score"]}
                 result |= {"segmentation": item["mask"]} if "mask" in item else {}
@@ -304,6 +321,11 @@ class Detections:
         height, width = self.image_size
         objects = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True))
         return f"<Detections in {self.path or 'an image'} ({width}x{height}): {objects or 'nothing'}>"
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy number as Python's, which JSON has; anything else is returned as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def encode_mask(mask: NDArray[Any]) -> RLE:

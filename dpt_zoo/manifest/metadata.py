@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from ..errors import InputError, WeightsError
+from ..utils.json_files import DAMAGE
 from ..utils.json_values import (
     MAX_SIDE,
     Check,
@@ -88,7 +89,7 @@ def parse_config(text: bytes, path: object) -> WeightsMetadata:
     """
     try:
         content = json.loads(text)[METADATA_KEY]
-    except (ValueError, RecursionError, LookupError, TypeError) as error:
+    except DAMAGE as error:
         raise WeightsError(f"{path}: this is not the config of a model that `dpt-zoo publish` wrote") from error
     return WeightsMetadata.from_json(content, path)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ..errors import ManifestError, UnknownModelError
+from ..utils.json_files import DAMAGE
 from .locations import Location, check_relative, location_from_record
 
 Architecture = Literal["retinanet", "mask_rcnn"]
@@ -267,7 +268,7 @@ def read_manifest() -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Manifest(*(_by_name(record_type, content[key], path.parent) for key, record_type in sections))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, *DAMAGE) as error:
         raise ManifestError(f"{path} cannot be used ({error}): reinstall the package, or restore the file") from error
 
 

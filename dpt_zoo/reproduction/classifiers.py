@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..evaluation.accuracy import Accuracy
 from ..manifest.records import Classifier, read_manifest
-from ..utils.files import hash_file, make_folder, open_atomic
+from ..utils.files import hash_file, lock_folder, make_folder, open_atomic
 from ..utils.markdown import table
 from .runner import ReproductionOptions, run_worker
 
@@ -87,7 +87,8 @@ def reproduce_classifiers(
     default all three; `report` is called with a line before and after each evaluation.
 
     Raises:
-        InputError: A name is not that of a classifier, or an option is only for detectors.
+        InputError: A name is not that of a classifier, an option is only for detectors, or another run uses
+            `options.work_dir`.
         OutputError: The results cannot be written.
     """
     if options.format != "pytorch" or options.skip_missing:
@@ -96,12 +97,14 @@ def reproduce_classifiers(
     if unknown := [name for name in names if name not in classifiers]:
         raise InputError(f"{unknown[0]!r} is not a classifier: choose from {', '.join(classifiers)}")
     rows: list[ClassifierRow] = []
-    for number, name in enumerate(names or classifiers, 1):
-        report(f"{name}: {number} of {len(names or classifiers)}")
-        rows.append(_evaluate(classifiers[name], options))
-        report(" ".join(filter(None, rows[-1].cells)))
-    results = ClassifierResults(tuple(rows), options.work_dir / "classifiers.md")
-    results.write()
+    make_folder(options.work_dir, "work_dir")
+    with lock_folder(options.work_dir):
+        for number, name in enumerate(names or classifiers, 1):
+            report(f"{name}: {number} of {len(names or classifiers)}")
+            rows.append(_evaluate(classifiers[name], options))
+            report(" ".join(filter(None, rows[-1].cells)))
+        results = ClassifierResults(tuple(rows), options.work_dir / "classifiers.md")
+        results.write()
     return results
 
 

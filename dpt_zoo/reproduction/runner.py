@@ -16,7 +16,8 @@ from ..errors import InputError
 from ..evaluation.result import RESULT, RUNTIMES, Evaluation
 from ..manifest.records import get_detector_info, list_models
 from ..utils.environment import child_variables, usable_cores
-from ..utils.files import hash_file, make_folder
+from ..utils.files import hash_file, lock_folder, make_folder
+from ..utils.json_files import DAMAGE
 from ..utils.validation import check_integer
 from .table import Detector, ResultsTable, Row
 
@@ -81,18 +82,20 @@ def reproduce(
 
     Raises:
         UnknownModelError: No detector has such a name.
+        InputError: Another run uses `options.work_dir`.
         OutputError: The results cannot be written.
     """
     make_folder(options.work_dir, "work_dir")
-    rows = {name: Row(get_detector_info(name), _find_evaluation(name, options)) for name in names}
-    results = ResultsTable(rows, dataclasses.asdict(options))
-    results.write(options.work_dir)
-    for number, (name, row) in enumerate(rows.items(), 1):
-        if row.evaluation is None:
-            report(f"{name}: {number} of {len(rows)}")
-            rows[name] = _evaluate(row.record, options)
-            results.write(options.work_dir)
-        report(f"{name}: {rows[name].summary}")
+    with lock_folder(options.work_dir):
+        rows = {name: Row(get_detector_info(name), _find_evaluation(name, options)) for name in names}
+        results = ResultsTable(rows, dataclasses.asdict(options))
+        results.write(options.work_dir)
+        for number, (name, row) in enumerate(rows.items(), 1):
+            if row.evaluation is None:
+                report(f"{name}: {number} of {len(rows)}")
+                rows[name] = _evaluate(row.record, options)
+                results.write(options.work_dir)
+            report(f"{name}: {rows[name].summary}")
     return results
 
 
@@ -186,6 +189,6 @@ def _describe_failure(status: int, error_file: Path) -> str:
         return f"killed by {signal.Signals(-status).name}{hint}"
     try:
         first, *more = json.loads(error_file.read_bytes()).splitlines()
-    except (OSError, ValueError):
+    except (OSError, *DAMAGE):
         return f"ended with status {status}"
     return f"{first.removesuffix(':')}: {more[0].strip()}" if more and more[0].startswith(" ") else first

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import WeightsError
+from ..utils.json_files import DAMAGE
 from ..utils.json_values import (
     MAX_SIDE,
     Check,
@@ -120,7 +121,7 @@ class GraphMetadata:
         """Return the metadata in the JSON `text` of an untrusted file at `path`, or raise `WeightsError`."""
         try:
             content = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except DAMAGE as error:
             raise WeightsError(f"{path}: its metadata is not JSON: export the model again") from error
         return cls.from_json(content, path)
 

@@ -16,6 +16,7 @@ from ..errors import ImageError, ServiceError
 from ..inference.detections import Detections
 from ..inference.detector import ImageLike
 from ..inference.inputs import find_input, is_url
+from ..utils.json_files import DAMAGE
 from ..utils.urls import redact, redact_all
 
 UNREADABLE, BUSY = 400, 503
@@ -53,8 +54,12 @@ class Client:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The names of all classes of the model."""
-        models = self._send("GET", "/v1/models")["models"]
-        return next(tuple(each["classes"]) for each in models if self._model in (None, each["name"]))
+        answer = self._send("GET", "/v1/models")
+        try:
+            models = {each["name"]: tuple(each["classes"]) for each in answer["models"]}
+            return models[self._model or next(iter(models), "")]
+        except DAMAGE as error:
+            raise self._unexpected(error) from error
 
     def __call__(
         self,
@@ -87,18 +92,25 @@ class Client:
         del options["self"], options["image"]
         origin, content = _encode(image)
         answer = self._send("POST", "/v1/detect", params=options, data=content, headers=BINARY)
-        return replace(Detections.from_json(answer["images"][0], self.classes), path=origin)
+        try:
+            return replace(Detections.from_json(answer["images"][0], self.classes), path=origin)
+        except DAMAGE as error:
+            raise self._unexpected(error) from error
 
     def _send(self, method: str, path: str, **content: Any) -> Any:
         try:
             response = self._session.request(method, f"{self._url}{path}", timeout=self._timeout, **content)
             answer = response.json()
-        except (requests.RequestException, ValueError) as error:
+        except (requests.RequestException, *DAMAGE) as error:
             raise ServiceError(f"{redact(self._url)} gives no answer: {redact_all(str(error))}") from error
         if response.ok:
             return answer
-        refused = f"{redact(self._url)} refuses the request ({response.status_code}): {answer.get('detail')}"
-        raise ImageError(answer["detail"]) if response.status_code == UNREADABLE else ServiceError(refused)
+        detail = answer.get("detail") if isinstance(answer, dict) else answer
+        refused = f"{redact(self._url)} refuses the request ({response.status_code}): {detail}"
+        raise ImageError(str(detail)) if response.status_code == UNREADABLE else ServiceError(refused)
+
+    def _unexpected(self, error: Exception) -> ServiceError:
+        return ServiceError(f"{redact(self._url)} gives an answer that `dpt-zoo serve` does not give: {error!r}")
 
 
 def _encode(image: ImageLike) -> tuple[str, bytes]:

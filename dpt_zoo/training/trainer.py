@@ -1,7 +1,8 @@
 """Training and fine-tuning, in one call."""
 
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError, WeightsError
 from ..manifest.metadata import WeightsMetadata
 from ..models.metadata import describe
-from ..utils.files import expand_user, make_folder
+from ..utils.files import expand_user, lock_folder, make_folder
 from ..utils.progress import progress_bar
 from ..utils.streams import show
 from ..utils.validation import check_integer, check_not_empty, check_one_data_set
@@ -99,7 +100,7 @@ def train(
     Raises:
         UnknownModelError: No model has this name.
         DependencyError: A tracker is not installed.
-        InputError: An argument is invalid.
+        InputError: An argument is invalid, or another run uses `work_dir`.
         DataError: The data cannot be used. The text lists every issue.
         FetchError: The weights to start from cannot be fetched.
         WeightsError: The weights to start from cannot be loaded.
@@ -113,9 +114,10 @@ def train(
     folder = options.work_dir or cfg.get("work_dir") or Path("runs", Path(model).stem)
     cfg.work_dir = str(expand_user(folder).absolute())
     cfg.resume = bool(options.resume or cfg.get("resume"))
-    with process_group(device) as place:
+    with process_group(device) as place, contextlib.ExitStack() as stack:
         if amp:
             configs.use_amp(cfg, place)
+        from_main_process(lambda: stack.enter_context(_hold_folder(Path(cfg.work_dir), cfg.resume)))
         data = from_main_process(lambda: _prepare_data(cfg, options))
         metadata = _describe(cfg, data["train"])
         _configure(cfg, options, data)
@@ -192,15 +194,22 @@ def _extends_list(key: str) -> bool:
     return key.partition(".")[0] in ("custom_hooks", "visualizer")
 
 
+@contextlib.contextmanager
+def _hold_folder(folder: Path, is_resumed: bool) -> Iterator[None]:
+    """Make the folder of a run, and lock it within the block."""
+    make_folder(folder, "work_dir")
+    with lock_folder(folder):
+        if not is_resumed and any(folder.glob("*.pth")):
+            raise InputError(f"{folder} holds another run: resume it, or choose another work_dir")
+        yield
+
+
 def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedSplit]:
-    """Make the folder of the run, then find and check the data; in the main process only."""
+    """Find and check the data; in the main process only."""
     if options.annotations is not None:
         configs.set_files(cfg.train_dataloader.dataset, options.annotations, options.images)
         cfg.val_dataloader = None
     folder = Path(cfg.work_dir)
-    make_folder(folder, "work_dir")
-    if not cfg.resume and any(folder.glob("*.pth")):
-        raise InputError(f"{folder} holds another run: resume it, or choose another work_dir")
     root = expand_user(options.data_root) if options.data_root is not None else None
     splits: Sequence[Split] = ("train", "val") if cfg.get("val_dataloader") else ("train",)
     with progress_bar("checking images") as progress:

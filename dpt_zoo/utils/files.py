@@ -92,13 +92,17 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     Raises:
         InputError: Another process, or another block of this one, holds the lock.
+        OutputError: The folder cannot be opened.
     """
     if os.name != "posix":
         yield
         return
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be opened: {error.strerror}: choose another folder") from error
     _lock_descriptors.add(descriptor)
     try:
         try:

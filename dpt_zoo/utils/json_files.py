@@ -10,6 +10,9 @@ from typing import Any, BinaryIO
 
 from ..errors import OutputError
 
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What parsing JSON and using its content raise if a file is damaged, or has another form than expected."""
+
 
 def parse_json(text: str) -> Any:
     """Parse JSON in which no object has a key twice with different values; Python's parser would drop the first.

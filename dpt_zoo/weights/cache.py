@@ -9,6 +9,7 @@ from typing import Any
 
 from ..manifest.records import read_manifest
 from ..utils.files import expand_user, open_atomic, remove
+from ..utils.json_files import DAMAGE
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class CacheEntry:
             if content.pop("format") != FORMAT:
                 return None
             return Provenance(**{**content, "stamp": tuple(content["stamp"])})
-        except (LookupError, TypeError):
+        except DAMAGE:
             return None
 
     def has_record(self) -> bool:
@@ -84,7 +85,7 @@ class CacheEntry:
         """Return the content of the provenance file, which may be of another version or another program."""
         try:
             content = json.loads(self.provenance_file.read_bytes()) if self.provenance_file.is_file() else {}
-        except (OSError, ValueError, RecursionError):
+        except (OSError, *DAMAGE):
             content = {}
         return content if isinstance(content, dict) else {}
 

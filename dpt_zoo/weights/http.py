@@ -16,6 +16,7 @@ import requests
 from ..errors import FetchError, WeightsError
 from ..utils.files import check_space, hash_file, remove
 from ..utils.http import CHUNK, SLOWEST, STALL_SECONDS, Session, TransientError, check_status, content_encodings
+from ..utils.json_files import DAMAGE
 from ..utils.progress import ProgressCallback
 
 ATTEMPTS = 5  # maximum number of consecutive attempts with less than PROGRESS new bytes
@@ -188,7 +189,7 @@ def _read_version(part: Path, key: str) -> Version | None:
     try:
         version = Version(**json.loads(version_file(part).read_text(encoding="utf-8")))
         is_usable = version.key == key and version.validator and _size(part) <= (version.total or 0)
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, *DAMAGE):
         return None
     return version if is_usable else None
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,6 +85,23 @@ class TestJournal:
         write(tmp_path, [result_of("a.jpg")])
         (tmp_path / name).write_text("[1]\n")
         with pytest.raises(InputError, match=rf"{name}.*: use another folder"):
+            Journal(tmp_path, SETTINGS, resume=True)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            *({"stem": stem} for stem in ("../../a", "/etc/a", "a/../../b", "a\0", None)),
+            *({"name": 7}, {"key": 7}, {"frame": "1"}, {"frame": 1, "time": []}, {"objects": [{"score": 10**400}]}),
+            *({"width": 1e999}, {"path": {}}, {"has_masks": True, "objects": [{}]}),
+            {"has_tracks": True, "objects": [], "frame": 1},
+        ],
+        ids=repr,
+    )
+    def test_a_line_that_no_run_wrote(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        write(tmp_path, [result_of("a.jpg")])
+        path = tmp_path / "detections.jsonl"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}) + "\n")
+        with pytest.raises(InputError, match=r"jsonl, line 1: this is no image's result"):
             Journal(tmp_path, SETTINGS, resume=True)
 
     @pytest.mark.parametrize(

@@ -161,22 +161,25 @@ class TestOneImage:
 class TestInputs:
     @pytest.mark.network
     def test_of_all_kinds(self, run: Run, scenes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nested folders, a quoted pattern, a URL, standard input, and files with the same name."""
+        """Nested folders, a quoted pattern, a URL with secrets, standard input, and files with the same name."""
         (tmp_path / "in" / "deep").mkdir(parents=True)
         for name in ("in/b.png", "in/deep/a.png", "in/notes.txt", "p1.png", "p2.png"):
             shutil.copy(scenes[0], tmp_path / name)
         Image.open(scenes[1]).save(tmp_path / "in" / "b.webp")
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(scenes[2].read_bytes())))
         monkeypatch.chdir(tmp_path)
-        with WebServer({"/x/p1.png": scenes[3].read_bytes()}) as server:
-            status, output, err = run("detect", "in", "p?.png", f"{server.url}/x/p1.png", "-", *MASK_RCNN)
+        with WebServer({"/x/p1.png?TOKEN": scenes[3].read_bytes()}) as server:
+            url, shown = (f"{server.url.replace('://', f'://{user}@')}/x/p1.png?" for user in ("u:PASS", "..."))
+            status, output, err = run("detect", "in", "p?.png", f"{url}TOKEN", "-", *MASK_RCNN, "--format", *FORMATS)
         assert (status, err) == (0, "")
-        expected = ["in/b.png", "in/b.webp", "in/deep/a.png", "p1.png", "p2.png", f"{server.url}/x/p1.png"]
+        expected = ["in/b.png", "in/b.webp", "in/deep/a.png", "p1.png", "p2.png", f"{shown}..."]
         assert [line.rpartition(": ")[0] for line in output.splitlines()[:7]] == [*expected, "standard input"]
         names = [line["name"] for line in lines_of(Path("detections"))]
         assert names == ["b.png", "b.webp", "deep/a.png", "p1.png", "p2.png", "p1-2.png", "stdin"]
         pictures = files_of(Path("detections/pictures"))
         assert set(pictures) == {"b.png", "b.webp.jpg", "deep/a.png", "p1.png", "p2.png", "p1-2.png", "stdin.jpg"}
+        for content in files_of(Path("detections")).values():
+            assert b"TOKEN" not in content and b"PASS" not in content
 
     def test_odd_names(self, run: Run, scenes: list[Path], tmp_path: Path) -> None:
         names = {  # each name, as it is printed, and the stem of its files

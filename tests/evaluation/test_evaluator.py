@@ -28,6 +28,8 @@ import dpt_zoo
 from dpt_zoo.analysis.metrics import NAMES
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import DataError, DPTZooError, InputError
+from dpt_zoo.evaluation import evaluator
+from dpt_zoo.evaluation.plan import Plan, make_plan
 from dpt_zoo.evaluation.predictions import read_image_ids, read_predictions
 from dpt_zoo.evaluation.result import Evaluation
 from dpt_zoo.exporting import exporter
@@ -207,6 +209,22 @@ class TestProcesses:
         assert kept(tmp_path) == kept(work_dir)
         text = "".join(file.read_text() for file in (tmp_path / "predictions").glob("*.jsonl"))
         assert all(text.count(line) == 1 for line in found)
+
+    def test_others_in_the_folder_are_refused(
+        self, digits: Path, work_dir: Path, tmp_path: Path, quick_python: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refused: list[str] = []
+
+        def start_others(*arguments: Any) -> Plan:
+            others = launch(2, digits, tmp_path, quick_python)
+            refused.append(others.communicate(timeout=120)[1])
+            assert others.returncode != 0
+            return make_plan(*arguments)
+
+        monkeypatch.setattr(evaluator, "make_plan", start_others)
+        measure(digits, work_dir=tmp_path)
+        assert refused[0].count(f"dpt-zoo: {tmp_path} is in use by another run: wait for its end") == 1
+        assert kept(tmp_path) == kept(work_dir)
 
 
 def launch(count: int, data: Path, work_dir: Path, python: Path) -> subprocess.Popen[str]:

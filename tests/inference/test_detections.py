@@ -4,9 +4,11 @@ import dataclasses
 import errno
 import io
 import json
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +255,8 @@ class TestCoco:
         assert coco_mask.area(first["segmentation"]) == 200
         assert coco_mask.toBbox(first["segmentation"]).tolist() == first["bbox"]
         assert json.loads(json.dumps(found.to_coco(139))) == found.to_coco(139)
+        numbers = found.to_coco(np.int64(139), np.array(coco_category_ids(COCO)))  # type: ignore[arg-type]
+        assert json.loads(json.dumps(numbers)) == found.to_coco(139)
 
     def test_categories(self, found: Detections) -> None:
         assert [record["category_id"] for record in found.to_coco(1, [7, *[None] * 79])] == [7, 7]
@@ -269,6 +273,8 @@ class TestCoco:
 @pytest.mark.parametrize("with_masks", [True, False])
 def test_json_and_back(found: Detections, with_masks: bool) -> None:
     found = found if with_masks else dataclasses.replace(found, rles=None)
+    height, width = found.image_size
+    found = dataclasses.replace(found, image_size=(np.int64(height), np.uint16(width)))
     content = json.loads(json.dumps(found.to_json()))
     assert (content["path"], content["width"], content["height"]) == ("street.jpg", 60, 40)
     assert content["objects"][0].items() >= {"name": "person", "label": 0, "box": [5, 10, 25, 20]}.items()
@@ -279,6 +285,35 @@ def test_json_and_back(found: Detections, with_masks: bool) -> None:
         assert back.masks is not None and (back.masks == found.masks).all()
     else:
         assert back.masks is None
+
+
+CHANGES: dict[str, Any] = {
+    "no objects": lambda content: content.pop("objects"),
+    "objects that are none": lambda content: content.update(objects=5),
+    "a number as an object": lambda content: content["objects"].append(1),
+    "an object without a box": lambda content: content["objects"][0].pop("box"),
+    "a box of three numbers": lambda content: content["objects"][0].update(box=[1, 2, 3]),
+    "a huge number": lambda content: content["objects"][0].update(score=10**400),
+    "a box beyond float32": lambda content: content["objects"][0].update(box=[0, 0, 1e300, 1]),
+    "a score that is none": lambda content: content["objects"][0].update(score=math.nan),
+    "an unknown class": lambda content: content["objects"][0].update(label=80),
+    "a negative class": lambda content: content["objects"][0].update(label=-1),
+    "a class by name": lambda content: content["objects"][0].update(label="person"),
+    "an object without a mask": lambda content: content["objects"][0].pop("mask"),
+    "a mask that ends in a number": lambda content: content["objects"][0]["mask"].update(counts="P"),
+    "a mask of another size": lambda content: content["objects"][0]["mask"].update(size=[1, 1]),
+    "a width of text": lambda content: content.update(width="60"),
+    "no height": lambda content: content.update(height=0),
+    "a path that is none": lambda content: content.update(path=["a"]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_json_of_another_form(found: Detections, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(json.dumps(found.to_json()))
+    change(content)
+    with pytest.raises(InputError, match=r"^these are not the detections of an image: "):
+        Detections.from_json(content, COCO)
 
 
 @pytest.mark.parametrize("with_masks", [True, False])

@@ -77,3 +77,27 @@ def test_what_is_no_service(answer: bytes) -> None:
     ):
         dpt_zoo.Client(server.url.replace("//", "//user:SECRET@"))(png())
     assert "SECRET" not in str(raised.value)
+
+
+MODELS = '{"models": [{"name": "m", "classes": ["a"]}]}'
+IMAGE = '{"path": null, "width": 9, "height": 9, "has_masks": false, "objects": [%s]}'
+
+
+@pytest.mark.parametrize(
+    ("models", "images"),
+    [
+        *((models, "[]") for models in ("[]", "{}", '{"models": []}', '{"models": {"a": 1}}', "[" * 50_000)),
+        *((MODELS, images) for images in ("[]", "{}", "[[]]", "[%s]" % (IMAGE % "{}"))),
+        (MODELS, "[%s]" % (IMAGE % '{"label": 1, "score": 0.5, "box": [1, 1, 2, 2]}')),
+        (MODELS, "[%s]" % (IMAGE % ('{"label": 0, "score": 0.5, "box": [1, 1, 2, %s]}' % ("9" * 400)))),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_answers_of_another_program(models: str, images: str) -> None:
+    def script(connection: Connection) -> None:
+        body = models if connection.head.startswith(b"GET") else f'{{"images": {images}}}'
+        connection.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
+        connection.send(body.encode())
+
+    with RawServer(script) as server, pytest.raises(ServiceError, match=r"gives (an answer that|no answer)"):
+        dpt_zoo.Client(server.url)(png())

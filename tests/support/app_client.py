@@ -88,6 +88,10 @@ class Client:
         functions = self.get("/config").json()["dependencies"]
         self._ids = {each["api_name"]: each["id"] for each in functions}
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
     def get(self, path: str) -> requests.Response:
         return self._http.get(f"{self.url}{path}", timeout=ANSWER_SECONDS)
 

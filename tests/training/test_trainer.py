@@ -300,6 +300,39 @@ def test_the_folder_of_another_run_is_left_alone(digits: Path, tmp_path: Path, r
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["epoch_1.pth"]
 
 
+@HOOKS.register_module()
+class SecondRun(Hook):  # type: ignore[misc]
+    """Starts another process in the same folder before the first step."""
+
+    done: subprocess.CompletedProcess[str]
+
+    def __init__(self, command: list[str]) -> None:
+        self.command = command
+
+    def before_train(self, runner: Runner) -> None:
+        SecondRun.done = subprocess.run(self.command, capture_output=True, text=True)
+
+
+def test_a_second_run_in_the_folder_is_refused(digits: Path, tmp_path: Path, quick_python: Path) -> None:
+    command = [
+        quick_python,
+        "-m",
+        "dpt_zoo",
+        "train",
+        CONFIG,
+        "--data-root",
+        digits,
+        "--work-dir",
+        tmp_path,
+        "--resume",
+    ]
+    changes = {"custom_hooks": [{"type": "SecondRun", "command": list(map(str, command))}], **NO_VALIDATION}
+    weights = train(CONFIG, **quick(tmp_path, digits, cfg_options=changes))
+    message = f"dpt-zoo: {tmp_path} is in use by another run: wait for its end, or use another folder\n"
+    assert (SecondRun.done.returncode, SecondRun.done.stderr) == (2, message)
+    assert weights.exists()
+
+
 def test_two_processes(digits: Path, tmp_path: Path, quick_python: Path) -> None:
     command = ["bash", "scripts/dist_train.sh", CONFIG, "2", "--data-root", str(digits)]
     command += ["--work-dir", str(tmp_path / "run")]

@@ -116,6 +116,8 @@ def test_lock_folder(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     with lock_folder(tmp_path):
         assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OutputError, match="cannot be opened: No such file"), lock_folder(tmp_path / "missing"):
+        raise AssertionError
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX systems fork")

@@ -1,14 +1,23 @@
 """JSON lists and JSON lines, written item by item."""
 
+import contextlib
 import io
 import json
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dpt_zoo.errors import OutputError
+from dpt_zoo.bulk.plan import read_plan
+from dpt_zoo.bulk.storage import Folder
+from dpt_zoo.errors import DPTZooError, OutputError
+from dpt_zoo.evaluation.accuracy import Accuracy
+from dpt_zoo.evaluation.plan import prepare_folder
+from dpt_zoo.evaluation.predictions import read_image_ids
+from dpt_zoo.evaluation.result import Evaluation
+from dpt_zoo.manifest.metadata import parse_config
 from dpt_zoo.utils.json_files import JsonLinesWriter, read_json_lines, write_json_list
 
 
@@ -43,6 +52,27 @@ def test_a_complete_line_that_is_not_json(tmp_path: Path) -> None:
     (tmp_path / "lines.jsonl").write_bytes(b"1\n{\n")
     with pytest.raises(ValueError, match="Expecting"):
         list(read_json_lines(tmp_path / "lines.jsonl"))
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "evaluation.json": lambda file: Evaluation.read(file.parent),
+    "accuracy.json": lambda file: Accuracy.read(file.parent),
+    "settings.json": lambda file: prepare_folder(file.parent, "evaluation.json", {"weights": "0"}, resume=True),
+    "predictions.jsonl": lambda file: read_image_ids(file.parent),
+    "run.json": lambda file: read_plan(Folder(str(file.parent))),
+    "config.json": lambda file: parse_config(file.read_bytes(), file),
+}
+CONTENTS = ["", "{", "1", "null", '"text"', "[]", "[1]", "{}", '{"a": 1e999}', "[" * 100_000, "9" * 5000, "\ud800"]
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=lambda content: ascii(content)[:12])
+@pytest.mark.parametrize("name", READERS)
+def test_files_of_another_form(tmp_path: Path, name: str, content: str) -> None:
+    """A reader returns None or nothing, or raises one of the project's exceptions."""
+    file = tmp_path / name
+    file.write_bytes(content.encode("utf-8", "surrogatepass") + b"\n")
+    with contextlib.suppress(DPTZooError):
+        assert not READERS[name](file)
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
