@@ -1,0 +1,162 @@
+"""Short runs before the run: they measure the memory of a step, and test a range of learning rates.
+
+A probe is the run itself, on its device and its data, for a few steps; its weights are thrown away.
+"""
+
+import copy
+import math
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dist import all_gather_object, all_reduce, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..engine.runner import quiet_runner
+from ..errors import InputError
+from ..utils.devices import free_memory, used_memory
+from .defaults import Memory
+
+RANGE_STEPS = 100
+RANGE = 1e-3, 1e2
+"""The lowest and the highest learning rate of a range test, relative to the config's."""
+SMOOTHING = 0.9
+"""The weight of earlier losses in the moving average of a range test."""
+DIVERGENCE = 2.0
+"""The loss has diverged if it is this many times its minimum."""
+
+
+def measure_memory(cfg: Config, device: str | torch.device | None) -> Memory:
+    """Measure the memory that training on one image needs, and what is free, in the process that has the least.
+
+    Args:
+        cfg: the complete config of a run.
+        device: as for `quiet_runner`.
+    """
+    cfg = copy.deepcopy(cfg)
+    cfg.train_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
+    cfg.custom_hooks, cfg.param_scheduler = [], None
+    hook = MemoryHook()
+    _probe(cfg, hook, 2, device)  # the first step allocates the optimizer's state
+    everywhere = all_gather_object((hook.needed, hook.free))
+    return Memory(needed=max(needed for needed, _ in everywhere), free=min(free for _, free in everywhere))
+
+
+class MemoryHook(Hook):  # type: ignore[misc]
+    """Measures memory in bytes: `needed`, what the steps add to what is used before them, and `free` before them."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Measure before the first step. A forward pass ends with all activations in memory."""
+        self._device = next(runner.model.parameters()).device
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        processes = 1 if self._device.type == "cuda" else get_world_size()  # they share the memory of the CPU
+        self.free = free_memory(self._device) // processes
+        self._before = used_memory(self._device)
+        self.needed = 1
+        runner.model.register_forward_hook(lambda *_: self._measure())
+
+    def after_train_iter(self, *_: Any, **__: Any) -> None:
+        """Measure after a step."""
+        self._measure()
+
+    def _measure(self) -> None:
+        self.needed = max(self.needed, used_memory(self._device) - self._before)
+
+
+def tune_lr(cfg: Config, device: str | torch.device | None) -> tuple[float, str]:
+    """Test a range of learning rates (arXiv 1506.01186): train while the rate rises exponentially.
+
+    Args:
+        cfg: the complete config of a run.
+        device: as for `quiet_runner`.
+
+    Returns:
+        The learning rate of the steepest descent, at most a tenth of that at which the loss diverges; and a line of
+        text with the reason.
+
+    Raises:
+        InputError: The loss is not finite from the beginning.
+    """
+    cfg = copy.deepcopy(cfg)
+    lowest, highest = (factor * cfg.optim_wrapper.optimizer.lr for factor in RANGE)
+    growth = (highest / lowest) ** (1 / (RANGE_STEPS - 1))
+    cfg.optim_wrapper.optimizer.lr = lowest
+    cfg.param_scheduler = [{"type": "ExponentialLR", "gamma": growth, "by_epoch": False}]
+    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook["type"] == "StartingWeightsHook"]
+    hook = RangeTestHook()
+    _probe(cfg, hook, RANGE_STEPS, device)
+    rates = lowest * growth ** np.arange(len(hook.losses))
+    lr, divergence = pick_lr(rates.tolist(), hook.losses)
+    end = f"diverges at {divergence:.2g}" if divergence else f"does not diverge up to {rates[-1]:.2g}"
+    return lr, f"learning rate {lr:.2g}: in a range test of {len(rates)} steps, the loss {end}"
+
+
+class RangeTestHook(Hook):  # type: ignore[misc]
+    """Records the `losses` of all steps, and ends a range test in which they diverge."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Record the mean loss of all processes."""
+        loss = outputs["loss"].detach().clone()
+        all_reduce(loss, op="mean")
+        self.losses.append(loss.item())
+        runner.train_loop.stop_training = find_divergence(self.losses) is not None
+
+
+def pick_lr(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, float | None]:
+    """Pick a learning rate from the rising `rates` and the `losses` of a range test.
+
+    Returns:
+        The rate of the steepest descent of the smoothed loss, but at most a tenth of that at which it diverges; and the
+        latter, or None.
+
+    Raises:
+        InputError: There are no two finite losses before it diverges.
+    """
+    end = find_divergence(losses)
+    smoothed = _smooth(losses[:end])
+    if len(smoothed) < 2:
+        raise InputError("the learning rate cannot be tuned: the loss diverges at once: check the data")
+    descent = np.gradient(smoothed, np.log(rates[: len(smoothed)]))
+    steepest = rates[int(np.argmin(descent))]
+    divergence = None if end is None else rates[end]
+    return (steepest if divergence is None else min(steepest, divergence / 10)), divergence
+
+
+def find_divergence(losses: Sequence[float]) -> int | None:
+    """Return the index of the first of the `losses` that is not finite, or far above its minimum when smoothed."""
+    for index, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            return index
+    smoothed = _smooth(losses)
+    far = np.flatnonzero(smoothed > DIVERGENCE * np.minimum.accumulate(smoothed))
+    return int(far[0]) if far.size else None
+
+
+def _smooth(losses: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the moving average of finite losses, without a bias to zero at its start."""
+    average, smoothed = 0.0, []
+    for count, loss in enumerate(losses, 1):
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        smoothed.append(average / (1 - SMOOTHING**count))
+    return np.array(smoothed)
+
+
+def _probe(cfg: Config, hook: Hook, num_steps: int, device: str | torch.device | None) -> None:
+    """Train for some steps, without validation, checkpoints and logs."""
+    cfg.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": num_steps}
+    for split in ("val", "test"):
+        cfg.update({f"{split}_{part}": None for part in ("dataloader", "cfg", "evaluator")})
+    cfg.train_dataloader.update(sampler={"type": "InfiniteSampler"}, batch_sampler=None)
+    cfg.default_hooks = {"checkpoint": None, "logger": None}
+    cfg.visualizer, cfg.resume = None, False
+    with tempfile.TemporaryDirectory() as cfg.work_dir, quiet_runner(cfg, device) as runner:
+        runner.register_hook(hook)
+        runner.train()
