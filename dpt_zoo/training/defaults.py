@@ -58,7 +58,7 @@ class Facts:
         object_size: square root of a small object's box area in pixels of the image; nine tenths are larger.
         lr: the learning rate of the config, for `base_batch_size` images in a step.
         base_batch_size: number of images in a step of the config.
-        scale: maximum longer and shorter side of a resized image in the config, in pixels.
+        scale: maximum longer and shorter side of a resized image in the config, in pixels; None leaves it as it is.
         num_processes: number of training processes.
         accumulate: number of batches in a step.
         memory: the measured memory, or None if it is unknown.
@@ -69,7 +69,7 @@ class Facts:
     object_size: float
     lr: float
     base_batch_size: int
-    scale: Scale
+    scale: Scale | None
     num_processes: int = 1
     accumulate: int = 1
     memory: Memory | None = None
@@ -134,13 +134,16 @@ def measure_data(data: CheckedSplit) -> dict[str, Any]:
 
 def choose(facts: Facts, given: Choices) -> tuple[Choices, dict[str, str]]:
     """Choose what was not `given`. Return all choices, and a line of text with the reason of each new one by name."""
+    reasons: dict[str, str] = {}
+    scale = None
+    if facts.scale is not None:
+        scale, reason = _choose_scale(facts, facts.scale)
+        reasons["scale"] = f"images of up to {scale[0]}x{scale[1]} pixels: {reason}"
     batch_size, of_batch_size = _choose_batch_size(facts)
     batch_size = given.batch_size or batch_size
-    scale, of_scale = _choose_scale(facts)
     epochs, of_epochs = _choose_epochs(facts, batch_size)
     lr, of_lr = _choose_lr(facts, batch_size)
-    reasons = {
-        "scale": f"images of up to {scale[0]}x{scale[1]} pixels: {of_scale}",
+    reasons |= {
         "batch_size": f"batch size {batch_size}: {of_batch_size}",
         "epochs": f"{epochs} epochs: {of_epochs}",
         "lr": f"learning rate {lr:.2g}: {of_lr}",
@@ -175,9 +178,9 @@ def _choose_lr(facts: Facts, batch_size: int) -> tuple[float, str]:
     return lr, f"{reason}, and halved for trained weights"
 
 
-def _choose_scale(facts: Facts) -> tuple[Scale, str]:
+def _choose_scale(facts: Facts, scale: Scale) -> tuple[Scale, str]:
     """Choose the config's scale, for which the weights were trained, unless the data are too different."""
-    long, short = max(facts.scale), min(facts.scale)
+    long, short = scale
     factor = min(long / max(facts.image_size), short / min(facts.image_size))  # from the image to the input
     small = f"small objects of {facts.object_size:.0f} pixels"
     if facts.object_size * factor < MIN_OBJECT:
@@ -186,10 +189,6 @@ def _choose_scale(facts: Facts) -> tuple[Scale, str]:
         enlargement = max(MAX_ENLARGEMENT, MIN_OBJECT / facts.object_size)
         growth, reason = min(enlargement / factor, 1.0), "smaller, because the images are small"
     else:
-        growth, reason = 1.0, f"as the detector was trained, with {small} in images of {_times(facts.image_size)}"
+        height, width = facts.image_size
+        growth, reason = 1.0, f"as the detector was trained, with {small} in images of {width}x{height}"
     return (round(long * growth), round(short * growth)), reason
-
-
-def _times(size: tuple[int, int]) -> str:
-    height, width = size
-    return f"{width}x{height}"

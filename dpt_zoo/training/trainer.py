@@ -263,13 +263,11 @@ def _choose(cfg: Config, options: TrainingOptions, data: Mapping[Split, CheckedS
     choices = Choices(lr=given.lr)  # a config has the others
     reasons: dict[str, str] = {}
     if options.fine_tunes:
-        if options.sets_pipelines:
-            given = replace(given, scale=configs.find_scale(cfg))
         facts = Facts(
             **measure_data(data["train"]),
             lr=cfg.optim_wrapper.optimizer.lr,
             base_batch_size=cfg.auto_scale_lr.base_batch_size,
-            scale=configs.find_scale(cfg),
+            scale=None if options.sets_pipelines else configs.find_scale(cfg),
             num_processes=get_world_size(),
             accumulate=options.accumulate,
         )
@@ -296,7 +294,7 @@ def _configured(cfg: Config, options: TrainingOptions, data: Mapping[Split, Chec
 
 def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, CheckedSplit], choices: Choices) -> None:
     """Write the data, the options and the choices into the config."""
-    if choices.scale is not None and not options.sets_pipelines:
+    if choices.scale is not None:
         configs.set_scale(cfg, choices.scale)
     configs.set_data(cfg, data)
     if batch_size := choices.batch_size or options.batch_size:
