@@ -6,10 +6,8 @@ python scripts/measure_fine_tuning.py balance     AP of a rare class with and wi
 """
 
 import argparse
-import contextlib
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -35,14 +33,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subject", choices=("starts", "empty", "balance"))
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 to 4 for starts, 0 to 2 for the others")
+    parser.add_argument("--epochs", type=int, help="default: as chosen for starts, 6 for the others")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings to compare")
     args = parser.parse_args()
     from dpt_zoo.engine.config import parse_cfg_options
 
     measure: Callable[..., list[Any]] = globals()[f"measure_{args.subject}"]
+    options: dict[str, Any] = {"cfg_options": parse_cfg_options(args.cfg_options)}
+    options["epochs"] = args.epochs or (None if args.subject == "starts" else 6)
     for seed in args.seeds or range(5 if args.subject == "starts" else 3):
         with tempfile.TemporaryDirectory() as folder:
-            print(*measure(Path(folder), seed, cfg_options=parse_cfg_options(args.cfg_options)), sep=" | ", flush=True)
+            print(*measure(Path(folder), seed, **options), sep=" | ", flush=True)
 
 
 def measure_starts(folder: Path, seed: int, **options: Any) -> list[Any]:
@@ -51,7 +52,7 @@ def measure_starts(folder: Path, seed: int, **options: Any) -> list[Any]:
     rng = np.random.default_rng(seed)
     size = int(rng.integers(96, 321))
     groups = np.array_split(rng.permutation(10), num_classes)
-    for split, count in (("train", num_images), ("val", 40), ("test", NUM_TESTED)):
+    for split, count in (("train", num_images), ("val", 20), ("test", NUM_TESTED)):
         write_scenes(folder / "data", split, [groups] * count, groups, size, seed)
     name = DETECTORS[seed % 2]
     start = create_start(folder / "start.pth", name, num_classes, seed)
@@ -66,7 +67,7 @@ def measure_empty(folder: Path, seed: int, **options: Any) -> list[Any]:
     groups = [[number] for number in range(5)]
     other = [[number] for number in range(5, 10)]
     write_scenes(folder / "data", "train", [groups] * 60 + [other] * 40, groups, 192, seed)
-    write_scenes(folder / "data", "val", [groups] * 30, groups, 192, seed)
+    write_scenes(folder / "data", "val", [groups] * 20, groups, 192, seed)
     write_scenes(folder / "data", "test", [groups] * NUM_TESTED, groups, 192, seed)
     write_scenes(folder / "empty", "test", [other] * NUM_TESTED, groups, 192, seed)
     row = [DETECTORS[seed % 2]]
@@ -99,8 +100,7 @@ def run(
 ) -> tuple[Path, list[str], str, str]:
     """Train, and return the weights, the choices, and the time."""
     start, processor = time.monotonic(), os.times()
-    with contextlib.redirect_stderr(sys.stdout):
-        weights = dpt_zoo.train(name, data_root=data or folder / "data", work_dir=folder / "run", seed=seed, **options)
+    weights = dpt_zoo.train(name, data_root=data or folder / "data", work_dir=folder / "run", seed=seed, **options)
     spent = [after - before for before, after in zip(processor, os.times(), strict=True)]
     choices = json.loads((folder / "run" / FILE).read_text())
     shown = [f"{key} {value:.3g}" if key == "lr" else f"{key} {value}" for key, value in choices.items()]

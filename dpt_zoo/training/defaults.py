@@ -122,11 +122,11 @@ def read_choices(work_dir: Path) -> Choices:
         raise InputError(f"{path} is damaged: remove it, and give the options that it would choose") from error
 
 
-def measure_data(data: CheckedSplit) -> dict[str, Any]:
-    """Return the facts about a data set, by the names in `Facts`."""
+def measure_data(data: CheckedSplit, *, keep_empty: bool) -> dict[str, Any]:
+    """Return the facts about a data set, by the names in `Facts`, with or without images that have no objects."""
     height, width = np.median(np.array(data.image_sizes), axis=0)
     return {
-        "num_images": data.num_images,
+        "num_images": data.num_images - (0 if keep_empty else data.num_empty_images),
         "image_size": (round(height), round(width)),
         "object_size": float(np.quantile(data.object_sizes, 0.1)),
     }

@@ -264,7 +264,7 @@ def _choose(cfg: Config, options: TrainingOptions, data: Mapping[Split, CheckedS
     reasons: dict[str, str] = {}
     if options.fine_tunes:
         facts = Facts(
-            **measure_data(data["train"]),
+            **measure_data(data["train"], keep_empty=options.keep_empty is not False),
             lr=cfg.optim_wrapper.optimizer.lr,
             base_batch_size=cfg.auto_scale_lr.base_batch_size,
             scale=None if options.sets_pipelines else configs.find_scale(cfg),
