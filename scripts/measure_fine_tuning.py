@@ -25,7 +25,7 @@ from dpt_zoo.training.defaults import FILE
 DETECTORS = ("retinanet_dpt_nano_digits", "mrcnn_dpt_nano_digits")
 STARTS = ((60, 1), (200, 3), (800, 10), (60, 10), (200, 1))
 """The number of scenes and of classes of each start."""
-NUM_TESTED = 60
+NUM_VALIDATED, NUM_TESTED = 20, 60
 Groups = Sequence[Sequence[int]]  # the digits of each class
 
 
@@ -50,9 +50,9 @@ def measure_starts(folder: Path, seed: int, **options: Any) -> list[Any]:
     """Fine-tune on random classes, scenes of a random size, and random digits."""
     num_images, num_classes = STARTS[seed % len(STARTS)]
     rng = np.random.default_rng(seed)
-    size = int(rng.integers(96, 321))
+    size = int(rng.integers(64, 129))
     groups = np.array_split(rng.permutation(10), num_classes)
-    for split, count in (("train", num_images), ("val", 20), ("test", NUM_TESTED)):
+    for split, count in (("train", num_images), ("val", NUM_VALIDATED), ("test", NUM_TESTED)):
         write_scenes(folder / "data", split, [groups] * count, groups, size, seed)
     name = DETECTORS[seed % 2]
     start = create_start(folder / "start.pth", name, num_classes, seed)
@@ -67,14 +67,14 @@ def measure_empty(folder: Path, seed: int, **options: Any) -> list[Any]:
     groups = [[number] for number in range(5)]
     other = [[number] for number in range(5, 10)]
     write_scenes(folder / "data", "train", [groups] * 60 + [other] * 40, groups, 192, seed)
-    write_scenes(folder / "data", "val", [groups] * 20, groups, 192, seed)
+    write_scenes(folder / "data", "val", [groups] * NUM_VALIDATED, groups, 192, seed)
     write_scenes(folder / "data", "test", [groups] * NUM_TESTED, groups, 192, seed)
     write_scenes(folder / "empty", "test", [other] * NUM_TESTED, groups, 192, seed)
     row = [DETECTORS[seed % 2]]
     for keep_empty in (False, True):
         weights, *_ = run(folder / str(keep_empty), row[0], seed, folder / "data", keep_empty=keep_empty, **options)
         detector = dpt_zoo.Detector(weights, score_threshold=0.3)
-        found = sum(map(len, detector(sorted((folder / "empty" / "test").iterdir()))))
+        found = sum(map(len, detector.stream(folder / "empty" / "test")))
         row += [f"{'with' if keep_empty else 'without'} empty: {found} false positives"]
         row += [f"AP {evaluate(row[0], weights, folder):.1f}"]
     return row
@@ -85,8 +85,8 @@ def measure_balance(folder: Path, seed: int, **options: Any) -> list[Any]:
     groups = [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     rare = [groups[2:] if number % 10 == 0 else groups[:2] for number in range(100)]
     write_scenes(folder / "data", "train", rare, groups, 192, seed)
-    for split in ("val", "test"):
-        write_scenes(folder / "data", split, [groups] * NUM_TESTED, groups, 192, seed)
+    for split, count in (("val", NUM_VALIDATED), ("test", NUM_TESTED)):
+        write_scenes(folder / "data", split, [groups] * count, groups, 192, seed)
     row = [DETECTORS[seed % 2]]
     for balance in (False, True):
         weights, *_ = run(folder / str(balance), row[0], seed, folder / "data", balance=balance, **options)

@@ -109,7 +109,7 @@ def test_the_scale_suits_images_and_objects(
 
 
 def test_all_steps_that_resize_follow_the_scale() -> None:
-    cfg = configs.load_config("mrcnn_dpt_t_3x")
+    cfg = configs.load_config("mrcnn_dpt_t_ms3x")
     configs.set_scale(cfg, (667, 400))
     (train,) = (each.scales for each in cfg.train_dataloader.dataset.pipeline if each.type == "RandomChoiceResize")
     assert train == [(667, side) for side in (320, 336, 352, 368, 384, 400)]
