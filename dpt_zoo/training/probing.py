@@ -15,10 +15,12 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from ..engine.runner import quiet_runner
 from ..errors import InputError
-from ..utils.devices import free_memory, used_memory
+from ..utils.devices import free_memory
 from .defaults import Memory
 
 RANGE_STEPS = 100
@@ -41,31 +43,51 @@ def measure_memory(cfg: Config, device: str | torch.device | None) -> Memory:
     cfg.train_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
     cfg.custom_hooks, cfg.param_scheduler = [], None
     hook = MemoryHook()
-    _probe(cfg, hook, 2, device)  # the first step allocates the optimizer's state
+    _probe(cfg, hook, 2, device)  # the peak is in the second step: the first creates the optimizer's state
     everywhere = all_gather_object((hook.needed, hook.free))
     return Memory(needed=max(needed for needed, _ in everywhere), free=min(free for _, free in everywhere))
 
 
 class MemoryHook(Hook):  # type: ignore[misc]
-    """Measures memory in bytes: `needed`, what the steps add to what is used before them, and `free` before them."""
+    """Measures memory in bytes: `needed`, what the steps add to what is used before them, and `free` before them.
+
+    On a GPU, this is the peak. On a CPU, where freed memory stays with the process, it is what the forward pass keeps for
+    the backward pass, the gradients and the optimizer's state.
+    """
+
+    needed = free = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Measure before the first step. A forward pass ends with all activations in memory."""
-        self._device = next(runner.model.parameters()).device
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-        processes = 1 if self._device.type == "cuda" else get_world_size()  # they share the memory of the CPU
-        self.free = free_memory(self._device) // processes
-        self._before = used_memory(self._device)
-        self.needed = 1
-        runner.model.register_forward_hook(lambda *_: self._measure())
+        """Measure before the first step."""
+        parameters = [each for each in runner.model.parameters() if each.requires_grad]
+        device = parameters[0].device
+        self._gpu = device if device.type == "cuda" else None
+        if self._gpu:
+            torch.cuda.reset_peak_memory_stats(self._gpu)
+            self._before = torch.cuda.memory_allocated(self._gpu)
+        self.free = free_memory(device) // (1 if self._gpu else get_world_size())  # processes share that of the CPU
+        self._state = sum(3 * each.nbytes for each in parameters)  # a gradient and Adam's two moments
+        self._model = {each.untyped_storage().data_ptr() for each in runner.model.state_dict().values()}
 
-    def after_train_iter(self, *_: Any, **__: Any) -> None:
-        """Measure after a step."""
-        self._measure()
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Record what is kept for the backward pass."""
+        self._kept: dict[int, int] = {}
+        self._recorder = saved_tensors_hooks(self._record, lambda tensor: tensor)
+        self._recorder.__enter__()
 
-    def _measure(self) -> None:
-        self.needed = max(self.needed, used_memory(self._device) - self._before)
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Measure a step."""
+        self._recorder.__exit__()
+        if self._gpu:
+            self.needed = torch.cuda.max_memory_allocated(self._gpu) - self._before
+        else:
+            self.needed = max(self.needed, self._state + sum(self._kept.values()))
+
+    def _record(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._model:
+            self._kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
 
 def tune_lr(cfg: Config, device: str | torch.device | None) -> tuple[float, str]:

@@ -40,16 +40,6 @@ def device_name(device: "torch.device") -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
-def used_memory(device: "torch.device") -> int:
-    """Return the bytes that this process uses: on a CUDA device at most so far, on others now, of the system's."""
-    import psutil
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return int(psutil.Process().memory_info().rss)
-
-
 def free_memory(device: "torch.device", cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Return the free bytes of a CUDA device or, for others, of the system and of this container.
 
