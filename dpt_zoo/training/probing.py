@@ -51,8 +51,8 @@ def measure_memory(cfg: Config, device: str | torch.device | None) -> Memory:
 class MemoryHook(Hook):  # type: ignore[misc]
     """Measures memory in bytes: `needed`, what the steps add to what is used before them, and `free` before them.
 
-    On a GPU, this is the peak. On a CPU, where freed memory stays with the process, it is what the forward pass keeps for
-    the backward pass, the gradients and the optimizer's state.
+    On a GPU, this is the peak. On a CPU, where freed memory stays with the process, it is what the forward pass keeps
+    for the backward pass, the gradients and the optimizer's state.
     """
 
     needed = free = 0
