@@ -236,7 +236,7 @@ def _write(folder: Path, settings: dict[str, int], progress: ProgressCallback | 
 
 
 def annotate(scene: Scene, image_id: int, first_id: int) -> Iterator[dict[str, Any]]:
-    """Yield the COCO annotations of a scene, with compressed RLE masks."""
+    """Yield the COCO annotations of a `scene`, with compressed RLE masks, for `image_id`; ids start at `first_id`."""
     for index, rle in enumerate(coco_mask.encode(np.asfortranarray(scene.masks.transpose(1, 2, 0)))):
         yield {
             "id": first_id + index,

@@ -123,7 +123,7 @@ def read_choices(work_dir: Path) -> Choices:
 
 
 def measure_data(data: CheckedSplit, *, keep_empty: bool) -> dict[str, Any]:
-    """Return the facts about a data set, by the names in `Facts`, with or without images that have no objects."""
+    """Return the facts about `data`, by the names in `Facts`; `keep_empty` counts images without objects."""
     height, width = np.median(np.array(data.image_sizes), axis=0)
     return {
         "num_images": data.num_images - (0 if keep_empty else data.num_empty_images),
@@ -133,7 +133,7 @@ def measure_data(data: CheckedSplit, *, keep_empty: bool) -> dict[str, Any]:
 
 
 def choose(facts: Facts, given: Choices) -> tuple[Choices, dict[str, str]]:
-    """Choose what was not `given`. Return all choices, and a line of text with the reason of each new one by name."""
+    """Choose by the `facts` what was not `given`. Return all choices, and a line of text with each new one's reason."""
     reasons: dict[str, str] = {}
     scale = None
     if facts.scale is not None:
