@@ -51,7 +51,7 @@ def measure_starts(folder: Path, seed: int, **options: Any) -> list[Any]:
     num_images, num_classes = STARTS[seed % len(STARTS)]
     rng = np.random.default_rng(seed)
     size = int(rng.integers(64, 129))
-    groups = np.array_split(rng.permutation(10), num_classes)
+    groups = [each.tolist() for each in np.array_split(rng.permutation(10), num_classes)]
     for split, count in (("train", num_images), ("val", NUM_VALIDATED), ("test", NUM_TESTED)):
         write_scenes(folder / "data", split, [groups] * count, groups, size, seed)
     name = DETECTORS[seed % 2]
@@ -118,9 +118,15 @@ def create_start(path: Path, name: str, num_classes: int, seed: int) -> Path:
 
 def evaluate(name: str, weights: Path, folder: Path, of_class: str | None = None) -> float:
     """Return the box AP on the test scenes, of all classes or one."""
-    data = {"annotations": folder / "data/annotations/instances_test.json", "images": folder / "data/test"}
-    model = {"model": name, "weights": weights} if weights.suffix == ".pth" else {"model": weights}
-    evaluation = dpt_zoo.evaluate(**model, **data, tasks=["bbox"])
+    annotations, images = folder / "data/annotations/instances_test.json", folder / "data/test"
+    says_what_it_is = weights.suffix == ".safetensors"
+    evaluation = dpt_zoo.evaluate(
+        weights if says_what_it_is else name,
+        weights=None if says_what_it_is else weights,
+        annotations=annotations,
+        images=images,
+        tasks=["bbox"],
+    )
     metrics = evaluation.metrics["bbox"] if of_class is None else evaluation.per_class["bbox"][of_class]
     return float(metrics["mAP"] or 0)
 

@@ -196,8 +196,8 @@ class TrainingOptions:
         )
         return Choices(
             lr=lr,
-            batch_size=self.batch_size or (batch_size and int(batch_size)),
-            epochs=self.epochs or (epochs and int(epochs)),
+            batch_size=self.batch_size or (int(batch_size) if batch_size else None),
+            epochs=self.epochs or (int(epochs) if epochs else None),
         )
 
     @property

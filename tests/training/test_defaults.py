@@ -104,7 +104,7 @@ def test_the_scale_suits_images_and_objects(
     authors = {"lr": 1e-4, "base_batch_size": 16, "scale": (1333, 800)}
     facts = Facts(num_images=100, image_size=image_size, object_size=object_size, **authors)  # type: ignore[arg-type]
     chosen, _ = choose(facts, Choices())
-    assert chosen.scale == pytest.approx(scale, abs=2)
+    assert chosen.scale and chosen.scale == pytest.approx(scale, abs=2)
     factor = min(chosen.scale) / min(image_size)
     assert object_size * factor >= MIN_OBJECT - 0.1 or chosen.scale == (2666, 1600)
 
