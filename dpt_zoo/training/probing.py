@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -26,10 +27,12 @@ from .defaults import Memory
 RANGE_STEPS = 100
 RANGE = 1e-3, 1e2
 """The lowest and the highest learning rate of a range test, relative to the config's."""
-SMOOTHING = 0.9
-"""The weight of earlier losses in the moving average of a range test."""
+WINDOW = 10
+"""The number of steps over which a range test averages the loss, because that of small batches varies."""
 DIVERGENCE = 2.0
-"""The loss has diverged if it is this many times its minimum."""
+"""The average loss has diverged if it is this many times its minimum."""
+SIGNIFICANCE = 4.0
+"""A fall of the average loss from one window to the next counts if it is this many times its standard error."""
 
 
 def measure_memory(cfg: Config, device: str | torch.device | None) -> Memory:
@@ -98,8 +101,7 @@ def tune_lr(cfg: Config, device: str | torch.device | None) -> tuple[float, str]
         device: as for `quiet_runner`.
 
     Returns:
-        The learning rate of the steepest descent, at most a tenth of that at which the loss diverges; and a line of
-        text with the reason.
+        The learning rate, see `pick_lr`, and a line of text with the reason.
 
     Raises:
         InputError: The loss is not finite from the beginning.
@@ -136,39 +138,42 @@ def pick_lr(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, flo
     """Pick a learning rate from the rising `rates` and the `losses` of a range test.
 
     Returns:
-        The rate of the steepest descent of the smoothed loss, but at most a tenth of that at which it diverges; and the
-        latter, or None.
+        The rate at which the average loss falls most steeply, but at most a tenth of that at which it diverges, or of
+        the highest; this tenth if the loss falls nowhere. And the rate at which it diverges, or None.
 
     Raises:
-        InputError: There are no two finite losses before it diverges.
+        InputError: There are no three finite losses before it diverges.
     """
     end = find_divergence(losses)
-    smoothed = _smooth(losses[:end])
-    if len(smoothed) < 2:
+    before = losses[:end]
+    window = min(WINDOW, len(before) // 3)
+    if not window:
         raise InputError("the learning rate cannot be tuned: the loss diverges at once: check the data")
-    descent = np.gradient(smoothed, np.log(rates[: len(smoothed)]))
-    steepest = rates[int(np.argmin(descent))]
     divergence = None if end is None else rates[end]
-    return (steepest if divergence is None else min(steepest, divergence / 10)), divergence
+    highest = (rates[-1] if divergence is None else divergence) / 10
+    averages = _average(before, window)
+    changes = averages[window:] - averages[:-window]  # from one window to the next
+    deviation = np.median(np.abs(np.diff(before))) / 0.95  # of a single loss, if it is normal
+    steepest = int(np.argmin(changes))
+    if -changes[steepest] <= SIGNIFICANCE * deviation * math.sqrt(2 / window):
+        return highest, divergence
+    return min(rates[steepest + window], highest), divergence
 
 
 def find_divergence(losses: Sequence[float]) -> int | None:
-    """Return the index of the first of the `losses` that is not finite, or far above its minimum when smoothed."""
+    """Return the index of the first of the `losses` that is not finite, or whose average is far above its minimum."""
     for index, loss in enumerate(losses):
         if not math.isfinite(loss):
             return index
-    smoothed = _smooth(losses)
-    far = np.flatnonzero(smoothed > DIVERGENCE * np.minimum.accumulate(smoothed))
-    return int(far[0]) if far.size else None
+    if len(losses) < WINDOW:
+        return None
+    averages = _average(losses, WINDOW)
+    far = np.flatnonzero(averages > DIVERGENCE * np.minimum.accumulate(averages))
+    return int(far[0]) + WINDOW - 1 if far.size else None
 
 
-def _smooth(losses: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the moving average of finite losses, without a bias to zero at its start."""
-    average, smoothed = 0.0, []
-    for count, loss in enumerate(losses, 1):
-        average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        smoothed.append(average / (1 - SMOOTHING**count))
-    return np.array(smoothed)
+def _average(losses: Sequence[float], window: int) -> NDArray[np.float64]:
+    return np.convolve(losses, np.full(window, 1 / window), "valid")
 
 
 def _probe(cfg: Config, hook: Hook, num_steps: int, device: str | torch.device | None) -> None:

@@ -156,6 +156,14 @@ class TestTheRangeOfLearningRates:
         if 30 * center < rates[-1]:
             assert divergence is not None and divergence > 30 * center and lr <= divergence / 10 * (1 + 1e-9)
 
+    @pytest.mark.parametrize("seed", range(20))
+    def test_a_trained_detector_whose_loss_only_varies(self, seed: int) -> None:
+        losses = np.random.default_rng(seed).gamma(9, 1 / 9, 100)  # as that of single images
+        losses[80:] *= np.geomspace(1, 1e4, 20)
+        lr, divergence = pick_lr(self.RATES, losses.tolist())
+        assert divergence is not None and self.RATES[70] < divergence < self.RATES[95]
+        assert lr == divergence / 10
+
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_a_loss_that_is_not_finite_is_a_divergence(self, bad: float) -> None:
         losses = [*np.linspace(2, 1, 50), bad, *[1.0] * 49]
