@@ -41,6 +41,7 @@ TORCH = [
     "matplotlib>=3.8",
     "supervision>=0.31.2",
     "defusedxml>=0.7",  # Pascal VOC annotations
+    "psutil>=5.9.4",  # the memory that training may use
 ]
 OPENVINO = ["openvino>=2025.2"]
 EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.5.4"]

@@ -71,6 +71,7 @@ def add_commands(commands: Any) -> None:
     add("--epochs", type=int, metavar="N", help="passes over the data; the learning-rate schedule is scaled")
     add("--accumulate", type=int, default=1, metavar="N", help="batches in an optimizer step (default: %(default)s)")
     add("--scale-lr", action="store_true", help="scale the learning rate with the number of images in a step")
+    add("--tune-lr", action="store_true", help="choose the learning rate by a range test of 100 steps")
     add("--compile", action="store_true", help="compile the backbone")
     add("--gradient-checkpointing", action="store_true", help="use less memory and more time")
     add("--ema", action="store_true", help="validate and save a moving average of the weights")

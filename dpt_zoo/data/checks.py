@@ -4,6 +4,7 @@ import codecs
 import functools
 import json
 import locale
+import math
 import re
 import reprlib
 from collections import Counter
@@ -25,7 +26,7 @@ from ..utils.json_files import parse_json
 from ..utils.progress import ProgressCallback
 from ..utils.text import plural
 from ..utils.validation import check_integer
-from .annotation_checks import Finding, check_box, check_mask, format_size
+from .annotation_checks import Finding, check_box, check_mask, format_size, parse_box
 from .completion import complete, leaves_folder, remove_parents
 from .duplicates import find_duplicates, make_thumbnail
 
@@ -62,6 +63,8 @@ class CheckedSplit:
     num_rle_masks: int = 0  # without crowds; `LoadAnnotations` with `poly2mask=False` ignores these objects
     classes: dict[str, int] = field(default_factory=dict)  # numbers of objects, in the order of MMDetection's labels
     class_images: Counter[str] = field(default_factory=Counter)  # numbers of images with objects of each class
+    image_sizes: list[tuple[int, int]] = field(default_factory=list, repr=False)  # (height, width) of each image
+    object_sizes: list[float] = field(default_factory=list, repr=False)  # the root of each box's area, without crowds
     issues: list[Issue] = field(default_factory=list)  # errors and warnings
     thumbnails: dict["_Image", NDArray[np.uint8]] = field(default_factory=dict, repr=False)  # to find leaks
 
@@ -258,6 +261,7 @@ def _check_images(split: CheckedSplit, images: list[Any]) -> list[_Image]:
     if not images:
         split.add(IssueType.EMPTY, "the file has no images")
     split.num_images = split.num_empty_images = len(images)
+    split.image_sizes = [image.size for image in valid if image.size]
     return valid
 
 
@@ -307,8 +311,10 @@ def _check_annotations(
             split.classes[name] += 1
             crowds[name] += is_crowd and isinstance(segmentation, dict)
         num_crowds += is_crowd
-        is_wanted = not is_crowd and (wanted is None or name in wanted)
-        num_learned += is_wanted and _NOT_LEARNED.isdisjoint(issue_type for issue_type, _ in findings)
+        if not is_crowd and _NOT_LEARNED.isdisjoint(issue_type for issue_type, _ in findings):
+            num_learned += wanted is None or name in wanted
+            if box := parse_box(annotation.get("bbox")):
+                split.object_sizes.append(math.sqrt(box[2] * box[3]))
     split.num_objects = len(annotations)
     split.class_images = Counter(name for name, _ in pairs)
     split.num_empty_images -= len(annotated)

@@ -219,7 +219,7 @@ def _write(folder: Path, settings: dict[str, int], progress: ProgressCallback | 
             scene = digit_scene(rng, digits, size)
             name = f"{image_id:06d}.png"
             images.append({"id": image_id, "file_name": name, "width": size, "height": size})
-            annotations += _annotate(scene, image_id, len(annotations) + 1)
+            annotations += annotate(scene, image_id, len(annotations) + 1)
             Image.fromarray(scene.image).save(folder / folder_name / name, compress_type=zlib.Z_RLE)  # fast and small
             done += 1
             if progress:
@@ -236,8 +236,8 @@ def _write(folder: Path, settings: dict[str, int], progress: ProgressCallback | 
         os.sync()  # once, instead of for each of thousands of files
 
 
-def _annotate(scene: Scene, image_id: int, first_id: int) -> Iterator[dict[str, Any]]:
-    """Yield the COCO annotations of a scene, with compressed RLE masks."""
+def annotate(scene: Scene, image_id: int, first_id: int) -> Iterator[dict[str, Any]]:
+    """Yield the COCO annotations of a `scene`, with compressed RLE masks, for `image_id`; ids start at `first_id`."""
     for index, rle in enumerate(coco_mask.encode(np.asfortranarray(scene.masks.transpose(1, 2, 0)))):
         yield {
             "id": first_id + index,

@@ -117,20 +117,48 @@ def set_starting_weights(cfg: Config, weights: str | Path, *, is_default: bool =
     add_hook(cfg, type="StartingWeightsHook", weights=weights, is_default=is_default)
 
 
-def set_fine_tuning_schedule(cfg: Config, epochs: int, num_batches: int) -> None:
-    """Set a schedule of `epochs` with `num_batches` each, for a trained model and few images.
+def set_fine_tuning_schedule(cfg: Config, epochs: int, num_steps: int) -> None:
+    """Set a schedule of `epochs` with `num_steps` in all, for a trained model.
 
-    The learning rate is a quarter of the config's, since a step usually has fewer images than the config's 16. It
-    rises over a tenth of the run, at most over the authors' 500 iterations, then falls along a cosine.
+    The learning rate rises over a tenth of the run, at most the authors' 500 iterations, then falls along a cosine.
     """
     cfg.train_cfg.max_epochs = epochs
-    cfg.optim_wrapper.optimizer.lr /= 4
     cfg.optim_wrapper.clip_grad = {"max_norm": 10.0}
-    warm_up = max(2, min(500, epochs * num_batches // 10))
+    warm_up = max(2, min(500, num_steps // 10))
     cfg.param_scheduler = [
         {"type": "LinearLR", "start_factor": 0.001, "by_epoch": False, "begin": 0, "end": warm_up},
         {"type": "CosineAnnealingLR", "by_epoch": True, "convert_to_iter_based": True},
     ]
+
+
+def find_scale(cfg: Config) -> tuple[int, int]:
+    """Return the maximum longer and shorter side of an image that is resized for detection, in pixels."""
+    (scale,) = (each.scale for each in cfg.test_dataloader.dataset.pipeline if each.type == "Resize")
+    return int(max(scale)), int(min(scale))
+
+
+def set_scale(cfg: Config, scale: tuple[int, int]) -> None:
+    """Resize images in training and detection to at most `scale`, the longer and shorter side in pixels.
+
+    Training at several scales keeps their ratios; the largest becomes `scale`.
+    """
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        if cfg.get(name):
+            cfg[name].dataset.pipeline = _resize(cfg[name].dataset.pipeline, scale)
+
+
+def _resize(pipeline: Sequence[Any], scale: tuple[int, int]) -> list[Any]:
+    pipeline = list(pipeline)
+    for transform in pipeline:
+        if transform.type == "RandomChoiceResize":
+            largest = max(min(each) for each in transform.scales)
+            transform.scales = [(scale[0], round(scale[1] * min(each) / largest)) for each in transform.scales]
+        elif transform.type == "Resize":
+            transform.scale = scale
+    if not any("Resize" in transform.type for transform in pipeline):
+        place = [transform.type for transform in pipeline].index("PackDetInputs")
+        pipeline.insert(place, {"type": "Resize", "scale": scale, "keep_ratio": True})
+    return pipeline
 
 
 def set_num_epochs(cfg: Config, epochs: int) -> None:

@@ -1,12 +1,14 @@
 """Training and fine-tuning, in one call."""
 
 import contextlib
+import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
@@ -26,7 +28,9 @@ from ..utils.validation import check_integer, check_not_empty, check_one_data_se
 from ..weights.converting import with_metadata, write_safetensors
 from ..weights.reading import read_weights
 from .checkpoints import find_checkpoints, find_facts, find_metrics
+from .defaults import Choices, Facts, choose, measure_data, read_choices
 from .loggers import add_loggers
+from .probing import measure_memory, tune_lr
 
 
 def train(
@@ -42,6 +46,7 @@ def train(
     batch_size: int | None = None,
     accumulate: int = 1,
     scale_lr: bool = False,
+    tune_lr: bool = False,
     workers: int | None = None,
     amp: bool = False,
     compile: bool = False,
@@ -60,7 +65,9 @@ def train(
     """Train a detector with MMEngine's Runner, in this process or in all processes that torchrun started.
 
     A config file is trained as it is, from ImageNet weights of the backbone. A detector of the zoo is fine-tuned: it
-    starts from its weights, with a smaller learning rate, for 12 epochs. The classes are always those of the data.
+    starts from its weights, and batch size, learning rate, epochs and the scale of the images are chosen from the data
+    and the memory, unless they are given. The choices are reported, and kept in `work_dir` for `resume`. The classes
+    are always those of the data.
 
     Args:
         model: a config file, the name of a detector, or weights that say which model they are for (see
@@ -76,7 +83,8 @@ def train(
         epochs: number of passes over the data, at least 1; the learning rate schedule is scaled to it.
         batch_size: number of images in a batch of one process, at least 1.
         accumulate: number of batches to accumulate gradients over for one step; at 1, the number is the config's.
-        scale_lr: multiply the learning rate by the images in a step, divided by those that the config assumes.
+        scale_lr: multiply the learning rate of a config by the images in a step, divided by those that it assumes.
+        tune_lr: choose the learning rate by a range test of 100 steps, from the weights with which the run starts.
         workers: number of data loading processes for each training process; 0 loads in the training process.
         amp: train in mixed precision; needs a GPU.
         compile: compile the backbone with `torch.compile`.
@@ -119,8 +127,9 @@ def train(
             configs.use_amp(cfg, place)
         from_main_process(lambda: stack.enter_context(_hold_folder(Path(cfg.work_dir), cfg.resume)))
         data = from_main_process(lambda: _prepare_data(cfg, options))
-        metadata = _describe(cfg, data["train"])
-        _configure(cfg, options, data)
+        choices = _choose(cfg, options, data)
+        metadata = _describe(cfg, data["train"], choices)
+        _configure(cfg, options, data, choices)
         return _run(cfg, options, data["train"], metadata)
 
 
@@ -139,6 +148,7 @@ class TrainingOptions:
     batch_size: int | None
     accumulate: int
     scale_lr: bool
+    tune_lr: bool
     workers: int | None
     amp: bool
     compile: bool
@@ -171,11 +181,31 @@ class TrainingOptions:
         if not (self.resume or self.cfg_options.get("resume")):  # then it is a checkpoint to resume from
             self._take("load_from", "weights", only_compare=not self.fine_tunes)
         check_one_data_set(self.data_root, self.annotations, self.images)
+        if self.tune_lr and (self.scale_lr or self.given.lr is not None):
+            raise InputError("tune_lr chooses the learning rate: leave it out, or scale_lr and the lr in cfg_options")
 
     @property
     def fine_tunes(self) -> bool:
         """Whether the model is a detector with weights, not a config file."""
         return not str(self.model).endswith(".py")
+
+    @property
+    def given(self) -> Choices:
+        """The settings that need not be chosen."""
+        lr, batch_size, epochs = (
+            _find_number(self.cfg_options, path)
+            for path in ("optim_wrapper.optimizer.lr", "train_dataloader.batch_size", "train_cfg.max_epochs")
+        )
+        return Choices(
+            lr=lr,
+            batch_size=self.batch_size or (int(batch_size) if batch_size else None),
+            epochs=self.epochs or (int(epochs) if epochs else None),
+        )
+
+    @property
+    def sets_pipelines(self) -> bool:
+        """Whether the steps that prepare images are given, so that their scale is not chosen."""
+        return any("pipeline" in key for key in self.cfg_options)
 
     def _take(self, setting: str, name: str, *, only_compare: bool = False) -> None:
         """Use a setting in `cfg_options` as the argument of the same meaning. Refuse two different values."""
@@ -204,6 +234,16 @@ def _hold_folder(folder: Path, is_resumed: bool) -> Iterator[None]:
         yield
 
 
+def _find_number(settings: Any, path: str) -> float | None:
+    """Return a positive number in `cfg_options` by its path, parts of which may be dicts."""
+    for key, value in settings.items() if isinstance(settings, Mapping) else ():
+        if path.startswith(f"{key}."):
+            return _find_number(value, path.removeprefix(f"{key}."))
+        if path == key and isinstance(value, int | float | np.number) and value > 0:
+            return float(value)
+    return None
+
+
 def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedSplit]:
     """Find and check the data; in the main process only."""
     if options.annotations is not None:
@@ -224,21 +264,63 @@ def _prepare_data(cfg: Config, options: TrainingOptions) -> dict[Split, CheckedS
     return data
 
 
-def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, CheckedSplit]) -> None:
-    """Write the data and the options into the config."""
-    configs.set_data(cfg, data)
-    if options.batch_size is not None:
-        cfg.train_dataloader.batch_size = options.batch_size
-    images_per_batch = cfg.train_dataloader.batch_size * get_world_size()
+def _choose(cfg: Config, options: TrainingOptions, data: Mapping[Split, CheckedSplit]) -> Choices:
+    """Choose the settings that are not given, and report them. A resumed run has the choices of its start."""
+    folder = Path(cfg.work_dir)
+    earlier = from_main_process(lambda: read_choices(folder)) if cfg.resume else Choices()
+    given = options.given.or_else(earlier)
+    choices = Choices(lr=given.lr)  # a config has the others
+    reasons: dict[str, str] = {}
     if options.fine_tunes:
-        configs.set_fine_tuning_schedule(cfg, options.epochs or 12, data["train"].num_images // images_per_batch)
+        facts = Facts(
+            **measure_data(data["train"], keep_empty=options.keep_empty is not False),
+            lr=cfg.optim_wrapper.optimizer.lr,
+            base_batch_size=cfg.auto_scale_lr.base_batch_size,
+            scale=None if options.sets_pipelines else configs.find_scale(cfg),
+            num_processes=get_world_size(),
+            accumulate=options.accumulate,
+        )
+        choices, reasons = choose(facts, given)
+        if given.batch_size is None:
+            memory = measure_memory(_configured(cfg, options, data, choices), options.device)
+            choices, reasons = choose(replace(facts, memory=memory), given)
+    if options.tune_lr and given.lr is None:
+        lr, reasons["lr"] = tune_lr(_configured(cfg, options, data, choices), options.device)
+        choices = replace(choices, lr=lr)
+    if is_main_process() and choices != Choices():
+        choices.save(folder)
+        for reason in reasons.values():
+            show(reason, to=sys.stderr)
+    return choices
+
+
+def _configured(cfg: Config, options: TrainingOptions, data: Mapping[Split, CheckedSplit], choices: Choices) -> Config:
+    """Return the complete config of a run, and leave `cfg` as it is."""
+    cfg = copy.deepcopy(cfg)
+    _configure(cfg, options, data, choices)
+    return cfg
+
+
+def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, CheckedSplit], choices: Choices) -> None:
+    """Write the data, the options and the choices into the config."""
+    if choices.scale is not None:
+        configs.set_scale(cfg, choices.scale)
+    configs.set_data(cfg, data)
+    if batch_size := choices.batch_size or options.batch_size:
+        cfg.train_dataloader.batch_size = batch_size
+    if choices.lr is not None:
+        cfg.optim_wrapper.optimizer.lr = choices.lr
+    images_per_batch = cfg.train_dataloader.batch_size * get_world_size()
+    if choices.epochs is not None:
+        steps = choices.epochs * (data["train"].num_images // images_per_batch)
+        configs.set_fine_tuning_schedule(cfg, choices.epochs, steps)
     elif options.epochs is not None:
         configs.set_num_epochs(cfg, options.epochs)
     if options.weights is not None or options.fine_tunes:
         configs.set_starting_weights(cfg, options.weights or options.model, is_default=options.weights is None)
     if options.accumulate > 1:
         cfg.optim_wrapper.accumulative_counts = options.accumulate
-    if options.scale_lr:
+    if options.scale_lr and choices.lr is None:  # what was chosen is scaled
         images_per_step = images_per_batch * cfg.optim_wrapper.get("accumulative_counts", 1)
         cfg.optim_wrapper.optimizer.lr *= images_per_step / cfg.auto_scale_lr.base_batch_size  # arXiv 1706.02677
     if options.workers is not None:
@@ -275,10 +357,12 @@ def _configure(cfg: Config, options: TrainingOptions, data: Mapping[Split, Check
         configs.balance_classes(cfg, data["train"])
 
 
-def _describe(cfg: Config, data: CheckedSplit) -> WeightsMetadata | None:
+def _describe(cfg: Config, data: CheckedSplit, choices: Choices) -> WeightsMetadata | None:
     """Return what the trained weights will say about their model, or None if metadata cannot describe it."""
     try:
         metadata = replace(describe(cfg), classes=tuple(data.classes))
+        if choices.scale is not None:
+            metadata = replace(metadata, scale=choices.scale)
         return WeightsMetadata.from_json(metadata.to_json(), "the model")
     except (InputError, WeightsError) as error:
         if is_main_process():

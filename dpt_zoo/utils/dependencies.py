@@ -9,7 +9,7 @@ from ..errors import DependencyError
 EXTRAS = {
     "torch": (
         *("torch", "torchvision", "timm", "mmdet", "mmengine", "mmcv"),
-        *("defusedxml", "faster_coco_eval", "matplotlib", "supervision"),
+        *("defusedxml", "faster_coco_eval", "matplotlib", "psutil", "supervision"),
     ),
     "export": ("onnx", "onnxscript"),
     "quantize": ("nncf",),

@@ -1,5 +1,7 @@
-"""The device to compute on."""
+"""The device to compute on, and its memory."""
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -36,3 +38,22 @@ def device_name(device: "torch.device") -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+
+
+def free_memory(device: "torch.device", cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the free bytes of a CUDA device or, for others, of the system and of this container.
+
+    Args:
+        device: the device.
+        cgroup: the folder with the container's limit, on Linux.
+    """
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # there is no limit, which is "max"
+        limit, used = (int((cgroup / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, max(limit - used, 0))
+    return free
