@@ -24,11 +24,15 @@ from dpt_zoo.bulk.results import Counts, Results
 from dpt_zoo.bulk.sources import find_entries
 from dpt_zoo.bulk.storage import Folder
 from dpt_zoo.bulk.worker import PartError, PartWorker
+from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.errors import ImageError, InputError, OutputError
 from dpt_zoo.evaluation.dataset_results import evaluate_results
 from dpt_zoo.inference.inputs import find_inputs
+from dpt_zoo.utils.environment import child_variables
 
 pytestmark = pytest.mark.slow
+
+DYING_WORKER = ROOT / "tests" / "support" / "dying_worker.py"
 
 
 def wait_until(is_done: Callable[[], object]) -> None:
@@ -95,24 +99,30 @@ def test_two_ranks(
     assert counts == finished.counts
 
 
-def test_killed_processes(finished: DatasetRun, scenes: Path, model: Path, tmp_path: Path) -> None:
-    arguments = ["detect-dataset", scenes, "--output", tmp_path, "--model", model, "--images-per-part", 5]
-    command = [sys.executable, "-m", "dpt_zoo", *map(str, arguments), "--workers", "1"]
-    killed = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
-    wait_until(lambda: (tmp_path / "_run.json").exists())
+def test_killed_processes(scenes: Path, model: Path, tmp_path: Path) -> None:
+    """Only the part that a killed worker or runner had begun is done again."""
+    inputs, output = tmp_path / "inputs", tmp_path / "out"
+    inputs.mkdir()
+    for name in ("1.png", "2.png", "3.png", "4-held.png", "5.png", "6.png"):
+        (inputs / name).symlink_to(scenes / "000001.png")
+    arguments = ["detect-dataset", inputs, "--output", output, "--model", model, "--images-per-part", 2]
+    command = [sys.executable, DYING_WORKER, *arguments, "--workers", 1]
+    killed = subprocess.Popen([*map(str, command)], env=child_variables())
+    wait_until((inputs / "reached").exists)
     (worker,) = children_of(killed.pid)
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: read_parts(tmp_path))  # another worker has done a part
+    wait_until(lambda: len(read_parts(output)) == 2)  # another worker has done the part after it
     (worker,) = children_of(killed.pid)
     killed.kill()
     killed.wait()
     wait_until(lambda: not Path(f"/proc/{worker}").exists())  # it has ended with its caller
-    before = read_parts(tmp_path)
-    assert len(before) < 4
-    run = detect_dataset(scenes, tmp_path, model=model, images_per_part=5, workers=1)
-    assert run.counts == finished.counts
-    assert read_parts(tmp_path) == read_parts(finished.output)
-    assert not list(tmp_path.glob(".*"))
+    times = {path: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
+    run = detect_dataset(inputs, output, model=model, images_per_part=2, workers=1)
+    assert (run.num_parts, run.counts.num_images) == (3, 6)
+    assert len(times) == 2 and {path: path.stat().st_mtime_ns for path in times} == times
+    assert not list(output.glob(".*"))
+    detect_dataset(inputs, tmp_path / "expected", model=model, images_per_part=2, workers=1)
+    assert read_parts(output) == read_parts(tmp_path / "expected")
 
 
 def test_a_part_that_kills_its_worker(
@@ -121,7 +131,7 @@ def test_a_part_that_kills_its_worker(
     names = ["000001.png", "000002.png", "poison.png", "000003.png"]
     for name in names:
         (tmp_path / name).symlink_to(scenes / names[0])
-    monkeypatch.setattr(process, "PROGRAM", (sys.executable, str(ROOT / "tests" / "support" / "dying_worker.py")))
+    monkeypatch.setattr(process, "PROGRAM", (sys.executable, str(DYING_WORKER)))
     command = ("detect-dataset", tmp_path, "--output", tmp_path / "out", "--model", model, "--images-per-part", 2)
     status, output, errors = run(*command, "--workers", 1)
     assert (status, output.splitlines()[1]) == (2, f"{tmp_path}/out: 1 part")
@@ -165,7 +175,7 @@ def test_a_worker_refuses_another_model(model: Path, scenes: Path, finished: Dat
     settings = settings_of(worker, finished)
     with pytest.raises(InputError, match="has no plan here"):
         worker.detect(folder.address, 0)
-    make_plan(folder, replace(settings, weights="0" * 64), [list(map(str, scenes.iterdir()))])
+    make_plan(folder, replace(settings, weights="1" * 64), [list(map(str, scenes.iterdir()))])
     with pytest.raises(InputError, match="a run with other weights"):
         worker.detect(folder.address, 0)
 
@@ -203,9 +213,13 @@ def test_export(finished: DatasetRun, scenes: Path, tmp_path: Path, run: Run) ->
     assert sorted(path.with_suffix(".png").name for path in (tmp_path / "labels").iterdir()) == good
 
 
-def test_evaluation(digits: Path, model: Path, tmp_path: Path, run: Run) -> None:
-    output, annotations = tmp_path / "out", digits / "annotations" / "instances_val2017.json"
-    detect_dataset(digits / "val2017", output, model=model, workers=1, score_threshold=0.05)
+def test_evaluation(exported_demo: Path, tmp_path: Path, run: Run) -> None:
+    output, digits = tmp_path / "out", tmp_path / "digits"
+    make_digit_scenes(digits, num_train=1, num_test=NUM_SCENES, size=96)
+    for name in BAD:
+        (digits / "val2017" / name).write_bytes(b"no image")
+    annotations = digits / "annotations" / "instances_val2017.json"
+    detect_dataset(digits / "val2017", output, model=exported_demo, workers=1, score_threshold=0.05)
     status, _, errors = run("evaluate", "--predictions", output, "--annotations", annotations)
     assert status == 2 and "has no results for 2 images" in errors and f"{BAD[0]}: " in errors
     content = json.loads(annotations.read_text())
@@ -217,7 +231,7 @@ def test_evaluation(digits: Path, model: Path, tmp_path: Path, run: Run) -> None
     command = ("evaluate", "--predictions", output, "--annotations", good)
     status, table, errors = run(*command)
     assert (status, errors) == (0, "")
-    expected = evaluate(model, annotations=good, images=digits / "val2017")
+    expected = evaluate(exported_demo, annotations=good, images=digits / "val2017")
     measured = evaluate_results(output, good)
     for task, metrics in expected.metrics.items():
         assert measured.metrics[task] == pytest.approx(metrics, abs=0.1)
