@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from dpt_zoo.bulk import images, process
-from dpt_zoo.cli import main
 from dpt_zoo.utils.images import load_image
 
 
@@ -34,6 +33,8 @@ def _load_or_die(path: Path, *options: Any) -> Any:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
+        from dpt_zoo.cli import main
+
         process.PROGRAM = (sys.executable, __file__)
         sys.exit(main())
     prepare()
