@@ -25,7 +25,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if path.name in BAD:
             path.write_bytes(b"no image")
         else:
-            Image.new("RGB", (60 + 7 * number, 120 - 3 * number), (250 - number, 14 * number, 90)).save(path)
+            colours = (250 - number, 14 * number if number > 5 else 0, 90)  # two objects or three
+            Image.new("RGB", (60 + 7 * number, 120 - 3 * number), colours).save(path)
     return folder
 
 
