@@ -35,7 +35,7 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         from dpt_zoo.cli import main
 
-        process.PROGRAM = (sys.executable, __file__)
+        setattr(process, "PROGRAM", (sys.executable, __file__))  # noqa: B010  (as above)
         sys.exit(main())
     prepare()
     process.main()
