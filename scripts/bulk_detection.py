@@ -3,7 +3,7 @@
 python scripts/bulk_detection.py plan                            a plan of ten million images: time and memory
 python scripts/bulk_detection.py simulate                        its parts done by 1,000 workers, without the network
 python scripts/bulk_detection.py throughput MODEL --images DIR   CPU time of an image with each runner, and without
-python scripts/bulk_detection.py memory MODEL --images DIR       a worker's private memory over 6,000 images
+python scripts/bulk_detection.py memory MODEL --images DIR       memory of a worker over 6,000 images, with each runner
 python scripts/bulk_detection.py kills MODEL --images DIR        five SIGKILLs with each runner, and the same files
 """
 
@@ -37,6 +37,8 @@ MIB = 2**20
 SETTINGS = Settings("model", "0" * 64, None, ("object",), False, {}, "images", None, 500)
 MARK = "DPT_ZOO_MEASURED"
 """A variable in the environment of all processes of a run, by which they are found."""
+WORKERS = ("dpt_zoo.bulk.process", "ray::DetectionActor")
+"""What the commands of workers contain."""
 
 
 def main() -> None:
@@ -146,15 +148,17 @@ def measure_throughput(args: argparse.Namespace, folder: Path) -> None:
 
 
 def measure_memory(args: argparse.Namespace, folder: Path) -> None:
-    """Watch the private memory of a worker."""
+    """Watch the private memory of a worker of each runner."""
     count = args.count or 6000
-    images = _make_images(args.images, folder / "images", count)
-    with _started("local", args.model, images, folder / "out", ["--images-per-part", "500"]) as process:
-        for part in range(count // 500):
-            _wait(lambda part=part: len(_parts(folder / "out")) > part)  # type: ignore[misc]
-            (worker,) = (pid for pid in _find_processes() if _command(pid).endswith("dpt_zoo.bulk.process"))
-            sizes = f"{_private(worker):.1f} MiB, its caller {_private(process.pid):.1f} MiB"
-            print(f"memory: after {500 * (part + 1):,} images the worker has {sizes}", flush=True)
+    images = _make_images(args.images, folder / "images", count + 500)  # the worker still runs after `count`
+    for runner in args.runners:
+        output = folder / runner
+        with _started(runner, args.model, images, output, ["--images-per-part", "500", "--workers", "1"]) as process:
+            for part in range(count // 500):
+                _wait(lambda part=part, output=output: len(_parts(output)) > part)  # type: ignore[misc]
+                worker = max(_find_workers(), key=_private)  # Ray may have started others in advance
+                sizes = f"{_private(worker):.1f} MiB, its caller {_private(process.pid):.1f} MiB"
+                print(f"memory: {runner}: after {500 * (part + 1):,} images the worker has {sizes}", flush=True)
 
 
 def measure_kills(args: argparse.Namespace, folder: Path) -> None:
@@ -232,8 +236,7 @@ class _Victim:
             self._cluster.remove_node(node, allow_graceful=False)
             self._nodes.append(self._cluster.add_node(num_cpus=1))
         elif kind == "worker":
-            names = ("dpt_zoo.bulk.process", "ray::DetectionActor")
-            workers = [pid for pid in _find_processes() if any(name in _command(pid) for name in names)]
+            workers = _find_workers()
             if not workers:
                 return "nothing"
             os.kill(choices.choice(workers), signal.SIGKILL)
@@ -315,6 +318,10 @@ def _find_processes() -> list[int]:
     return found
 
 
+def _find_workers() -> list[int]:
+    return [pid for pid in _find_processes() if any(name in _command(pid) for name in WORKERS)]
+
+
 def _command(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
@@ -323,10 +330,9 @@ def _command(pid: int) -> str:
 
 def _cpu_seconds() -> float:
     """Return the CPU time so far of the workers and their callers."""
-    names = ("dpt_zoo.bulk.process", "ray::DetectionActor", "-m dpt_zoo detect-dataset")
     ticks = 0
     for pid in _find_processes():
-        if any(name in _command(pid) for name in names):
+        if any(name in _command(pid) for name in (*WORKERS, "-m dpt_zoo detect-dataset")):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])  # in the user's mode and in the kernel's
     return ticks / os.sysconf("SC_CLK_TCK")

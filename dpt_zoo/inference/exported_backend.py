@@ -42,7 +42,7 @@ class ExportedBackend:
         self.has_masks = self.metadata.has_masks
         self.max_detections = self.metadata.max_detections
         self.weights_sha256 = self.metadata.weights_sha256
-        self._batch = 1 if self.metadata.has_preprocessing else self.metadata.batch
+        self._batch = self.metadata.images_per_call
         if batch_size is not None and self._batch not in (None, batch_size):
             raise InputError(f"{path} processes {self._batch} images at once: batch_size cannot be {batch_size}")
         self.batch_size = self._batch or batch_size or 1
@@ -185,6 +185,17 @@ def _interpolation(start: int, stop: int, low: np.float32, high: np.float32) -> 
         places[np.isinf(places)] = 0  # as in MMDetection
         positions = ((places + 1) * MASK_SIDE - 1) / 2
     return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(MASK_SIDE, dtype=np.float32)))
+
+
+def read_metadata(path: Path) -> GraphMetadata:
+    """Return what an exported file says about itself, or raise `WeightsError`."""
+    if path.suffix.lower() == ".onnx":
+        from ..runtimes.onnx_session import read_onnx
+
+        return read_onnx(path)[-1]
+    from ..runtimes.openvino_session import read_openvino
+
+    return read_openvino(path)[-1]
 
 
 def _open(path: Path, device: str, num_threads: int | None) -> tuple[GraphMetadata, Run]:

@@ -96,6 +96,11 @@ class GraphMetadata:
     versions: Mapping[str, str]
     score_thresholds: tuple[float, ...] | None = None
 
+    @property
+    def images_per_call(self) -> int | None:
+        """The only number of images that a call of the graph takes, or None for any."""
+        return 1 if self.has_preprocessing else self.batch
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of the metadata, of plain types."""
         return {"format": FORMAT, **asdict(self)}

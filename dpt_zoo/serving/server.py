@@ -4,12 +4,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
 from ..inference.detector import Detector, is_exported
+from ..inference.exported_backend import read_metadata
 from ..utils.dependencies import explain_imports
 from ..utils.environment import usable_cores
 from ..utils.urls import is_loopback
@@ -55,11 +56,8 @@ def load_detectors(settings: Settings, device: str) -> dict[str, Detector]:
 
 
 def _load(model: str, settings: Settings, device: str, num_threads: int) -> Detector:
-    options: dict[str, Any] = {"device": device, "score_threshold": settings.score_threshold}
-    if not is_exported(model):
-        return Detector(model, batch_size=settings.batch_size, **options)
-    options["num_threads"] = num_threads
-    try:
-        return Detector(model, batch_size=settings.batch_size, **options)
-    except InputError:  # of a file with a batch size of its own; any other error occurs again
-        return Detector(model, **options)
+    batch_size, options = settings.batch_size, dict[str, Any]()
+    if is_exported(model):
+        batch_size, options = read_metadata(Path(model)).images_per_call or batch_size, {"num_threads": num_threads}
+    threshold = settings.score_threshold
+    return Detector(model, device=device, score_threshold=threshold, batch_size=batch_size, **options)

@@ -1,35 +1,33 @@
 """A small data set with bad images, and what one detector finds in it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from bulk_data import BAD, NUM_SCENES
+from exported_files import make_onnx
+from PIL import Image
 
 from dpt_zoo.bulk.detect import DatasetRun, detect_dataset
-from dpt_zoo.data.digits import make_digit_scenes
 
 
 @pytest.fixture(scope="session")
-def model(exported: Callable[..., Path]) -> Path:
-    """Return the Mask R-CNN demo as an ONNX file."""
-    return exported("mrcnn_dpt_nano_digits")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an ONNX file that loads at once: it detects up to three objects, by the colour of the first pixel."""
+    return make_onnx(tmp_path_factory.mktemp("bulk_model") / "first_pixel.onnx")
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a data set whose `val2017` has scenes and two bad images."""
-    folder = tmp_path_factory.mktemp("digits") / "digits"
-    make_digit_scenes(folder, num_train=1, num_test=NUM_SCENES, size=96)
-    for name in BAD:
-        (folder / "val2017" / name).write_bytes(b"no image")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of images of many colours and sizes, of which two are bad."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for number in range(1, NUM_SCENES + 1):
+        path = folder / f"{number:06d}.png"
+        if path.name in BAD:
+            path.write_bytes(b"no image")
+        else:
+            colours = (250 - number, 14 * number if number > 5 else 0, 90)  # two objects or three
+            Image.new("RGB", (60 + 7 * number, 120 - 3 * number), colours).save(path)
     return folder
-
-
-@pytest.fixture(scope="session")
-def scenes(digits: Path) -> Path:
-    """Return the folder of the scenes and the bad images."""
-    return digits / "val2017"
 
 
 @pytest.fixture(scope="session")

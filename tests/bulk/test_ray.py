@@ -1,6 +1,7 @@
 """Runs on Ray: the same files, whatever dies. Ray needs an idle machine to start, so these tests run one by one."""
 
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,16 +51,9 @@ def test_a_part_that_kills_its_worker(scenes: Path, model: Path, tmp_path: Path,
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_model_that_cannot_be_loaded(scenes: Path, tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(WeightsError, match=r"model\.onnx"):
-        detect_dataset(scenes, tmp_path / "out", model=tmp_path / "model.onnx", runner="ray")
-
-
-@pytest.mark.usefixtures("cluster")
 def test_a_pipeline_of_ray_data(finished: DatasetRun, scenes: Path, model: Path) -> None:
     detected = (
-        ray.data.read_binary_files(str(scenes), include_paths=True, override_num_blocks=2)
+        ray.data.read_binary_files(str(scenes), include_paths=True, override_num_blocks=1)
         .map_batches(RayDetector, fn_constructor_kwargs={"model": str(model), "num_threads": 1}, concurrency=1)
         .take_all()
     )
@@ -68,3 +62,13 @@ def test_a_pipeline_of_ray_data(finished: DatasetRun, scenes: Path, model: Path)
         boxes = None if row.detections is None else row.detections.boxes.tolist()
         assert rows[row.uri]["boxes"] == boxes
         assert (rows[row.uri]["error"] is None) == (row.detections is not None)
+
+
+def test_what_an_actor_raises_is_raised_here() -> None:
+    from dpt_zoo.bulk.ray_runner import _cause
+
+    raised = pickle.loads(pickle.dumps(WeightsError("model.onnx: damaged")))
+    reported = ray.exceptions.RayTaskError("describe", "a traceback", raised)
+    assert repr(_cause(reported.as_instanceof_cause())) == repr(raised)
+    other = ray.exceptions.RayTaskError("describe", "a traceback", KeyError("a defect"))
+    assert _cause(other) is other

@@ -38,7 +38,7 @@ def test_batches(form: str, detector: RayDetector, finished: DatasetRun, scenes:
     assert ("path" in table.column_names) == (form == "path")
     for row, expected in zip(table.to_pylist(), islice(Results(Folder(finished.output)), 3), strict=True):
         assert expected.detections is not None
-        assert (row["width"], row["height"], row["error"]) == (96, 96, None)
+        assert ((row["height"], row["width"]), row["error"]) == (expected.detections.image_size, None)
         assert (row["boxes"], row["names"]) == (expected.detections.boxes.tolist(), expected.detections.names)
 
 

@@ -1,5 +1,6 @@
 """Detector with exported files, made by hand: the same inputs, options and results as with PyTorch."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -263,7 +264,10 @@ class TestOptions:
 
 
 def test_light_imports(file: Path, tmp_path: Path) -> None:
-    """Detection with an exported file imports only small libraries, also of the command, and also for pictures."""
+    """Detection with an exported file imports only small libraries, also of the command, and also for pictures.
+
+    ONNX Runtime keeps no telemetry in the user's folder.
+    """
     Image.fromarray(make_image(50, 60)).save(tmp_path / "image.png")
     heavy = {"torch", "mmdet", "mmcv", "mmengine", "timm", "supervision", "scipy", "matplotlib", "pandas", "onnx", "av"}
     code = f"""
@@ -273,7 +277,16 @@ print(dpt_zoo.cli.main(["detect", sys.argv[2], "--model", sys.argv[1], "--work-d
 print({heavy | {"huggingface_hub"}!r} & sys.modules.keys())
 """
     arguments = [file, tmp_path / "image.png", tmp_path / "out"]
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    home = tmp_path / "home"
+    home.mkdir()
+    variables = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**variables, "HOME": str(home)},
+    )
+    assert not (home / ".cache").exists()
     assert done.stderr == "" and done.stdout.startswith("2\n") and done.stdout.endswith("\n0\nset()\n")
     assert sorted(path.name for path in (tmp_path / "out").iterdir())[:2] == ["crops", "detections.json"]
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import schemathesis
+from exported_files import make_onnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -91,6 +92,15 @@ def test_several_images_of_which_some_are_bad(form: str, client: TestClient) -> 
     assert list(fourth) == ["error"]
     assert [image["objects"][0]["score"] for image in (first, third)] == pytest.approx([90 / 255, 80 / 255])
     assert (third["width"], third["height"]) == (30, 90)
+
+
+def test_a_file_with_a_batch_size_of_its_own(tmp_path: Path) -> None:
+    model = make_onnx(tmp_path / "pairs.onnx", batch=2)
+    pairs = Settings(models={"pairs": str(model)}, num_threads=1)
+    service = Service(load_detectors(pairs, "cpu"), pairs)
+    response = TestClient(make_app(service)).post(DETECT, json=as_json(png(), png(90), png()))
+    assert [len(each["objects"]) for each in response.json()["images"]] == [2, 2, 2]
+    service.batcher.close()
 
 
 def test_only_bad_images(client: TestClient) -> None:
