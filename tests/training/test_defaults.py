@@ -217,7 +217,7 @@ class TestARun:
         options: dict[str, Any] = {"data_root": digits, "work_dir": tmp_path, "workers": 0, "seed": 0, "epochs": 1}
         options |= {"batch_size": 17, "tune_lr": True}
         train("configs/demo/retinanet_dpt_nano_digits.py", **options)
-        line = re.search(r"learning rate (\S+): in a range test of \d steps, the loss di", capfd.readouterr().err)
+        line = re.search(r"learning rate (\S+): in a range test of \d steps, the loss d", capfd.readouterr().err)
         assert line
         lr = read_choices(tmp_path).lr
         assert lr == pytest.approx(float(line[1]), rel=0.05)
