@@ -78,10 +78,10 @@ class ImageResult:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> "ImageResult":
-        """Return the result that `to_json` was called on, given the names of all `classes` of the model.
+        """Return the result whose `to_json` is `content`, given the names of all `classes` of the model.
 
         Raises:
-            ValueError, LookupError, TypeError, AttributeError, ArithmeticError: The content has another form.
+            ValueError: The content has another form; also LookupError, TypeError, AttributeError and ArithmeticError.
         """
         result = cls(
             content["name"],

@@ -45,10 +45,10 @@ class Backend(Protocol):
         """The digest of the weights, see `weights.digests.tensors_sha256`."""
 
     def check(self, limits: Limits, views: Views) -> None:
-        """Raise `InputError` if objects cannot be limited so, or not be detected in such views."""
+        """Raise `InputError` if objects cannot be limited as by `limits`, or not be detected in `views`."""
 
     def resize(self, image: NDArray[np.uint8], zoom: float = 1) -> Resized:
-        """Resize an image `(H, W, 3)` RGB, to `zoom` times the scale. Any thread may call this.
+        """Resize an `image` `(H, W, 3)`, RGB, to `zoom` times the scale. Any thread may call this.
 
         Raises:
             ValueError: No pixels would be left.

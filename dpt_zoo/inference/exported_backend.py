@@ -51,7 +51,7 @@ class ExportedBackend:
         self._scale = self.metadata.scale if scale is None else scale
 
     def resize(self, image: NDArray[np.uint8], zoom: float = 1) -> Resized:
-        """Resize an image as MMDetection's `Resize` does; if the graph has a fixed size, to fit it."""
+        """Resize an `image` as MMDetection's `Resize` does, to `zoom` times the scale; to fit a graph of a fixed size."""
         height, width = image.shape[:2]
         scale = zoom_scale(self._scale, zoom)
         factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
@@ -74,7 +74,7 @@ class ExportedBackend:
         return [self._objects(outputs, index, each.data, limits.max_detections) for index, each in enumerate(images)]
 
     def check(self, limits: Limits, views: Views) -> None:
-        """Check that the graph can follow the limits, and take images of all sizes that the views need.
+        """Check that the graph can follow the `limits`, and take images of all sizes that the `views` need.
 
         Raises:
             InputError: It was exported with others, which cannot be changed.

@@ -91,10 +91,10 @@ class PyTorchBackend:
         return tensors_sha256({name: tensor.cpu() for name, tensor in self.model.state_dict().items()})
 
     def check(self, limits: Limits, views: Views) -> None:
-        """Accept any limits and views."""
+        """Accept any `limits` and `views`."""
 
     def resize(self, image: NDArray[np.uint8], zoom: float = 1) -> Resized:
-        """Resize an image as the config says, to `zoom` times the scale."""
+        """Resize an `image` as the config says, to `zoom` times the scale."""
         try:
             resized = self._resize[zoom]({"img": image[..., ::-1], "img_id": 0})
         except (cv2.error, ZeroDivisionError) as error:

@@ -137,7 +137,7 @@ class DPT(nn.Module):
 
 @torch.fx.wrap  # symbolic tracing cannot follow a comparison of sizes
 def resize_positions(embedding: Tensor, side: int, shape: Shape, same_area: bool) -> Tensor:
-    """Resize a position embedding `(1, side*side, C)` for a map of `shape`: return `(1, H*W, C)`.
+    """Resize a position `embedding` `(1, side*side, C)` for a map of `shape`: return `(1, H*W, C)`.
 
     With `same_area`, it is unchanged for any shape of as many cells.
     """

@@ -26,7 +26,7 @@ class View(NamedTuple):
 
 
 def zoom_scale(scale: Sequence[int], zoom: float) -> tuple[int, ...]:
-    """Return a multiple of a scale, in pixels."""
+    """Return `zoom` times a `scale`, in pixels."""
     return tuple(round(zoom * side) for side in scale)
 
 
