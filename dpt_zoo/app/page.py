@@ -88,7 +88,7 @@ class Options:
                 raise InputError(f"{value!r} is not an option: choose one of {', '.join(map(str, known))}")
 
     def apply(self, detector: Detector, image_size: tuple[int, int]) -> Views:
-        """Set the limits of a `detector`, and return the views of an image of `image_size`, `(height, width)` in pixels."""
+        """Set the limits of a `detector`, and return the views of an image of `image_size`, (height, width)."""
         limits = Limits(detector.score_threshold, self.max_detections or None, self.nms_iou or None)
         views = Views(self.slice_size or None)
         detector.check(limits, views)

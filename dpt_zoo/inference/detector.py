@@ -172,7 +172,15 @@ class Detector:
             setattr(self, name, value)
 
     def check(self, limits: Limits, views: Views) -> None:
-        """Raise `InputError` if this detector, an exported file, cannot follow `limits` or detect in `views`."""
+        """Check that this detector can be used so; one on PyTorch always can.
+
+        Args:
+            limits: what limits the objects.
+            views: the parts and scales of an image in which to detect.
+
+        Raises:
+            InputError: An exported file cannot follow them. The text says how to export the model.
+        """
         self._backend.check(limits, views)
 
     @classmethod

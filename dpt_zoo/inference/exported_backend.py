@@ -51,7 +51,7 @@ class ExportedBackend:
         self._scale = self.metadata.scale if scale is None else scale
 
     def resize(self, image: NDArray[np.uint8], zoom: float = 1) -> Resized:
-        """Resize an `image` as MMDetection's `Resize` does, to `zoom` times the scale; to fit a graph of a fixed size."""
+        """Resize an `image` as MMDetection's `Resize`, to `zoom` times the scale, or to fit a graph of a fixed size."""
         height, width = image.shape[:2]
         scale = zoom_scale(self._scale, zoom)
         factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
