@@ -96,15 +96,20 @@ def measure(configs: Sequence[Path], args: argparse.Namespace) -> Iterator[list[
         yield [f"`{config.stem}`", *aps, f"{minutes:.1f}"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a folder for the scenes and the runs")
-    parser.add_argument("names", nargs="*", help="stems of config files; by default all")
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the scenes and the length of training."""
     parser.add_argument("--num-train", type=int, default=400, metavar="N", help="training scenes (%(default)s)")
     parser.add_argument("--num-test", type=int, default=100, metavar="N", help="test scenes (%(default)s)")
     parser.add_argument("--side", type=int, default=128, metavar="PIXELS", help="height and width (%(default)s)")
     parser.add_argument("--epochs", type=int, default=1, metavar="N", help="%(default)s")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="%(default)s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a folder for the scenes and the runs")
+    parser.add_argument("names", nargs="*", help="stems of config files; by default all")
+    add_training_options(parser)
     args = parser.parse_args()
     rows = []
     for row in measure([config for config in find_configs() if not args.names or config.stem in args.names], args):

@@ -22,6 +22,7 @@ from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.transforms import v2
+from train_more_detectors import add_training_options
 
 from dpt_zoo.analysis.metrics import TASKS, CocoMetrics, Task
 from dpt_zoo.data.digits import CLASSES, make_digit_scenes
@@ -112,11 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a folder for the scenes, the weights and the logs")
     parser.add_argument("names", nargs="*", default=list(DETECTORS), help="%(default)s by default")
-    parser.add_argument("--num-train", type=int, default=400, metavar="N", help="training scenes (%(default)s)")
-    parser.add_argument("--num-test", type=int, default=100, metavar="N", help="test scenes (%(default)s)")
-    parser.add_argument("--side", type=int, default=128, metavar="PIXELS", help="height and width (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=1, metavar="N", help="%(default)s")
-    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="%(default)s")
+    add_training_options(parser)
     args = parser.parse_args()
     scenes = args.folder / f"scenes-{args.side}"
     make_digit_scenes(scenes, num_train=args.num_train, num_test=args.num_test, size=args.side)

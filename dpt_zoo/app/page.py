@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ..errors import DPTZooError, ImageError, InputError
 from ..inference.detections import Detections
 from ..inference.detector import Detector, is_exported
-from ..inference.inputs import find_input
 from ..inference.limits import Limits
 from ..manifest.model_card import card
 from ..manifest.records import get_detector_info, list_models, read_manifest
@@ -160,9 +159,7 @@ def make_app(model: str, device: str) -> FastAPI:
             start = time.perf_counter()
             detector = models.load(model)
             views = Options(*options).apply(detector, pixels.shape[:2])
-            ((_, detections),) = detector.detect_each([find_input(pixels)], views)
-            if isinstance(detections, ImageError):
-                raise detections
+            detections = detector(pixels, slice_size=views.slice_size)
         except DPTZooError as error:
             _warn(error)
             return

@@ -131,12 +131,6 @@ def set_fine_tuning_schedule(cfg: Config, epochs: int, num_steps: int) -> None:
     ]
 
 
-def find_scale(cfg: Config) -> tuple[int, int]:
-    """Return the maximum longer and shorter side of an image that is resized for detection, in pixels."""
-    (scale,) = (each.scale for each in cfg.test_dataloader.dataset.pipeline if each.type == "Resize")
-    return int(max(scale)), int(min(scale))
-
-
 def set_scale(cfg: Config, scale: tuple[int, int]) -> None:
     """Resize images in training and detection to at most `scale`, the longer and shorter side in pixels.
 

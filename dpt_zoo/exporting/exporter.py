@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from .. import mmlab  # noqa: F401  (before mmdet)
 
 # isort: split
-from mmdet.utils import get_test_pipeline_cfg
 
 from ..errors import DPTZooError, InputError
 from ..inference.detector import ImageLike
@@ -33,6 +32,7 @@ from ..manifest.locations import is_location
 from ..manifest.metadata import UNKNOWN_LICENSE
 from ..manifest.records import read_manifest
 from ..models.factory import check_detector, create_model
+from ..models.metadata import find_scale
 from ..runtimes.graph_metadata import OUTPUTS, GraphMetadata
 from ..utils.environment import versions
 from ..utils.files import atomic_path
@@ -215,13 +215,12 @@ def _describe(
     preprocessor = model.data_preprocessor
     has_masks = hasattr(model, "roi_head")
     test_cfg = graph.test_cfg["rcnn"] if has_masks else graph.test_cfg
-    (scale,) = (each["scale"] for each in get_test_pipeline_cfg(model.cfg) if each["type"] == "Resize")
     return GraphMetadata(
         name=name,
         classes=tuple(model.dataset_meta["classes"]),
         has_masks=has_masks,
         has_preprocessing=preprocessing,
-        scale=(max(scale), min(scale)),
+        scale=find_scale(model.cfg),
         pad_divisor=preprocessor.pad_size_divisor,
         batch=1 if preprocessing else batch,
         image_size=image_size and (int(image_size[0]), int(image_size[1])),

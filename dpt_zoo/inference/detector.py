@@ -373,15 +373,12 @@ class Detector:
         Yields:
             Each frame with its detections or the error from reading it, as `detect_each`.
         """
-        lowest = LOWEST_SCORE if self.metadata is None else max(LOWEST_SCORE, self.metadata.lowest_score)
         sensitive = copy.copy(self)
-        sensitive.score_threshold, sensitive.score_thresholds = min(lowest, self.score_threshold), None
+        sensitive.score_threshold, sensitive.score_thresholds = self._lowered_threshold(LOWEST_SCORE), None
         for frame, result in sensitive.detect_each(frames, views):
             if isinstance(result, Detections):
                 tracked = tracker(result)
-                by_class = self.score_thresholds
-                threshold = np.asarray(by_class)[tracked.labels] if by_class else self.score_threshold
-                result = tracked[tracked.scores >= threshold]
+                result = tracked[self._pass_threshold(tracked.scores, tracked.labels)]
             yield frame, result
 
     def detect_each(
@@ -412,7 +409,9 @@ class Detector:
 
     def _detect_views(self, input: ImageInput, views: Views) -> Detections | ImageError:
         """Detect the objects in several views of an image, and merge them."""
-        limits = replace(self.limits, score_threshold=self._lowest_score) if views.tta else self.limits
+        limits = self.limits
+        if views.tta:  # an object's mean score at all scales may pass the threshold
+            limits = replace(limits, score_threshold=self._lowered_threshold(LOWEST_AT_A_SCALE))
         found: dict[View, Objects] = {}
         try:
             with closing(input.open() if views.slice_size else ArrayWindows(input.read())) as reader:
@@ -484,18 +483,19 @@ class Detector:
             found |= zip(items, self._backend.predict(images, limits), strict=True)
         return found
 
-    @property
-    def _lowest_score(self) -> float:
-        """The lowest score of an object at one of several scales, whose mean with others may pass the threshold."""
-        lowest = max(LOWEST_AT_A_SCALE, self.metadata.lowest_score if self.metadata else 0)
+    def _lowered_threshold(self, score: float) -> float:
+        """Return a threshold of at most `score`, or of the lowest score of an exported file, if this is higher."""
+        lowest = max(score, self.metadata.lowest_score if self.metadata else 0)
         return min(lowest, self.score_threshold)
+
+    def _pass_threshold(self, scores: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return for each object whether it has at least the threshold of its class."""
+        thresholds = np.broadcast_to(self.score_thresholds or self.score_threshold, len(self.classes))
+        return scores >= thresholds.astype(np.float32)[labels]
 
     def _select(self, objects: Objects) -> Objects:
         """Return the objects of at least the threshold of their class, as many as may be returned of a window."""
-        thresholds = np.broadcast_to(self.score_thresholds or self.score_threshold, len(self.classes)).astype(
-            np.float32
-        )
-        kept = np.flatnonzero(objects.scores >= thresholds[objects.labels])
+        kept = np.flatnonzero(self._pass_threshold(objects.scores, objects.labels))
         return objects.select(kept[: self.max_detections or self._backend.max_detections])
 
     def _to_detections(

@@ -40,6 +40,12 @@ def described_config(metadata: WeightsMetadata) -> Config:
     return cfg
 
 
+def find_scale(cfg: Any) -> tuple[int, int]:
+    """Return the maximum longer and shorter side of an image that is resized for detection, in pixels."""
+    (scale,) = (each["scale"] for each in get_test_pipeline_cfg(cfg) if each["type"] == "Resize")
+    return int(max(scale)), int(min(scale))
+
+
 def describe(cfg: Any) -> WeightsMetadata:
     """Return metadata for weights of a config's model, with the classes of its training data.
 
@@ -53,13 +59,12 @@ def describe(cfg: Any) -> WeightsMetadata:
     settings, known = (dict(_detection_settings(each)) for each in (cfg, Config.fromfile(record.config_path)))
     if differing := sorted({name for name, _ in settings.items() ^ known.items()}):
         raise InputError(f"settings differ from those of {record.name}: {list_names(differing)}")
-    (scale,) = (each["scale"] for each in get_test_pipeline_cfg(cfg) if each["type"] == "Resize")
     metainfo = cfg.train_dataloader.dataset.get("metainfo") or CocoDataset.METAINFO
     return WeightsMetadata(
         architecture=record.architecture,
         size=record.size,
         classes=tuple(metainfo["classes"]),
-        scale=(int(max(scale)), int(min(scale))),
+        scale=find_scale(cfg),
     )
 
 

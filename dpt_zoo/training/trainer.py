@@ -20,7 +20,7 @@ from ..engine.distributed import process_group, runner_settings
 from ..engine.runner import from_main_process, quiet_runner, unwrapped
 from ..errors import InputError, WeightsError
 from ..manifest.metadata import WeightsMetadata
-from ..models.metadata import describe
+from ..models.metadata import describe, find_scale
 from ..utils.files import expand_user, lock_folder, make_folder
 from ..utils.progress import progress_bar
 from ..utils.streams import show
@@ -276,7 +276,7 @@ def _choose(cfg: Config, options: TrainingOptions, data: Mapping[Split, CheckedS
             **measure_data(data["train"], keep_empty=options.keep_empty is not False),
             lr=cfg.optim_wrapper.optimizer.lr,
             base_batch_size=cfg.auto_scale_lr.base_batch_size,
-            scale=None if options.sets_pipelines else configs.find_scale(cfg),
+            scale=None if options.sets_pipelines else find_scale(cfg),
             num_processes=get_world_size(),
             accumulate=options.accumulate,
         )

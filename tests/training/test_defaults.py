@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dpt_zoo.data.digits import make_digit_scenes
 from dpt_zoo.engine import config as configs
 from dpt_zoo.errors import InputError
+from dpt_zoo.models.metadata import find_scale
 from dpt_zoo.training import probing, trainer
 from dpt_zoo.training.defaults import (
     MAX_EPOCHS,
@@ -114,7 +115,7 @@ def test_all_steps_that_resize_follow_the_scale() -> None:
     configs.set_scale(cfg, (667, 400))
     (train,) = (each.scales for each in cfg.train_dataloader.dataset.pipeline if each.type == "RandomChoiceResize")
     assert train == [(667, side) for side in (320, 336, 352, 368, 384, 400)]
-    assert configs.find_scale(cfg) == (667, 400)
+    assert find_scale(cfg) == (667, 400)
     cfg = configs.load_config("retinanet_dpt_nano_digits")  # whose training does not resize
     configs.set_scale(cfg, (192, 192))
     types = [each["type"] for each in cfg.train_dataloader.dataset.pipeline]
