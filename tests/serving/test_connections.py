@@ -65,9 +65,7 @@ def test_a_client_that_does_not_read(run_service: Callable[..., Running], monkey
     monkeypatch.setattr(http_server, "READ_SECONDS", 0.2)
     running = run_service()
     request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    connection = running.connect(request)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    with connection, pytest.raises(ConnectionError):
+    with running.connect(request) as connection, pytest.raises(ConnectionError):
         for _ in range(10_000):
             connection.sendall(request * 100)
     assert running.detect(png()).status_code == 200
