@@ -50,7 +50,8 @@ class SpatialReductionAttention(nn.Module):
         if self.reduction > 1:
             context = self.norm(map_to_tokens(self.sr(tokens_to_map(x, shape))))  # (B, M, C)
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, C/heads)
-        k, v = self.kv(context).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, M, C/heads)
+        kv = self.kv(context).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        k, v = kv.unbind(0)  # (B, heads, M, C/heads)
         x = cpu.attend(q, k, v)  # (B, heads, N, C/heads)
         return self.proj(x.transpose(1, 2).flatten(2))  # (B, N, C)
 

@@ -131,6 +131,20 @@ class DPTClassifier(DPT):
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         init_linear(self.head.to(self.cls_token))
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return what `torch.jit.script` compiles: a traced graph for inference, for images of any number and size.
+
+        TorchScript cannot read the code of the network, which passes functions as arguments.
+
+        Raises:
+            InputError: The model is in training mode, whose randomness a graph cannot keep.
+        """
+        if self.training:
+            raise InputError("torch.jit.script makes a graph for inference: call model.eval() before")
+        images = self.cls_token.new_zeros(2, self.patch_embed1.proj.in_channels, 64, 64)
+        with torch.no_grad():
+            return nn.Sequential(torch.jit.trace(self, images, check_trace=False))
+
     def _last_tokens(self, x: Tensor) -> Tensor:
         tokens, shape = self.embed(x, 4)
         class_token = (self.cls_token + self.pos_embed4[:, :1]).expand(tokens.shape[0], -1, -1)

@@ -23,8 +23,9 @@ WINOGRAD_PIXELS = 3000
 
 
 def is_used(x: Tensor) -> bool:
-    """Return whether `x` is an ordinary tensor on a CPU, and PyTorch does not compile or export."""
-    return x.device.type == "cpu" and type(x) is Tensor and not torch.compiler.is_compiling()
+    """Return whether `x` is an ordinary tensor on a CPU, and PyTorch does not compile, export or trace."""
+    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return x.device.type == "cpu" and type(x) is Tensor and not is_recorded
 
 
 def per_token(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:

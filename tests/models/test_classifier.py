@@ -116,15 +116,17 @@ class TestTimm:
 
 
 class TestTimmsOwnTests:
-    """timm's tests/test_models.py. The three classifiers differ in the number of blocks only."""
+    """timm's tests/test_models.py."""
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["dpt_tiny", "dpt_small", "dpt_medium"])
     @pytest.mark.parametrize(
         "function",
         [
             "forward",
             "backward",
             "default_cfgs_non_std",
+            "forward_torchscript",
             "forward_features",
             "forward_intermediates_features",
             "forward_intermediates",
@@ -132,19 +134,8 @@ class TestTimmsOwnTests:
             "backward_fx",
         ],
     )
-    def test_of_models(self, function: str) -> None:
-        getattr(timm_test_models, f"test_model_{function}")("dpt_tiny", batch_size=2)
-
-    @pytest.mark.parametrize("name", ["dpt_small", "dpt_medium"])
-    def test_default_config(self, name: str) -> None:
-        with torch.device("meta"):  # its structure is enough
-            model = DPTClassifier(name.removeprefix("dpt_"))
-        cfg = timm.get_pretrained_cfg(name)
-        parameters = {name for name, _ in model.named_parameters()}
-        assert {f"{cfg.first_conv}.weight", f"{cfg.classifier}.weight"} <= parameters
-        assert cfg.num_classes == model.num_classes == 1000
-        assert model.num_features == model.head_hidden_size == 512
-        assert cfg.pool_size == tuple(side // STRIDES[-1] for side in cfg.input_size[1:])
+    def test_of_models(self, function: str, name: str) -> None:
+        getattr(timm_test_models, f"test_model_{function}")(name, batch_size=2)
 
     def test_features_of_any_image_size(self) -> None:
         model = timm.create_model("dpt_tiny", features_only=True, in_chans=1).eval()
@@ -168,9 +159,13 @@ class TestTimmsOwnTests:
         with torch.no_grad():
             exported = torch.export.export(model, (images,)).module()
             torch.testing.assert_close(exported(images), model(images), rtol=0, atol=1e-4)
-            traced = torch.jit.trace(model, images, check_trace=False)
             others = random_images(7, (1, 3, 70, 101))
-            torch.testing.assert_close(traced(others), model(others), rtol=0, atol=1e-4)
+            for graph in (torch.jit.trace(model, images, check_trace=False), torch.jit.script(model)):
+                torch.testing.assert_close(graph(others), model(others), rtol=0, atol=1e-4)
+
+    def test_a_script_is_for_inference(self) -> None:
+        with pytest.raises(InputError, match=r"call model\.eval\(\) before"):
+            torch.jit.script(timm.create_model("dpt_tiny").train())
 
 
 class TestTraining:

@@ -1,7 +1,7 @@
 """The functions of timm's tests/test_models.py that apply to a transformer with a class token, unchanged.
 
-From https://github.com/huggingface/pytorch-image-models, revision aa4b585, Apache License 2.0. Only their parameters
-are left out, the names of timm's own models, and the functions for TorchScript: see docs/backbone.md.
+From https://github.com/huggingface/pytorch-image-models, revision aa4b585, Apache License 2.0. Left out
+are their parameters, the names of timm's own models, and scripting of what `torch.fx` traced, which timm's CI leaves out.
 """
 
 import os
@@ -9,7 +9,7 @@ import os
 import pytest
 import timm
 import torch
-from timm import create_model, get_pretrained_cfg_value
+from timm import create_model, get_pretrained_cfg_value, set_scriptable
 from timm.layers import get_channel_dim, get_spatial_dim
 from timm.models import get_notrace_functions, get_notrace_modules
 from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor, get_graph_node_names
@@ -21,6 +21,8 @@ TARGET_BWD_SIZE = 128
 MAX_BWD_SIZE = 320
 TARGET_FFEAT_SIZE = 96
 MAX_FFEAT_SIZE = 256
+TARGET_JIT_SIZE = 128
+MAX_JIT_SIZE = 320
 TARGET_FWD_FX_SIZE = 128
 MAX_FWD_FX_SIZE = 256
 TARGET_BWD_FX_SIZE = 128
@@ -178,6 +180,24 @@ def test_model_default_cfgs_non_std(model_name, batch_size):
     assert isinstance(first_conv, (tuple, list))
     for fc in first_conv:
         assert fc + ".weight" in state_dict.keys(), f'{fc} not in model params'
+
+
+def test_model_forward_torchscript(model_name, batch_size):
+    """Run a single forward pass with each model"""
+    input_size = _get_input_size(model_name=model_name, target=TARGET_JIT_SIZE)
+    if max(input_size) > MAX_JIT_SIZE:
+        pytest.skip("Fixed input size model > limit.")
+
+    with set_scriptable(True):
+        model = create_model(model_name, pretrained=False)
+    model.eval()
+
+    model = torch.jit.script(model)
+    model.to(torch_device)
+    outputs = model(torch.randn((batch_size, *input_size)))
+
+    assert outputs.shape[0] == batch_size
+    assert not torch.isnan(outputs).any(), 'Output included NaNs'
 
 
 def test_model_forward_features(model_name, batch_size):
