@@ -15,14 +15,14 @@ from pycocotools import mask as coco_mask
 from ..utils.windows import Window
 from .objects import RLE, Objects, concatenate
 
-MIN_SHARED = 0.5
+MIN_SHARED = 0.3
 """The IoU of two boxes, in what both views show, from which on they are parts of one object."""
 NMS_IOU = 0.5
 """The IoU from which on only one of two objects of a class is kept, as in the authors' configs."""
-SAME_PLACE = 0.75
+SAME_PLACE = 0.6
 """The IoU from which on objects of different views are one, although of different classes: a view that shows less of
 an object may take it for another class."""
-INSIDE = 0.7
+INSIDE = 0.5
 """The part of the smaller of two boxes of a class that the larger one covers, from which on objects of different views
 are one: a view may show less of an object, or take a part of it for the whole."""
 SEAM = 0.01
