@@ -4,6 +4,7 @@ import contextlib
 import io
 import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,8 +22,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"
 ORIENTATION, BITS_PER_SAMPLE, TILE_WIDTH, TILE_HEIGHT = 0x0112, 258, 322, 323  # tags of EXIF and TIFF
 BAND = 1 << 20  # pixels that are converted at once
 
-DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, struct.error)
-"""The exceptions that Pillow's decoders raise for damaged files."""
+DECODER_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, LookupError, ArithmeticError, MemoryError),
+    *(struct.error, zlib.error),
+)
+"""The exceptions that Pillow's and tifffile's decoders raise for damaged files."""
 
 
 MAX_PIXELS = 178_956_970

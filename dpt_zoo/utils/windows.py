@@ -16,7 +16,6 @@ from .images import DECODER_ERRORS, LARGE, check_num_pixels
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 MAX_CACHE = 128 << 20  # bytes of unpacked tiles
 ZLIB = (8, 32946)  # the numbers of compressions in a TIFF file that are zlib's
-ERRORS = (*DECODER_ERRORS, LookupError, ArithmeticError, MemoryError, zlib.error)
 
 
 class Window(NamedTuple):
@@ -74,12 +73,12 @@ class TiffWindows:
         self._tiles = OrderedDict[int, NDArray[np.uint8]]()
         try:
             self._file = tifffile.TiffFile(path)
-        except (OSError, tifffile.TiffFileError, *ERRORS) as error:
+        except (tifffile.TiffFileError, *DECODER_ERRORS) as error:
             raise NotImplementedError from error
         try:
             self._page: Any = self._file.pages.first
             self._check_structure()
-        except ERRORS as error:
+        except DECODER_ERRORS as error:
             self._file.close()
             raise NotImplementedError from error
         except NotImplementedError:
@@ -137,7 +136,7 @@ class TiffWindows:
                 return self._tiles[index]
             try:
                 tile = self._unpack(index)
-            except ERRORS as error:
+            except DECODER_ERRORS as error:
                 raise ImageError(f"{self._path}: the image is damaged or unreadable: {error}") from error
             self._tiles[index] = tile
             while len(self._tiles) > max(1, MAX_CACHE // max(1, tile.nbytes)):
