@@ -22,9 +22,12 @@ def add_commands(commands: Any) -> None:
     add("--workers", type=int, metavar="N", help="processes, each with its own models (default: one for each device)")
     devices = "cpu, cuda:0, cuda:1, ..., one for each worker (default: a GPU if there is one)"
     add("--device", nargs="+", default=["auto"], metavar="D", help=devices)
-    threads = "threads that a worker computes with (default: the cores, divided by the workers)"
+    threads = (
+        "threads of a detection (default: half of a worker's cores for files, which it runs twice; all for PyTorch)"
+    )
     add("--num-threads", type=int, metavar="N", help=threads)
-    add("--batch-size", type=int, default=8, metavar="N", help="most images processed at once (default: %(default)s)")
+    batch = "most images processed at once (default: 1 where two detections run at a time, otherwise 8)"
+    add("--batch-size", type=int, metavar="N", help=batch)
     score = "the lowest score, unless a request says otherwise (default: %(default)s)"
     add("--score-threshold", type=float, default=0.3, metavar="S", help=score)
     limits = serve.add_argument_group("limits")

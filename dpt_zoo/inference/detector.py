@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard, TypeVar, Union
@@ -434,11 +434,16 @@ class Detector:
         return view, self._resize(input, reader.read(view.window), view.zoom)
 
     def _ahead(self, prepare: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Prepare items in threads, a few ahead."""
+        """Prepare items in threads, a few ahead. A single one needs no thread."""
+        items = iter(items)
+        first = list(islice(items, 2))
+        if len(first) < 2:
+            yield from map(prepare, first)
+            return
         pool = ThreadPoolExecutor(READERS, thread_name_prefix="dpt-zoo-reader")
         pending = deque[Any]()
         try:
-            for item in items:
+            for item in chain(first, items):
                 pending.append(pool.submit(prepare, item))
                 if len(pending) > max(READERS, self._backend.batch_size):
                     yield pending.popleft().result()

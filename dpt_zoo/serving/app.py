@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from typing import Annotated, Any
 
@@ -59,19 +59,21 @@ class Service:
     """The detectors of a worker and what stands between them and requests.
 
     Args:
-        detectors: the detectors, by name.
+        replicas: the detectors by name, once for each image that is detected at a time.
         settings: the settings of the service.
         api_keys: the keys that clients may use; without any, no key is needed.
     """
 
-    def __init__(self, detectors: Mapping[str, Detector], settings: Settings, api_keys: Sequence[str] = ()) -> None:
-        self.detectors, self.settings = detectors, settings
+    def __init__(
+        self, replicas: Sequence[dict[str, Detector]], settings: Settings, api_keys: Sequence[str] = ()
+    ) -> None:
+        self.detectors, self.settings = replicas[0], settings
         self.metrics = Metrics()
         self.bodies = BodyReader(settings)
         self.is_stopping = False
         self.batcher = Batcher(
-            detectors,
-            batch_size=settings.batch_size,
+            replicas,
+            batch_size=settings.choose_batch_size(len(replicas)),
             max_images=settings.max_queue,
             max_pixels=settings.max_pixels,
             max_views=settings.max_views,

@@ -1,4 +1,4 @@
-"""The queue between requests and detectors: images of one size are detected in batches, on one thread."""
+"""The queue between requests and detectors: images of one size are detected in batches."""
 
 import contextlib
 import logging
@@ -94,7 +94,7 @@ class Batcher:
     """Detects the objects in images that arrive one by one. Its threads run until `close`.
 
     Args:
-        detectors: the detectors, by name. Only this object may use them.
+        replicas: the detectors by name, several times: each replica is used by one thread, and only by this object.
         batch_size: most images in a batch.
         max_images: most images in the queue, including those that are being detected.
         max_pixels: most pixels of an image.
@@ -105,7 +105,7 @@ class Batcher:
 
     def __init__(
         self,
-        detectors: Mapping[str, Detector],
+        replicas: Sequence[Mapping[str, Detector]],
         *,
         batch_size: int,
         max_images: int,
@@ -114,13 +114,15 @@ class Batcher:
         on_queue: Callable[[int], object] = lambda num_images: None,
         on_batch: Callable[[str, int], object] = lambda model, num_images: None,
     ) -> None:
-        self._detectors, self._batch_size = detectors, batch_size
+        self._batch_size = batch_size
         self._max_images, self._max_pixels, self._max_views = max_images, max_pixels, max_views
         self._on_queue, self._on_batch = on_queue, on_batch
         self._jobs: dict[Future[Detections], _Job] = {}  # in the order of their arrival
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._may_decode, self._may_detect = threading.Condition(self._lock), threading.Condition(self._lock)
         self._is_closed = False
-        targets = [self._run_batches, *[self._decode_images] * READERS]
+        runners = [partial(self._run_batches, replica) for replica in replicas]
+        targets: list[Callable[[], None]] = [*runners, *[self._decode_images] * READERS]
         self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
         for thread in self._threads:
             thread.start()
@@ -142,7 +144,7 @@ class Batcher:
             ClosedError: `close` was called.
         """
         jobs = [_Job(image, options, Future()) for image in images]
-        with self._changed:
+        with self._lock:
             if self._is_closed:
                 raise ClosedError("the service is stopping")
             if len(self._jobs) + len(jobs) > self._max_images:
@@ -150,27 +152,26 @@ class Batcher:
             for job in jobs:
                 self._jobs[job.future] = job
                 job.future.add_done_callback(self._remove)
-            self._notify()
+            self._on_queue(len(self._jobs))
+            self._may_decode.notify(len(jobs))
         return [job.future for job in jobs]
 
     def close(self) -> None:
         """End the threads. Images that wait get a `ClosedError`."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             waiting = [job for job in self._jobs.values() if not job.is_running]
-            self._changed.notify_all()
+            self._may_decode.notify_all()
+            self._may_detect.notify_all()
         for job in waiting:
             _finish(job, ClosedError("the service is stopping"))
 
-    def _notify(self) -> None:
-        self._on_queue(len(self._jobs))
-        self._changed.notify_all()
-
     def _remove(self, future: "Future[Detections]") -> None:
         """Free the place of an image that has its result, or is no longer wanted."""
-        with self._changed:
+        with self._lock:
             del self._jobs[future]
-            self._notify()
+            self._on_queue(len(self._jobs))
+            self._may_decode.notify()  # where MAX_DECODED was reached
 
     def _decode_images(self) -> None:
         """Decode the images in the queue, in order."""
@@ -181,9 +182,9 @@ class Batcher:
             except Exception as error:
                 _finish(job, error)
             else:
-                with self._changed:
+                with self._lock:
                     job.pixels = pixels
-                    self._changed.notify_all()
+                    self._may_detect.notify_all()
 
     def _check_views(self, job: _Job, pixels: NDArray[np.uint8]) -> None:
         count = job.options.views.count(pixels.shape[:2])
@@ -199,21 +200,21 @@ class Batcher:
             encoded = (job for job in self._jobs.values() if not job.is_being_read)
             return next(encoded, None) if num_pixels <= MAX_DECODED else None
 
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or find())
+        with self._lock:
+            self._may_decode.wait_for(lambda: self._is_closed or find())
             job = None if self._is_closed else find()
             if job:
                 job.is_being_read = True
             return job
 
-    def _run_batches(self) -> None:
-        """Detect the objects in the images that have been decoded."""
+    def _run_batches(self, replica: Mapping[str, Detector]) -> None:
+        """Detect the objects in the images that have been decoded, with one replica."""
         while batch := self._take_batch():
             if len(batch) > 1:
-                self._run(batch)
+                self._run(batch, replica)
             for job in batch:
                 if not job.future.done():  # alone, or the batch failed: others must not fail with one of its images
-                    self._run([job])
+                    self._run([job], replica)
 
     def _take_batch(self) -> list[_Job]:
         """Wait for images of one size, and return them, or nothing at the end."""
@@ -225,10 +226,10 @@ class Batcher:
         def is_complete() -> bool:
             return len(find()) == self._batch_size or all(job.pixels is not None for job in self._jobs.values())
 
-        with self._changed:
+        with self._lock:
             while not self._is_closed:
-                self._changed.wait_for(lambda: self._is_closed or find())
-                self._changed.wait_for(lambda: self._is_closed or is_complete(), MAX_DELAY)
+                self._may_detect.wait_for(lambda: self._is_closed or find())
+                self._may_detect.wait_for(lambda: self._is_closed or is_complete(), MAX_DELAY)
                 batch = [job for job in find() if job.future.set_running_or_notify_cancel()]
                 for job in batch:
                     job.is_running = True
@@ -236,10 +237,10 @@ class Batcher:
                     return batch
         return []
 
-    def _run(self, batch: Sequence[_Job]) -> None:
-        """Run a detector on a batch. If it fails for a single image, this is the result."""
+    def _run(self, batch: Sequence[_Job], replica: Mapping[str, Detector]) -> None:
+        """Run a detector of a replica on a batch. If it fails for a single image, this is the result."""
         options = batch[0].options
-        detector = self._detectors[options.model]
+        detector = replica[options.model]
         self._on_batch(options.model, len(batch))
         inputs = [ImageInput(job.image.name, job.image.name, partial(_pixels, job)) for job in batch]
         try:

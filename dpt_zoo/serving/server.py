@@ -16,6 +16,9 @@ from ..utils.environment import usable_cores
 from ..utils.urls import is_loopback
 from .settings import Settings, read_api_keys
 
+MAX_REPLICAS = 2
+"""Most detections at a time in one process: with two, a request waits a shorter time for those before it."""
+
 
 def run_server(settings: Settings, listener: socket.socket, device: str, ready: Callable[[], object]) -> None:
     """Serve until SIGTERM or SIGINT, on the socket `listener`.
@@ -35,28 +38,40 @@ def run_server(settings: Settings, listener: socket.socket, device: str, ready: 
         from .http_server import GracefulServer
         from .logs import log_as_json
     api_keys = read_api_keys()
-    service = Service(load_detectors(settings, device), settings, api_keys)
+    service = Service(load_replicas(settings, device), settings, api_keys)
     app = make_app(service, is_local=is_loopback(listener.getsockname()[0]) and not api_keys)
     log_as_json()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn calls when it has stopped
     GracefulServer(app, service, ready).run([listener])
 
 
-def load_detectors(settings: Settings, device: str) -> dict[str, Detector]:
-    """Load the models of `settings` to a `device`, and detect once with each."""
-    num_threads = settings.num_threads or len(usable_cores())
-    detectors = {name: _load(model, settings, device, num_threads) for name, model in settings.models.items()}
-    if any(detector.metadata is None for detector in detectors.values()):
+def load_replicas(settings: Settings, device: str) -> list[dict[str, Detector]]:
+    """Load the models of `settings` to a `device`, and detect once with each.
+
+    Returns:
+        The detectors by name. If all are exported files, they are there as often as the threads of a detection fit in
+        the cores, up to MAX_REPLICAS times. A detector on PyTorch, which starts threads of its own, is there once.
+    """
+    cores = len(usable_cores())
+    are_exported = all(map(is_exported, settings.models.values()))
+    num_threads = settings.num_threads or max(1, cores // MAX_REPLICAS if are_exported else cores)
+    count = max(1, min(MAX_REPLICAS, cores // num_threads)) if are_exported else 1
+    replicas = [
+        {name: _load(model, settings, device, num_threads, count) for name, model in settings.models.items()}
+        for _ in range(count)
+    ]
+    if not are_exported:
         import torch
 
         torch.set_num_threads(num_threads)
-    for detector in detectors.values():
-        detector(np.zeros((64, 64, 3), np.uint8))
-    return detectors
+    for replica in replicas:
+        for detector in replica.values():
+            detector(np.zeros((64, 64, 3), np.uint8))
+    return replicas
 
 
-def _load(model: str, settings: Settings, device: str, num_threads: int) -> Detector:
-    batch_size, options = settings.batch_size, dict[str, Any]()
+def _load(model: str, settings: Settings, device: str, num_threads: int, num_replicas: int) -> Detector:
+    batch_size, options = settings.choose_batch_size(num_replicas), dict[str, Any]()
     if is_exported(model):
         batch_size, options = read_metadata(Path(model)).images_per_call or batch_size, {"num_threads": num_threads}
     threshold = settings.score_threshold

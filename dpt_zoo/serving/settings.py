@@ -22,8 +22,10 @@ class Settings:
     Attributes:
         models: the models, by the names that clients use: detectors of the zoo, or exported files.
         score_threshold: the lowest score of an object, unless a request says otherwise, in [0, 1].
-        batch_size: most images that the network processes at once.
-        num_threads: the number of threads to compute with; None for one for each core of the worker.
+        batch_size: most images that the network processes at once; None for one with several replicas, otherwise eight.
+            Several images take about as long as one by one on a CPU, and one that arrives waits for the end of all.
+        num_threads: the number of threads of a detection; None for half of the worker's cores for exported files, of
+            which two are detected at a time, and all cores for PyTorch.
         max_queue: most images that wait or are being detected.
         max_images: most images of a request.
         max_bytes: most bytes of a request's body, and of an image at a URL.
@@ -35,7 +37,7 @@ class Settings:
 
     models: dict[str, str]
     score_threshold: float = 0.3
-    batch_size: int = 8
+    batch_size: int | None = None
     num_threads: int | None = None
     max_queue: int = 256
     max_images: int = 16
@@ -47,12 +49,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_fraction("score_threshold", self.score_threshold)
-        for name in ("batch_size", "max_queue", "max_images", "max_bytes", "max_pixels", "max_views"):
+        if self.batch_size is not None:
+            check_integer("batch_size", self.batch_size, 1)
+        for name in ("max_queue", "max_images", "max_bytes", "max_pixels", "max_views"):
             check_integer(name, getattr(self, name), 1)
         if self.max_images > self.max_queue:
             raise InputError(f"max_queue must be at least max_images, {self.max_images}, not {self.max_queue}")
         if not self.timeout > 0:
             raise InputError(f"timeout must be a number of seconds above 0, not {self.timeout!r}")
+
+    def choose_batch_size(self, num_replicas: int) -> int:
+        """Return `batch_size`, or what it is by default with `num_replicas`."""
+        return self.batch_size or (8 if num_replicas == 1 else 1)
 
 
 def name_models(models: Sequence[str]) -> dict[str, str]:

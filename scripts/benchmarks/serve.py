@@ -20,11 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
+from dpt_zoo.utils.environment import usable_cores
+
 from .measuring import ROOT, Comparison, Settings, run_in_child
 
-WORKERS_AND_THREADS = ((1, 2), (2, 1))
-"""The processes of the service, and the threads of each."""
-BATCH_SIZE = 8
+THREADS = max(1, len(usable_cores()) // 2)
+WAYS = {
+    f"one worker with two detections at a time, {THREADS} threads each": ([], 1),
+    f"two workers with {THREADS} threads each, batches up to 8": (["--workers", "2"], 8),
+}
+"""The options of the service, and its batch size. All have as many detections at a time, with as many threads."""
 CLIENTS = 32
 SCENES = 64
 TICK = os.sysconf("SC_CLK_TCK")
@@ -43,17 +48,16 @@ def compare(settings: Settings) -> Iterator[Comparison]:
                 from dpt_zoo.exporting.exporter import export
 
                 export(model.stem, model)
-            for workers, threads in WORKERS_AND_THREADS:
-                yield from _compare_service(model, images, workers, threads, settings)
+            for way in WAYS:
+                yield from _compare_service(model, images, way, settings)
 
 
-def _compare_service(
-    model: Path, images: list[bytes], workers: int, threads: int, settings: Settings
-) -> Iterator[Comparison]:
-    """Compare a service with processes that only call a detector, as many as it has workers."""
-    setting = f"{model.stem}, 192x192, {workers} x {threads} threads, batches up to {BATCH_SIZE}"
+def _compare_service(model: Path, images: list[bytes], way: str, settings: Settings) -> Iterator[Comparison]:
+    """Compare a service with two processes that only call a detector."""
+    options, batch_size = WAYS[way]
+    setting = f"{model.stem}, 192x192, {way}"
     values: dict[str, dict[str, list[float]]] = {}
-    with Service(model, workers, threads) as service:
+    with Service(model, options) as service:
         service.ask(images, CLIENTS, SCENES)  # a warm-up
         memory = service.memory()
         for _ in range(settings.runs):
@@ -71,7 +75,7 @@ def _compare_service(
                     "ours, service": float(np.quantile(service.ask_at(speed / 2, images, settings.images), 0.99)),
                 },
             }
-            bare = run_bare(model, images, workers, threads, settings.images)
+            bare = run_bare(model, images, batch_size, settings.images)
             measured["speed"]["ours, Detector"], measured["processor time of an image"]["ours, Detector"] = bare
             for quantity, ways in measured.items():
                 for way, value in ways.items():
@@ -83,15 +87,14 @@ def _compare_service(
 
 
 class Service:
-    """`dpt-zoo serve` with an exported `model`, and clients of it.
+    """`dpt-zoo serve` with an exported `model` and options, and clients of it.
 
     Attributes:
         url: its host and port.
     """
 
-    def __init__(self, model: Path, workers: int, threads: int) -> None:
-        command = [sys.executable, "-m", "dpt_zoo", "serve", str(model), "--port", "0", "--max-queue", "1000"]
-        command += ["--workers", str(workers), "--num-threads", str(threads), "--batch-size", str(BATCH_SIZE)]
+    def __init__(self, model: Path, options: Sequence[str] = ()) -> None:
+        command = [sys.executable, "-m", "dpt_zoo", "serve", str(model), "--port", "0", "--max-queue", "1000", *options]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
@@ -171,20 +174,20 @@ def _ask(connection: http.client.HTTPConnection, image: bytes) -> float:
     return time.perf_counter() - start
 
 
-def run_bare(model: Path, images: list[bytes], workers: int, threads: int, num_images: int) -> tuple[float, float]:
-    """Return the images per second of processes with a bare detector, and their processor time for an image."""
-    arguments = {"model": str(model), "images": images, "threads": threads, "num_images": num_images // workers}
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(run_in_child, stream_images, **arguments) for _ in range(workers)]
+def run_bare(model: Path, images: list[bytes], batch_size: int, num_images: int) -> tuple[float, float]:
+    """Return the images per second of two processes with a bare detector, and their processor time for an image."""
+    arguments = {"model": str(model), "images": images, "batch_size": batch_size, "num_images": num_images // 2}
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(run_in_child, stream_images, **arguments) for _ in range(2)]
         results = [future.result() for future in futures]
-    return sum(speed for speed, _ in results), sum(seconds for _, seconds in results) / workers
+    return sum(speed for speed, _ in results), sum(seconds for _, seconds in results) / 2
 
 
-def stream_images(model: str, images: list[bytes], threads: int, num_images: int) -> tuple[float, float]:
+def stream_images(model: str, images: list[bytes], batch_size: int, num_images: int) -> tuple[float, float]:
     """Return a detector's images per second, and its processor time for an image."""
     from dpt_zoo import Detector
 
-    detector = Detector(model, num_threads=threads, batch_size=BATCH_SIZE)
+    detector = Detector(model, num_threads=THREADS, batch_size=batch_size)
     for _ in detector.stream(images):  # a warm-up
         pass
     start, used = time.perf_counter(), time.process_time()

@@ -468,6 +468,7 @@ class TestVideo:
             assert change[y1 : y2 + 1, x1 : x2 + 1].any() and not change.all()
 
     @pytest.mark.slow
+    @pytest.mark.xdist_group("exported")
     def test_tracks_are_the_same_after_a_kill(
         self, run: Run, exported_demo: Path, tmp_path: Path, quick_python: Path
     ) -> None:

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from dpt_zoo.inference.detector import Detector
 from dpt_zoo.serving.app import Service, make_app
-from dpt_zoo.serving.server import load_detectors
+from dpt_zoo.serving.server import load_replicas
 from dpt_zoo.serving.settings import Settings
 
 
@@ -34,7 +34,7 @@ def make_service(model_file: Path) -> Iterator[Callable[..., Service]]:
 
     def make(api_keys: tuple[str, ...] = (), **changes: Any) -> Service:
         settings = Settings(**{"models": {"first_pixel": str(model_file)}, "num_threads": 1, **changes})
-        services.append(Service(load_detectors(settings, "cpu"), settings, api_keys))
+        services.append(Service(load_replicas(settings, "cpu")[:1], settings, api_keys))
         return services[-1]
 
     yield make

@@ -25,11 +25,11 @@ from starlette.testclient import TestClient
 from web_server import File, WebServer, redirect, stay_silent
 
 from dpt_zoo.inference.detector import Detector
-from dpt_zoo.serving import answers, bodies
+from dpt_zoo.serving import answers, bodies, server
 from dpt_zoo.serving.app import Service, make_app
 from dpt_zoo.serving.gate import Gate
 from dpt_zoo.serving.logs import JsonFormatter
-from dpt_zoo.serving.server import load_detectors
+from dpt_zoo.serving.server import load_replicas
 from dpt_zoo.serving.settings import Settings
 
 MakeClient = Callable[..., TestClient]
@@ -97,10 +97,21 @@ def test_several_images_of_which_some_are_bad(form: str, client: TestClient) -> 
 def test_a_file_with_a_batch_size_of_its_own(tmp_path: Path) -> None:
     model = make_onnx(tmp_path / "pairs.onnx", batch=2)
     pairs = Settings(models={"pairs": str(model)}, num_threads=1)
-    service = Service(load_detectors(pairs, "cpu"), pairs)
+    service = Service(load_replicas(pairs, "cpu"), pairs)
     response = TestClient(make_app(service)).post(DETECT, json=as_json(png(), png(90), png()))
     assert [len(each["objects"]) for each in response.json()["images"]] == [2, 2, 2]
     service.batcher.close()
+
+
+@pytest.mark.parametrize(
+    ("cores", "num_threads", "expected"), [(1, None, 1), (2, None, 2), (64, None, 2), (2, 2, 1), (4, 2, 2), (4, 1, 2)]
+)
+def test_a_file_is_loaded_for_each_detection_at_a_time(
+    cores: int, num_threads: int | None, expected: int, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "usable_cores", lambda: list(range(cores)))
+    replicas = load_replicas(Settings(models={"first_pixel": str(model_file)}, num_threads=num_threads), "cpu")
+    assert len({id(each["first_pixel"]) for each in replicas}) == len(replicas) == expected
 
 
 def test_only_bad_images(client: TestClient) -> None:
@@ -261,7 +272,7 @@ def held_client(make_service: Callable[..., Service], model_file: Any) -> Iterat
     def make(**changes: Any) -> tuple[TestClient, HeldDetector, Service]:
         service = make_service(**changes)
         detector = HeldDetector(model_file, num_threads=1)
-        service.batcher._detectors = {"first_pixel": detector}
+        service.detectors["first_pixel"] = detector
         detectors.append(detector)
         return TestClient(make_app(service)), detector, service
 
@@ -523,7 +534,7 @@ def test_damaged_images_are_refused_or_detected(place: int, piece: bytes, cut: i
 def any_client(model_file: Path) -> TestClient:
     """One client for all examples."""
     all_settings = Settings(models={"first_pixel": str(model_file)}, num_threads=1)
-    return TestClient(make_app(Service(load_detectors(all_settings, "cpu"), all_settings)))
+    return TestClient(make_app(Service(load_replicas(all_settings, "cpu"), all_settings)))
 
 
 @pytest.mark.slow

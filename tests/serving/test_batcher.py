@@ -34,7 +34,7 @@ def make_batcher(held: HeldDetector) -> Iterator[Callable[..., Batcher]]:
 
     def make(**options: Any) -> Batcher:
         limits = {"batch_size": 4, "max_images": 100, "max_pixels": 10_000_000, "max_views": 9}
-        batchers.append(Batcher({"model": held}, **{**limits, **options}))
+        batchers.append(Batcher(**{"replicas": [{"model": held}], **limits, **options}))
         return batchers[-1]
 
     yield make
@@ -72,6 +72,20 @@ def test_images_of_one_size_share_batches(make_batcher: Callable[..., Batcher], 
     held.go.set()
     wait([first, *futures], 60)
     assert held.batches == [["first"], [f"wide {number}" for number in range(4)], ["wide 4"], ["tall 0", "tall 1"]]
+
+
+def test_replicas_detect_at_the_same_time(
+    make_batcher: Callable[..., Batcher], held: HeldDetector, model_file: Path
+) -> None:
+    other = HeldDetector(model_file, num_threads=1)
+    batcher = make_batcher(replicas=[{"model": held}, {"model": other}], batch_size=1)
+    futures = submit(batcher, {str(number): png() for number in range(5)})
+    wait_until(lambda: len(held.batches) == len(other.batches) == 1)
+    held.go.set()
+    wait([each for number, each in enumerate(futures) if other.batches != [[str(number)]]], 60)
+    assert [len(held.batches), len(other.batches)] == [4, 1]
+    other.go.set()
+    wait(futures, 60)
 
 
 def test_options_do_not_mix(make_batcher: Callable[..., Batcher], held: HeldDetector) -> None:
@@ -171,11 +185,18 @@ IMAGES = st.one_of(
 )
 
 
+@pytest.fixture(scope="module")
+def replicas(model_file: Path) -> list[dict[str, Detector]]:
+    return [{"model": Detector(model_file, num_threads=1)} for _ in range(2)]
+
+
 @settings(max_examples=30, deadline=None)
-@given(images=st.lists(IMAGES, min_size=1, max_size=12), batch_size=st.integers(1, 5))
-def test_no_image_changes_another(images: list[bytes], batch_size: int, detector: Detector) -> None:
+@given(images=st.lists(IMAGES, min_size=1, max_size=12), batch_size=st.integers(1, 5), count=st.integers(1, 2))
+def test_no_image_changes_another(
+    images: list[bytes], batch_size: int, count: int, replicas: list[dict[str, Detector]], detector: Detector
+) -> None:
     """Whatever arrives together, each image has the detections that it has alone, or its own error."""
-    batcher = Batcher({"model": detector}, batch_size=batch_size, max_images=12, max_pixels=10**6, max_views=1)
+    batcher = Batcher(replicas[:count], batch_size=batch_size, max_images=12, max_pixels=10**6, max_views=1)
     futures = submit(batcher, {f"image {index}": image for index, image in enumerate(images)})
     results = [future.exception(60) or future.result() for future in futures]
     batcher.close()

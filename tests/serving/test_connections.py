@@ -86,7 +86,7 @@ def test_what_stalls_takes_no_place(run_service: Callable[..., Running]) -> None
 def test_a_client_that_leaves_frees_its_place(run_service: Callable[..., Running], detector: Detector) -> None:
     running = run_service()
     held = HeldDetector(running.service.settings.models["first_pixel"], num_threads=1)
-    running.service.batcher._detectors = {"first_pixel": held}
+    running.service.detectors["first_pixel"] = held
     jobs, image = running.service.batcher._jobs, png()
     first = running.connect(HEAD % len(image) + image)
     while not held.batches:
@@ -150,7 +150,7 @@ def test_two_hundred_at_a_time(run_service: Callable[..., Running], detector: De
 def test_what_was_accepted_is_answered_at_the_end(run_service: Callable[..., Running]) -> None:
     running = run_service()
     held = HeldDetector(running.service.settings.models["first_pixel"], num_threads=1)
-    running.service.batcher._detectors = {"first_pixel": held}
+    running.service.detectors["first_pixel"] = held
     with ThreadPoolExecutor(5) as pool:
         futures = [pool.submit(running.detect, png()) for _ in range(5)]
         while len(running.service.batcher._jobs) < 5:
@@ -169,7 +169,7 @@ def test_what_takes_too_long_at_the_end_is_refused(
     monkeypatch.setattr(http_server, "GRACE_SECONDS", 0.3)
     running = run_service()
     held = HeldDetector(running.service.settings.models["first_pixel"], num_threads=1)
-    running.service.batcher._detectors = {"first_pixel": held}
+    running.service.detectors["first_pixel"] = held
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(running.detect, png())
         while not held.batches:
