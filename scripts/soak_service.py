@@ -37,9 +37,10 @@ def main() -> None:
     add("--connections", type=int, default=200)
     add("--bad", type=int, default=20, metavar="N", help="of N requests of a connection, one has a bad body")
     add("--workers", type=int, default=1)
+    add("--threads", type=int, default=1, help="threads of a detection")
     args = parser.parse_args()
     images = [path.read_bytes() for path in sorted(args.images.glob("*.png"))]
-    detector = Detector(args.model, num_threads=1)
+    detector = Detector(args.model, num_threads=args.threads)
     expected = [detector(image).to_json()["objects"] for image in images]
     statuses, seconds, num_wrong = Counter[int](), list[float](), 0
 
@@ -61,7 +62,8 @@ def main() -> None:
                 else:
                     num_wrong += response.status != 200 or content["images"][0]["objects"] != expected[index]
 
-    with Service(args.model, ["--workers", str(args.workers)]) as service:
+    options = ["--workers", str(args.workers), "--num-threads", str(args.threads)]
+    with Service(args.model, options) as service:
         service.ask(images, 32, 1000)  # a warm-up
         memory, end = service.memory(), time.monotonic() + args.seconds
         with ThreadPoolExecutor(args.connections) as pool:

@@ -22,9 +22,7 @@ def add_commands(commands: Any) -> None:
     add("--workers", type=int, metavar="N", help="processes, each with its own models (default: one for each device)")
     devices = "cpu, cuda:0, cuda:1, ..., one for each worker (default: a GPU if there is one)"
     add("--device", nargs="+", default=["auto"], metavar="D", help=devices)
-    threads = (
-        "threads of a detection (default: half of a worker's cores for files, which it runs twice; all for PyTorch)"
-    )
+    threads = "threads of a detection (default: half of a worker's cores for exported files, all for PyTorch)"
     add("--num-threads", type=int, metavar="N", help=threads)
     batch = "most images processed at once (default: 1 where two detections run at a time, otherwise 8)"
     add("--batch-size", type=int, metavar="N", help=batch)

@@ -5,7 +5,6 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -49,18 +48,32 @@ def load_replicas(settings: Settings, device: str) -> list[dict[str, Detector]]:
     """Load the models of `settings` to a `device`, and detect once with each.
 
     Returns:
-        The detectors by name. If all are exported files, they are there as often as the threads of a detection fit in
-        the cores, up to MAX_REPLICAS times. A detector on PyTorch, which starts threads of its own, is there once.
+        The detectors by name: as often as the threads of a detection fit in the cores, up to MAX_REPLICAS times. They
+        are there once if one of them uses PyTorch, which starts threads of its own, or a file that needs a batch.
     """
     cores = len(usable_cores())
-    are_exported = all(map(is_exported, settings.models.values()))
-    num_threads = settings.num_threads or max(1, cores // MAX_REPLICAS if are_exported else cores)
-    count = max(1, min(MAX_REPLICAS, cores // num_threads)) if are_exported else 1
-    replicas = [
-        {name: _load(model, settings, device, num_threads, count) for name, model in settings.models.items()}
-        for _ in range(count)
-    ]
-    if not are_exported:
+    images_per_call = {
+        name: read_metadata(Path(model)).images_per_call
+        for name, model in settings.models.items()
+        if is_exported(model)
+    }
+    use_pytorch = len(images_per_call) < len(settings.models)
+    most = 1 if use_pytorch or any((number or 1) > 1 for number in images_per_call.values()) else MAX_REPLICAS
+    num_threads = settings.num_threads or max(1, cores // most)
+    count = max(1, min(most, cores // num_threads))
+    batch_size = settings.choose_batch_size(count)
+
+    def load(name: str, model: str) -> Detector:
+        return Detector(
+            model,
+            device=device,
+            score_threshold=settings.score_threshold,
+            batch_size=images_per_call.get(name) or batch_size,
+            num_threads=num_threads if name in images_per_call else None,
+        )
+
+    replicas = [{name: load(name, model) for name, model in settings.models.items()} for _ in range(count)]
+    if use_pytorch:
         import torch
 
         torch.set_num_threads(num_threads)
@@ -68,11 +81,3 @@ def load_replicas(settings: Settings, device: str) -> list[dict[str, Detector]]:
         for detector in replica.values():
             detector(np.zeros((64, 64, 3), np.uint8))
     return replicas
-
-
-def _load(model: str, settings: Settings, device: str, num_threads: int, num_replicas: int) -> Detector:
-    batch_size, options = settings.choose_batch_size(num_replicas), dict[str, Any]()
-    if is_exported(model):
-        batch_size, options = read_metadata(Path(model)).images_per_call or batch_size, {"num_threads": num_threads}
-    threshold = settings.score_threshold
-    return Detector(model, device=device, score_threshold=threshold, batch_size=batch_size, **options)

@@ -24,8 +24,8 @@ class Settings:
         score_threshold: the lowest score of an object, unless a request says otherwise, in [0, 1].
         batch_size: most images that the network processes at once; None for one with several replicas, otherwise eight.
             Several images take about as long as one by one on a CPU, and one that arrives waits for the end of all.
-        num_threads: the number of threads of a detection; None for half of the worker's cores for exported files, of
-            which two are detected at a time, and all cores for PyTorch.
+        num_threads: the number of threads of a detection; None for all cores of the worker, or half
+            of them where two images are detected at a time.
         max_queue: most images that wait or are being detected.
         max_images: most images of a request.
         max_bytes: most bytes of a request's body, and of an image at a URL.

@@ -27,7 +27,10 @@ from .measuring import ROOT, Comparison, Settings, run_in_child
 THREADS = max(1, len(usable_cores()) // 2)
 WAYS = {
     f"one worker with two detections at a time, {THREADS} threads each": ([], 1),
-    f"two workers with {THREADS} threads each, batches up to 8": (["--workers", "2"], 8),
+    f"two workers with {THREADS} threads each, batches up to 8": (
+        ["--workers", "2", "--num-threads", str(THREADS), "--batch-size", "8"],
+        8,
+    ),
 }
 """The options of the service, and its batch size. All have as many detections at a time, with as many threads."""
 CLIENTS = 32

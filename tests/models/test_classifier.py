@@ -137,6 +137,17 @@ class TestTimmsOwnTests:
     def test_of_models(self, function: str, name: str) -> None:
         getattr(timm_test_models, f"test_model_{function}")(name, batch_size=2)
 
+    @pytest.mark.parametrize("name", ["dpt_small", "dpt_medium"])
+    def test_default_config(self, name: str) -> None:
+        with torch.device("meta"):  # its structure is enough
+            model = DPTClassifier(name.removeprefix("dpt_"))
+        cfg = timm.get_pretrained_cfg(name)
+        parameters = {name for name, _ in model.named_parameters()}
+        assert {f"{cfg.first_conv}.weight", f"{cfg.classifier}.weight"} <= parameters
+        assert cfg.num_classes == model.num_classes == 1000
+        assert model.num_features == model.head_hidden_size == 512
+        assert cfg.pool_size == tuple(side // STRIDES[-1] for side in cfg.input_size[1:])
+
     def test_features_of_any_image_size(self) -> None:
         model = timm.create_model("dpt_tiny", features_only=True, in_chans=1).eval()
         with torch.inference_mode():

@@ -97,7 +97,9 @@ def test_several_images_of_which_some_are_bad(form: str, client: TestClient) -> 
 def test_a_file_with_a_batch_size_of_its_own(tmp_path: Path) -> None:
     model = make_onnx(tmp_path / "pairs.onnx", batch=2)
     pairs = Settings(models={"pairs": str(model)}, num_threads=1)
-    service = Service(load_replicas(pairs, "cpu"), pairs)
+    replicas = load_replicas(pairs, "cpu")
+    assert len(replicas) == 1  # so that requests share a call
+    service = Service(replicas, pairs)
     response = TestClient(make_app(service)).post(DETECT, json=as_json(png(), png(90), png()))
     assert [len(each["objects"]) for each in response.json()["images"]] == [2, 2, 2]
     service.batcher.close()
