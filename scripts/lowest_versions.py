@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 SETUP = Path(__file__).resolve().parents[1] / "setup.py"
-EXTRAS = ("quantize", "app", "large", "serve", "video", "webdataset", "ray", "demo", "datasets")
+EXTRAS = ("quantize", "app", "large", "serve", "video", "track", "webdataset", "ray", "demo", "datasets")
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ WRITTEN |= {"annotations", "labelstudio.json", "labelstudio.xml", "pictures", "c
 NUM_VISITORS = 3  # at the same time
 MAX_GROWTH = 0.05  # of the memory, which is never measured exactly
 MAX_MORE = 2  # files or threads
+MAX_LINES = 60  # of a traceback
 app_client.ANSWER_SECONDS = 3600  # the machine may have other work
 
 
@@ -260,7 +261,9 @@ def main() -> None:
                     shown = time.monotonic()
                     print(done.total(), "visits;", *(taken[-1] for taken in samples.values()), flush=True)
             app.stop()
-            wrong += [f"the page logs: {line}" for line in app.log if "Traceback" in line]
+            for index, line in enumerate(app.log):
+                if "Traceback" in line:
+                    wrong.append("\n  ".join(["the page logs:", *app.log[index : index + MAX_LINES]]))
         wrong += [f"left by the page: {name}" for name in find_left(temporary)]
         while not faults.empty():
             wrong.append(faults.get())

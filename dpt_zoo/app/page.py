@@ -5,7 +5,9 @@ import io
 import json
 import logging
 import secrets
+import shutil
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..errors import DPTZooError, ImageError, InputError
 from ..inference.detections import Detections
@@ -66,10 +69,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """All detections of an image, without the image, and the same ones in an image of the size for drawing."""
+    """All detections of an image, and the same ones in an image of the size for drawing, both without the image.
+
+    Open pages keep theirs: the image to draw on is a file, which is removed with the result.
+    """
 
     detections: Detections
     drawable: Detections
+    image: Path
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, shutil.rmtree, self.image.parent, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -166,7 +176,7 @@ def make_app(model: str, device: str) -> FastAPI:
         logger.info("%s: %d objects in %.2f s", model, len(detections), time.perf_counter() - start)
         detections = replace(detections, path=image["orig_name"])
         classes = sorted(set(detections.names), key=detections.classes.index)
-        yield Result(replace(detections, image=None), _to_drawable(detections)), gr.Dropdown(choices=classes, value=[])
+        yield _to_result(detections), gr.Dropdown(choices=classes, value=[])
 
     def explain(image: dict[str, Any] | None, model: str, object: int, *options: Any) -> str | None:
         if not image or not image["path"]:
@@ -293,34 +303,45 @@ def show(result: Result | None, min_score: float, classes: list[str]) -> tuple[A
         The picture, the count, the column below it, the rows of the table, the file, the objects to choose from, and no
         patches.
     """
+    nothing: tuple[Any, ...] = (None, "", gr.Column(visible=False), [], None, gr.Dropdown([], value=None), None)
     if result is None:
-        return None, "", gr.Column(visible=False), [], None, gr.Dropdown([], value=None), None
+        return nothing
+    try:
+        image = _read(result.image)
+    except ImageError as error:
+        _warn(error)
+        return nothing
     names, scores = result.detections.names, result.detections.scores
     kept = [index for index in np.flatnonzero(scores >= min_score).tolist() if not classes or names[index] in classes]
     shown, drawn = result.detections[kept], result.drawable[kept]
     objects = [(f"{names[index]} {scores[index]:.2f}", index) for index in kept]
-    picture = io.BytesIO()
-    drawn.plot().save(picture, "PNG", compress_level=1)  # a higher level takes longer than drawing
+    picture = replace(drawn, image=image).plot()
     rows = [
         [name, round(float(score), 2), *(round(side, 1) for side in box.tolist())]
         for name, score, box in zip(shown.names, shown.scores, shown.boxes, strict=True)
     ]
     return (
-        _keep("detections.png", picture.getvalue()),
+        str(_keep("detections.png", _to_png(picture))),
         f"**{len(shown)}** of {len(result.detections)} objects",
         gr.Column(visible=True),
         rows,
-        _keep("detections.json", json.dumps(shown.to_json()).encode()),
+        str(_keep("detections.json", json.dumps(shown.to_json()).encode())),
         gr.Dropdown([("all patches", ALL_PATCHES), *objects], value=ALL_PATCHES),
         None,
     )
 
 
-def _keep(name: str, content: bytes) -> str:
+def _to_png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)  # a higher level takes longer than drawing
+    return file.getvalue()
+
+
+def _keep(name: str, content: bytes) -> Path:
     """Write a file for the page, and return its path."""
     path = _new_path(name)
     path.write_bytes(content)
-    return str(path)
+    return path
 
 
 def _new_path(name: str) -> Path:
@@ -350,9 +371,12 @@ def _read(upload: Path) -> NDArray[np.uint8]:
     return decode_image(content, "the image", MAX_PIXELS)
 
 
-def _to_drawable(detections: Detections) -> Detections:
-    """Resize detections to a size at which drawing is fast and text is readable."""
+def _to_result(detections: Detections) -> Result:
+    """Resize detections to a size at which drawing is fast and text is readable, and put the image aside."""
     longer = max(detections.image_size)
     scale = min(max(longer, MIN_SIDE), MAX_SIDE) / longer
     height, width = (max(1, round(scale * side)) for side in detections.image_size)
-    return detections.resize((height, width))
+    drawable = detections.resize((height, width))
+    assert drawable.image is not None
+    image = _keep("canvas.png", _to_png(Image.fromarray(drawable.image)))
+    return Result(replace(detections, image=None), replace(drawable, image=None), image)

@@ -703,6 +703,20 @@ def test_options_out_of_range_are_an_error_in_the_page(client: Client) -> None:
         client.call("explain", [image, MODEL, 0, 0, 0, 1280])
 
 
+def test_the_server_keeps_one_image_of_a_page(app: App, client: Client) -> None:
+    others = set(app.folder.glob("*/canvas.png"))
+    client.detect(SCENE)
+    (first,) = set(app.folder.glob("*/canvas.png")) - others
+    client.detect(SCENE)
+    (second,) = set(app.folder.glob("*/canvas.png")) - others
+    assert second != first
+    assert not first.parent.exists()
+
+    second.unlink()  # as the server does when its folder is full
+    with pytest.raises(AppError, match="the image is no longer on the server: choose it again"):
+        client.show(DEFAULT_SCORE, [])
+
+
 def test_unknown_models_are_an_error_in_the_page(client: Client) -> None:
     with pytest.raises(AppError, match="there is no model 'x'"):
         client.detect(SCENE, model="x")
