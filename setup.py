@@ -89,7 +89,7 @@ setup(
         "pycocotools>=2.0.8",
         "onnxruntime>=1.22",
         "safetensors>=0.4.5",
-        "jinja2>=3.1",  # model cards and reports
+        "jinja2>=3.1.2",  # model cards and reports
         "pyyaml>=6",  # YOLO data sets
         # Downloads of weights: docs/weights.md.
         "filelock>=3.12",

@@ -1,5 +1,7 @@
 """The server of the page. Its files are in a temporary folder. By default, only this machine can use it."""
 
+import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -12,6 +14,8 @@ from ..inference.detector import is_exported
 from ..manifest.records import get_detector_info
 from ..utils.listening import listen, listener_url
 from ..utils.urls import is_loopback
+
+M_ARENA_MAX = -8  # glibc's number of the option for how many separate heaps there are
 
 
 def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str], object]) -> None:
@@ -31,6 +35,7 @@ def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str
     """
     if not is_exported(model):
         get_detector_info(model)
+    _share_freed_memory()
     with tempfile.TemporaryDirectory(prefix="dpt-zoo-app-") as folder, listen(host, port) as listener:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the folder is removed
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder)
@@ -48,3 +53,10 @@ def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str
         ready(listener_url(listener))
         config = uvicorn.Config(app, ws="none", lifespan="on", log_level="critical", timeout_graceful_shutdown=1)
         uvicorn.Server(config).run([listener])
+
+
+def _share_freed_memory() -> None:
+    """Have the threads share freed memory. By default, glibc keeps it for each: 50 MB more after 1,600 images."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # musl's C library has no mallopt
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
