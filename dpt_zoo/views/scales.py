@@ -43,7 +43,7 @@ def fuse(parts: Sequence[Objects]) -> Objects:
 
 def _group(objects: Objects, scales: Indices) -> list[list[int]]:
     """Return the indices of the objects that are one, at most one of each scale, from the highest score on."""
-    first, second = share_cell(objects.boxes)
+    first, second = map(np.concatenate, zip(*share_cell(objects.boxes), strict=True))
     iou = box_iou(objects.boxes[first], objects.boxes[second])
     alike = (iou > MIN_IOU) & (objects.labels[first] == objects.labels[second]) & (scales[first] != scales[second])
     order = np.lexsort((-iou[alike], second[alike]))

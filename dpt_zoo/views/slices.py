@@ -1,11 +1,13 @@
 """Merge the objects that were detected in several slices of an image, so that none is there twice.
 
 An object at a seam is cut by one slice and whole in the next, or, if it is longer than their overlap, cut by both. Only
-objects of different views are merged, so neighbours that one view shows apart stay apart.
+objects of different views are merged, so neighbours that one view shows apart stay apart. The box of an object that
+several views show is the mean of theirs, as in weighted boxes fusion (Solovyev et al., 2019).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +27,12 @@ an object may take it for another class."""
 INSIDE = 0.5
 """The part of the smaller of two boxes of a class that the larger one covers, from which on objects of different views
 are one: a view may show less of an object, or take a part of it for the whole."""
+MIN_FUSED = 0.8
+"""The IoU from which on boxes of one object are averaged. Others may show less of it."""
 SEAM = 0.01
 """A box that ends within this part of a slice's side from the slice's end is cut there."""
+MAX_PAIRS = 1 << 20
+"""About the most pairs of boxes in memory that are compared at a time: a large image has a hundred million."""
 Indices = NDArray[np.int64]
 
 
@@ -80,9 +86,7 @@ def merge(
         The objects by falling score. The time grows with the number of objects, not with its square.
     """
     found = _gather(parts, image_size)
-    for step in (_drop_cut_ones, _join_cut_ones):
-        found = step(found, _find_pairs(found))
-    return _suppress(found, _find_pairs(found), nms_iou, class_agnostic).objects
+    return _keep_best(_join_cut_ones(_drop_cut_ones(found)), nms_iou, class_agnostic)
 
 
 def _gather(parts: Sequence[tuple[Window, Objects]], image_size: tuple[int, int]) -> _Found:
@@ -96,33 +100,31 @@ def _gather(parts: Sequence[tuple[Window, Objects]], image_size: tuple[int, int]
     return _Found(objects, windows, views, is_cut)[np.argsort(-objects.scores, kind="stable")]
 
 
-def _find_pairs(found: _Found) -> _Pairs:
-    """Return the pairs of objects of different views whose boxes overlap."""
-    first, second = share_cell(found.objects.boxes)
-    differ = found.views[first] != found.views[second]
-    first, second = first[differ], second[differ]
-    boxes, windows = found.objects.boxes, found.windows
-    one, other = boxes[first], boxes[second]
-    overlap = _area(_intersect(one, other))
-    overlaps = overlap > 0
-    first, second = first[overlaps], second[overlaps]
-    one, other, overlap = one[overlaps], other[overlaps], overlap[overlaps]
-    shown = _area(_intersect(one, windows[second])) + _area(_intersect(other, windows[first]))
-    labels = found.objects.labels
-    return _Pairs(
-        first,
-        second,
-        box_iou(one, other),
-        overlap / np.maximum(shown - overlap, overlap),  # rounding may put a box a little outside its window
-        overlap / np.minimum(_area(one), _area(other)),
-        labels[first] == labels[second],
-    )
+def _find_pairs(found: _Found) -> Iterator[_Pairs]:
+    """Yield the pairs of objects of different views whose boxes overlap, some at a time."""
+    boxes, windows, labels = found.objects.boxes, found.windows, found.objects.labels
+    for first, second in share_cell(boxes):
+        differ = found.views[first] != found.views[second]
+        first, second = first[differ], second[differ]
+        overlap = _area(_intersect(boxes[first], boxes[second]))
+        overlaps = overlap > 0
+        first, second, overlap = first[overlaps], second[overlaps], overlap[overlaps]
+        one, other = boxes[first], boxes[second]
+        shown = _area(_intersect(one, windows[second])) + _area(_intersect(other, windows[first]))
+        yield _Pairs(
+            first,
+            second,
+            box_iou(one, other),
+            overlap / np.maximum(shown - overlap, overlap),  # rounding may put a box a little outside its window
+            overlap / np.minimum(_area(one), _area(other)),
+            labels[first] == labels[second],
+        )
 
 
-def share_cell(boxes: NDArray[np.float32]) -> tuple[Indices, Indices]:
-    """Return the pairs of boxes that can overlap, because they reach into the same cell of a grid.
+def share_cell(boxes: NDArray[np.float32]) -> Iterator[tuple[Indices, Indices]]:
+    """Yield the pairs of boxes that can overlap, because they reach into the same cell of a grid, some at a time.
 
-    Each pair is returned once, the smaller index first. A cell is about twice as long as the boxes.
+    Each pair is yielded once, the smaller index first. A cell is about twice as long as the boxes.
     """
     cell = 2 * max(1.0, float((boxes[:, 2:] - boxes[:, :2]).max(1).mean()) if len(boxes) else 1)
     low, high = (np.floor(corners / cell).astype(np.int64) for corners in (boxes[:, :2], boxes[:, 2:]))
@@ -132,13 +134,16 @@ def share_cell(boxes: NDArray[np.float32]) -> tuple[Indices, Indices]:
     order = np.lexsort((box, column, row))
     box, column, row = box[order], column[order], row[order]
     ends = np.flatnonzero(np.append((np.diff(column) != 0) | (np.diff(row) != 0), True))  # of each cell
-    last = ends[np.searchsorted(ends, np.arange(len(box)))] if len(box) else ends
-    one, step = _count_up(last - np.arange(len(box)))
-    other = one + 1 + step
-    first, second = box[one], box[other]
-    corner = np.floor(np.maximum(boxes[first, :2], boxes[second, :2]) / cell)  # of the overlap: only in one cell
-    is_here = (corner[:, 0] == column[one]) & (corner[:, 1] == row[one])
-    return first[is_here], second[is_here]
+    num_others = ends[np.searchsorted(ends, np.arange(len(box)))] - np.arange(len(box)) if len(box) else ends
+    bounds = np.searchsorted(np.cumsum(num_others), np.arange(0, max(1, num_others.sum()), MAX_PAIRS))
+    for start, stop in pairwise([*bounds.tolist(), len(box)]):
+        one, step = _count_up(num_others[start:stop])
+        one += start
+        other = one + 1 + step
+        first, second = box[one], box[other]
+        corner = np.floor(np.maximum(boxes[first, :2], boxes[second, :2]) / cell)  # of the overlap: only in one cell
+        is_here = (corner[:, 0] == column[one]) & (corner[:, 1] == row[one])
+        yield first[is_here], second[is_here]
 
 
 def _count_up(counts: Indices) -> tuple[Indices, Indices]:
@@ -147,20 +152,19 @@ def _count_up(counts: Indices) -> tuple[Indices, Indices]:
     return index, np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def _drop_cut_ones(found: _Found, pairs: _Pairs) -> _Found:
+def _drop_cut_ones(found: _Found) -> _Found:
     """Drop each object that its view cuts, but another view shows whole. A part may look like another class."""
-    first_is_cut, second_is_cut = found.is_cut[pairs.first], found.is_cut[pairs.second]
-    alike = pairs.shared >= MIN_SHARED
     keep = np.ones(len(found.is_cut), bool)
-    keep[pairs.first[alike & first_is_cut & ~second_is_cut]] = False
-    keep[pairs.second[alike & second_is_cut & ~first_is_cut]] = False
+    for pairs in _find_pairs(found):
+        first_is_cut, second_is_cut = found.is_cut[pairs.first], found.is_cut[pairs.second]
+        alike = pairs.shared >= MIN_SHARED
+        keep[pairs.first[alike & first_is_cut & ~second_is_cut]] = False
+        keep[pairs.second[alike & second_is_cut & ~first_is_cut]] = False
     return found[keep]
 
 
-def _join_cut_ones(found: _Found, pairs: _Pairs) -> _Found:
+def _join_cut_ones(found: _Found) -> _Found:
     """Join the parts of each object that no view shows whole."""
-    both_are_cut = found.is_cut[pairs.first] & found.is_cut[pairs.second]
-    are_parts = both_are_cut & pairs.same_label & (pairs.shared >= MIN_SHARED)
     heads = list(range(len(found.is_cut)))  # of each object, a part with a higher score, or itself
 
     def find_head(index: int) -> int:
@@ -169,9 +173,12 @@ def _join_cut_ones(found: _Found, pairs: _Pairs) -> _Found:
             index = heads[index]
         return index
 
-    for first, second in zip(pairs.first[are_parts].tolist(), pairs.second[are_parts].tolist(), strict=True):
-        one, other = sorted((find_head(first), find_head(second)))
-        heads[other] = one
+    for pairs in _find_pairs(found):
+        both_are_cut = found.is_cut[pairs.first] & found.is_cut[pairs.second]
+        are_parts = both_are_cut & pairs.same_label & (pairs.shared >= MIN_SHARED)
+        for first, second in zip(pairs.first[are_parts].tolist(), pairs.second[are_parts].tolist(), strict=True):
+            one, other = sorted((find_head(first), find_head(second)))
+            heads[other] = one
     groups: dict[int, list[int]] = {}
     for index in range(len(heads)):
         groups.setdefault(find_head(index), []).append(index)
@@ -187,17 +194,36 @@ def _join_cut_ones(found: _Found, pairs: _Pairs) -> _Found:
     return joined[np.array(list(groups), np.int64)]
 
 
-def _suppress(found: _Found, pairs: _Pairs, nms_iou: float, class_agnostic: bool) -> _Found:
-    """Keep only the object with the highest score of those that several views show."""
-    alike = ((pairs.iou > nms_iou) | (pairs.inside > INSIDE)) & (pairs.same_label | class_agnostic)
-    alike |= pairs.iou > SAME_PLACE
-    keep = np.ones(len(found.is_cut), bool)
-    order = np.argsort(pairs.first[alike], kind="stable")
-    firsts, seconds = pairs.first[alike][order].tolist(), pairs.second[alike][order].tolist()
-    for first, second in zip(firsts, seconds, strict=True):
-        if keep[first]:
-            keep[second] = False
-    return found[keep]
+def _keep_best(found: _Found, nms_iou: float, class_agnostic: bool) -> Objects:
+    """Keep only the object with the highest score of those that several views show, with the mean of their boxes."""
+    chosen = []
+    for pairs in _find_pairs(found):
+        alike = ((pairs.iou > nms_iou) | (pairs.inside > INSIDE)) & (pairs.same_label | class_agnostic)
+        alike |= pairs.iou > SAME_PLACE
+        fused = pairs.same_label & (pairs.iou >= MIN_FUSED)
+        chosen.append((pairs.first[alike], pairs.second[alike], fused[alike]))
+    first, second, fused = map(np.concatenate, zip(*chosen, strict=True))
+    order = np.argsort(first, kind="stable")
+    keep = bytearray([True]) * len(found.is_cut)
+    heads = np.arange(len(keep))  # of each object, the one whose box it helps to find
+    for part in np.array_split(order, len(chosen)):
+        columns = (each[part].tolist() for each in (first, second, fused))
+        for one, other, is_fused in zip(*columns, strict=True):
+            if keep[one] and keep[other]:
+                keep[other] = False
+                heads[other] = one if is_fused else other
+    boxes = _mean_boxes(found.objects, heads)
+    return found.objects._replace(boxes=boxes).select(np.frombuffer(keep, bool))
+
+
+def _mean_boxes(objects: Objects, heads: Indices) -> NDArray[np.float32]:
+    """Return the mean of the boxes with each head, weighted by their scores."""
+    weights = objects.scores + np.finfo(np.float32).tiny  # a score may be 0
+    sums = [np.bincount(heads, weights * values, len(heads)) for values in (1, *objects.boxes.T)]
+    is_mean = np.bincount(heads, minlength=len(heads)) > 1
+    boxes = objects.boxes.copy()
+    boxes[is_mean] = (np.array(sums[1:]) / np.maximum(sums[0], np.finfo(np.float32).tiny)).T[is_mean]
+    return boxes
 
 
 def box_iou(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.floating[Any]]:

@@ -15,6 +15,7 @@ from dpt_zoo import Detector
 from dpt_zoo.errors import InputError
 from dpt_zoo.inference.detections import encode_mask
 from dpt_zoo.utils.windows import Window
+from dpt_zoo.views import slices
 from dpt_zoo.views.layout import Views
 from dpt_zoo.views.objects import Objects
 from dpt_zoo.views.slices import _find_pairs, _gather, _place_mask, merge, place
@@ -130,6 +131,32 @@ class TestMerging:
         assert merge([(first, whole), (second, part)], (100, 105), 0.5).boxes.tolist() == [large]
         assert merge([(first, both), (second, both)], (100, 105), 0.5).boxes.tolist() == [large, small]
 
+    def test_the_box_is_the_mean_of_those_of_all_views(self) -> None:
+        """Weighted by their scores. A view that shows another extent has no weight."""
+        windows = [Window(x0, 0, x0 + 100, 100) for x0 in (0, 5, 10)]
+        boxes = np.array([[40, 40, 60, 60], [40, 40, 60, 63], [40, 40, 60, 75]], np.float32)
+        scores = np.array([0.8, 0.4, 0.5], np.float32)
+        parts = [
+            (window, Objects(box[None], score[None], np.zeros(1, np.int64), None))
+            for window, box, score in zip(windows, boxes, scores, strict=True)
+        ]
+        merged = merge(parts, (100, 110), 0.5)
+        assert merged.boxes.tolist() == [[40, 40, 60, 61]] and merged.scores.tolist() == scores[:1].tolist()
+
+    @settings(deadline=None, max_examples=30)
+    @given(st.integers(0, 2**32), st.integers(0, 40), st.integers(1, 50))
+    def test_few_pairs_at_a_time_give_the_same(self, seed: int, count: int, max_pairs: int) -> None:
+        rng = np.random.default_rng(seed)
+        corners = rng.uniform(0, 150, (count, 2))
+        boxes = np.hstack([corners, corners + rng.uniform(5, 60, (count, 2))]).astype(np.float32)
+        parts = detect_in(Views(96, 0.5), boxes, (210, 210))
+        expected = merge(parts, (210, 210), 0.5)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(slices, "MAX_PAIRS", max_pairs)
+            merged = merge(parts, (210, 210), 0.5)
+        for name in ("boxes", "scores", "labels", "rles"):
+            assert np.array_equal(getattr(merged, name), getattr(expected, name))
+
     def test_nothing(self) -> None:
         nothing = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), [])
         merged = merge([(Window(0, 0, 64, 64), nothing), (Window(40, 0, 104, 64), nothing)], (64, 104), 0.5)
@@ -148,7 +175,7 @@ class TestMerging:
                 here = boxes[((boxes >= (x0, y0, x0, y0)) & (boxes <= (x1, y1, x1, y1))).all(1)]
                 scores = rng.random(len(here), np.float32)
                 parts.append((window, Objects(here, scores, np.zeros(len(here), np.int64), None)))
-            numbers.append(len(_find_pairs(_gather(parts, (side, side))).first))
+            numbers.append(sum(len(pairs.first) for pairs in _find_pairs(_gather(parts, (side, side)))))
         assert 3 * numbers[0] < numbers[1] < 8 * numbers[0]
 
 
