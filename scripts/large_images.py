@@ -40,8 +40,8 @@ def main() -> None:
     add("model", help="a demo detector, or an exported file")
     add("folder", type=Path, help="the mosaics are made here, and used again")
     add("--sides", type=int, nargs="+", default=[2000, 4000, 8000, 14000], help="multiples of 200 pixels")
-    add("--slice-size", type=int, default=256)
-    add("--slice-overlap", type=float, default=0.4)
+    add("--slice-size", type=int, default=200)
+    add("--slice-overlap", type=float, default=0.5)
     add("--formats", choices=("tif", "jpg"), nargs="+", default=["tif"])
     args = parser.parse_args()
     for suffix in args.formats:

@@ -8,11 +8,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import DPTZooError
 from ..inference.detector import is_exported
 from ..manifest.records import get_detector_info
-from ..utils.listening import listen, listener_url
+from ..utils.listening import KEEP_ALIVE_SECONDS, listen, listener_url
 from ..utils.urls import is_loopback
 
 M_ARENA_MAX = -8  # glibc's number of the option for how many separate heaps there are
@@ -51,7 +52,8 @@ def serve(model: str, *, device: str, host: str, port: int, ready: Callable[[str
         page = make_app(model, device)
         app = Guard(page, folder=Path(folder), is_local=is_local, functions=page.state.functions)
         ready(listener_url(listener))
-        config = uvicorn.Config(app, ws="none", lifespan="on", log_level="critical", timeout_graceful_shutdown=1)
+        limits: dict[str, Any] = {"timeout_keep_alive": KEEP_ALIVE_SECONDS, "timeout_graceful_shutdown": 1}
+        config = uvicorn.Config(app, ws="none", lifespan="on", log_level="critical", **limits)
         uvicorn.Server(config).run([listener])
 
 

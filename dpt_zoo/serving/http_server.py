@@ -10,11 +10,10 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..utils.listening import KEEP_ALIVE_SECONDS
 from .app import Service
 from .settings import GRACE_SECONDS
 
-KEEP_ALIVE_SECONDS = 75
-"""Longest time of a connection between requests. Proxies keep theirs for a shorter time, and meet no closed one."""
 HEADER_SECONDS = 10.0
 """Longest time for the headers of a request to arrive."""
 READ_SECONDS = 30.0

@@ -4,6 +4,10 @@ import socket
 
 from ..errors import InputError
 
+KEEP_ALIVE_SECONDS = 75
+"""Longest time of a connection between requests. Clients and proxies keep theirs for a shorter time, and meet no closed
+one."""
+
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on a host or IP address, and on a port from 1 to 65535, or 0 for any free one.
