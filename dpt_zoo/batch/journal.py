@@ -97,6 +97,7 @@ class ImageResult:
         path = PurePosixPath(result.stem)
         if not is_valid or path.is_absolute() or ".." in path.parts or "\0" in result.stem:
             raise ValueError("a name, a stem, a key or the place in a video is wrong")
+        os.fsencode(result.stem)  # a ValueError if no file can have this name
         return result
 
     def to_json(self) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _nms(boxes: Any, scores: Any, max_per_class: int, iou_threshold: float, scor
     return op.NonMaxSuppression(boxes, scores, limit, *thresholds)
 
 
-def _gelu(x: Any, approximate: str = "none") -> Any:
+def _gelu(self: Any, approximate: str = "none") -> Any:  # PyTorch 2.10 wants the names of its own operator's arguments
     """Translate the exact GELU, with its products in the order that ONNX Runtime computes as one operator."""
-    one_plus_erf = op.Add(op.Erf(op.Div(x, op.Constant(value_float=math.sqrt(2)))), op.Constant(value_float=1.0))
-    return op.Mul(op.Mul(x, one_plus_erf), op.Constant(value_float=0.5))
+    one_plus_erf = op.Add(op.Erf(op.Div(self, op.Constant(value_float=math.sqrt(2)))), op.Constant(value_float=1.0))
+    return op.Mul(op.Mul(self, one_plus_erf), op.Constant(value_float=0.5))
