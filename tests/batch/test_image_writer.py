@@ -90,7 +90,7 @@ class TestJournal:
     @pytest.mark.parametrize(
         "change",
         [
-            *({"stem": stem} for stem in ("../../a", "/etc/a", "a/../../b", "a\0", None)),
+            *({"stem": stem} for stem in ("../../a", "/etc/a", "a/../../b", "a\0", "\ud800", None)),
             *({"name": 7}, {"key": 7}, {"frame": "1"}, {"frame": 1, "time": []}, {"objects": [{"score": 10**400}]}),
             *({"width": 1e999}, {"path": {}}, {"has_masks": True, "objects": [{}]}),
             {"has_tracks": True, "objects": [], "frame": 1},
