@@ -83,7 +83,8 @@ def merge(
         class_agnostic: compare objects of different classes, too.
 
     Returns:
-        The objects by falling score. The time grows with the number of objects, not with its square.
+        The objects by falling score, with the boxes' means. The time grows with the number of objects, not with its
+        square.
     """
     found = _gather(parts, image_size)
     return _keep_best(_join_cut_ones(_drop_cut_ones(found)), nms_iou, class_agnostic)
@@ -211,7 +212,8 @@ def _keep_best(found: _Found, nms_iou: float, class_agnostic: bool) -> Objects:
         for one, other, is_fused in zip(*columns, strict=True):
             if keep[one] and keep[other]:
                 keep[other] = False
-                heads[other] = one if is_fused else other
+                if is_fused:
+                    heads[other] = one
     boxes = _mean_boxes(found.objects, heads)
     return found.objects._replace(boxes=boxes).select(np.frombuffer(keep, bool))
 
@@ -219,10 +221,10 @@ def _keep_best(found: _Found, nms_iou: float, class_agnostic: bool) -> Objects:
 def _mean_boxes(objects: Objects, heads: Indices) -> NDArray[np.float32]:
     """Return the mean of the boxes with each head, weighted by their scores."""
     weights = objects.scores + np.finfo(np.float32).tiny  # a score may be 0
-    sums = [np.bincount(heads, weights * values, len(heads)) for values in (1, *objects.boxes.T)]
     is_mean = np.bincount(heads, minlength=len(heads)) > 1
+    sums = np.array([np.bincount(heads, weights * values, len(heads)) for values in (1, *objects.boxes.T)])[:, is_mean]
     boxes = objects.boxes.copy()
-    boxes[is_mean] = (np.array(sums[1:]) / np.maximum(sums[0], np.finfo(np.float32).tiny)).T[is_mean]
+    boxes[is_mean] = (sums[1:] / sums[0]).T
     return boxes
 
 
