@@ -213,7 +213,9 @@ class MaskRCNNGraph(DetectorGraph):
             pixels = conv(pixels)
         pixels = head.upsample(pixels).relu()  # (N, C, 28, 28)
         weight, bias = head.conv_logits.weight.flatten(1)[labels], head.conv_logits.bias[labels]
-        return (torch.einsum("nchw,nc->nhw", pixels, weight) + bias[:, None, None]).sigmoid()
+        # Not einsum: ONNX Runtime up to 1.23 crashes without objects.
+        logits = (weight[:, None] @ pixels.flatten(2)).unflatten(2, pixels.shape[2:]).squeeze(1)
+        return (logits + bias[:, None, None]).sigmoid()
 
 
 def _top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

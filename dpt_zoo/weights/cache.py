@@ -1,5 +1,6 @@
 """The cache folder of weights, and the provenance of its files. Imports no torch."""
 
+import contextlib
 import json
 import logging
 import os
@@ -114,6 +115,8 @@ def list_entries(folder: Path) -> list[CacheEntry]:
 
     Files of others are left out: an entry has a record or a lock, or is weights of a model of the manifest.
     """
+    with contextlib.suppress(FileNotFoundError):
+        folder.stat()  # from Python 3.14 on, glob() does not raise for a name that is too long
     names = {path.stem for suffix in ("safetensors", "json") for path in folder.glob(f"[!.]*.{suffix}")}
     names |= {path.name for path in folder.glob("quarantine/*")}
     names |= {path.stem for path in folder.glob(".incoming/*.json")}
