@@ -44,7 +44,7 @@ TORCH = [
     "psutil>=5.9.4",  # the memory that training may use
 ]
 OPENVINO = ["openvino>=2025.2"]
-EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.7"]
+EXPORT = [*TORCH, *OPENVINO, "onnx>=1.18", "onnxscript>=0.7.1"]
 QUANTIZE = [*EXPORT, "nncf>=3"]
 APP = ["gradio>=6.31,<7"]
 LARGE = ["tifffile>=2024.8"]  # windows of large images
