@@ -32,7 +32,7 @@ TOKEN = re.compile(rb"""\"(?:[^"\\]|\\.)*"|<[^>]*>|[\w.+-]+|\s+|.""", re.DOTALL)
 """A text, a tag, a word or a number, white space, or any other byte."""
 VALUES = [b"0", b"1", b"-1", b"0.5", b"1e999", b"-1e-9", b"NaN", b"18446744073709551616", b"9" * 400, b"1_0"]
 VALUES += [b"null", b"true", b"[]", b"{}", b"[[]]", b'""', b'"\\ud800"', b'"\\u0000"', b'"../x"', b'"~x/y"', b"&x;"]
-VALUES += [b"<x>", b"\n", b"\0", b"\xff", b"\xd9\xa1", b"[" * 200, b"\xef\xbb\xbf"]
+VALUES += [b"<x>", b"\n", b"\0", b"\xff", b"\xd9\xa1", b"[" * 999, b"\xef\xbb\xbf"]
 """What numbers, texts and lists are replaced by."""
 MAX_PACKED = 200_000  # bytes of the inputs of a reader
 Step = tuple[str, int, int]

@@ -1,7 +1,6 @@
 """The page: upload an image, see the detected objects, and filter them without running the model again."""
 
 import functools
-import io
 import json
 import logging
 import secrets
@@ -26,7 +25,7 @@ from ..inference.detector import Detector, is_exported
 from ..inference.limits import Limits
 from ..manifest.model_card import card
 from ..manifest.records import get_detector_info, list_models, read_manifest
-from ..utils.images import decode_image
+from ..utils.images import decode_image, encode_png
 from ..views.layout import Views
 
 MIN_SCORE, DEFAULT_SCORE = 0.05, 0.3  # of the score slider
@@ -71,7 +70,7 @@ logger = logging.getLogger(__name__)
 class Result:
     """All detections of an image, and the same ones in an image of the size for drawing, both without the image.
 
-    Open pages keep theirs: the image to draw on is a file, which is removed with the result.
+    The image to draw on is in a file, so that an open page needs little memory. It is removed with the result.
     """
 
     detections: Detections
@@ -321,7 +320,7 @@ def show(result: Result | None, min_score: float, classes: list[str]) -> tuple[A
         for name, score, box in zip(shown.names, shown.scores, shown.boxes, strict=True)
     ]
     return (
-        str(_keep("detections.png", _to_png(picture))),
+        str(_keep("detections.png", encode_png(picture))),
         f"**{len(shown)}** of {len(result.detections)} objects",
         gr.Column(visible=True),
         rows,
@@ -329,12 +328,6 @@ def show(result: Result | None, min_score: float, classes: list[str]) -> tuple[A
         gr.Dropdown([("all patches", ALL_PATCHES), *objects], value=ALL_PATCHES),
         None,
     )
-
-
-def _to_png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)  # a higher level takes longer than drawing
-    return file.getvalue()
 
 
 def _keep(name: str, content: bytes) -> Path:
@@ -378,5 +371,5 @@ def _to_result(detections: Detections) -> Result:
     height, width = (max(1, round(scale * side)) for side in detections.image_size)
     drawable = detections.resize((height, width))
     assert drawable.image is not None
-    image = _keep("canvas.png", _to_png(Image.fromarray(drawable.image)))
+    image = _keep("canvas.png", encode_png(Image.fromarray(drawable.image)))
     return Result(replace(detections, image=None), replace(drawable, image=None), image)

@@ -1,7 +1,6 @@
 """Answers: detections as JSON, as COCO's results, or drawn on the image, by the request's Accept header."""
 
 import asyncio
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from starlette.responses import Response
 
 from ..errors import FetchError, ImageError
 from ..inference.detections import Detections
+from ..utils.images import encode_png
 from .problems import Refusal
 
 JSON, COCO, PNG = "application/json", "application/vnd.coco+json", "image/png"
@@ -69,6 +69,4 @@ def draw_png(detections: Detections) -> bytes:
     if scale < 1:
         height, width = (max(1, round(scale * side)) for side in detections.image_size)
         detections = detections.resize((height, width))
-    file = io.BytesIO()
-    detections.plot().save(file, "PNG", compress_level=1)  # a higher level takes longer than drawing
-    return file.getvalue()
+    return encode_png(detections.plot())

@@ -1,6 +1,5 @@
 """A client of the service. It needs no FastAPI and no PyTorch."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from ..errors import ImageError, ServiceError
 from ..inference.detections import Detections
 from ..inference.detector import ImageLike
 from ..inference.inputs import find_input, is_url
+from ..utils.images import encode_png
 from ..utils.json_files import DAMAGE
 from ..utils.urls import redact, redact_all
 
@@ -123,6 +123,4 @@ def _encode(image: ImageLike) -> tuple[str, bytes]:
             return found.origin, Path(found.origin).read_bytes()
         except OSError as error:
             raise ImageError(f"{found.origin}: the file cannot be read: {error.strerror}") from error
-    file = io.BytesIO()
-    Image.fromarray(found.read()).save(file, "PNG", compress_level=1)
-    return found.origin, file.getvalue()
+    return found.origin, encode_png(Image.fromarray(found.read()))

@@ -100,6 +100,13 @@ def to_pixels(image: Any, name: str) -> NDArray[np.uint8]:
     raise ImageError(f"{name}: {type(image).__name__} is not an image: give {types}")
 
 
+def encode_png(image: Image.Image) -> bytes:
+    """Return an image as a PNG file, for which speed counts more than size."""
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)  # a higher level takes longer than drawing
+    return file.getvalue()
+
+
 def write_picture(path: Path, picture: Image.Image) -> None:
     """Write a picture as JPEG or PNG, by the suffix of its path.
 
