@@ -1,5 +1,6 @@
 """A detector as one graph of tensor operators, from images to objects, for any image size and number of images."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -79,7 +80,7 @@ class DetectorGraph(nn.Module):
     def forward(self, images: Tensor, image_sizes: Tensor, score_threshold: Tensor) -> tuple[Tensor, ...]:
         """Detect objects: see `runtimes.graph_metadata.OUTPUTS`."""
         limits = image_sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): the largest x, y, x, y of a box
-        features = self.model.neck(self.model.backbone(self._normalise(images, image_sizes)))
+        features = self._pyramid(self.model.backbone(self._normalise(images, image_sizes)))
         return self._detect(features, limits, score_threshold)
 
     def _detect(self, features: tuple[Tensor, ...], limits: Tensor, score_threshold: Tensor) -> tuple[Tensor, ...]:
@@ -94,6 +95,20 @@ class DetectorGraph(nn.Module):
         is_inside = (rows[:, :, None] & columns[:, None])[:, None]
         preprocessor = self.model.data_preprocessor
         return torch.where(is_inside, (images - preprocessor.mean) / preprocessor.std, 0)
+
+    def _pyramid(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the feature pyramid of the backbone's maps.
+
+        The neck may add levels by max pooling 1x1 windows, which before PyTorch 2.13 is only exported for even sizes.
+        Here every second pixel is taken instead, which is the same.
+        """
+        neck = copy.copy(self.model.neck)
+        neck.num_outs = len(neck.fpn_convs)
+        features = list(neck(maps))
+        for _ in range(neck.num_outs, self.model.neck.num_outs):
+            rows, columns = (torch.arange(0, size, 2) for size in features[-1].shape[2:])
+            features.append(features[-1].index_select(2, rows).index_select(3, columns))
+        return tuple(features)
 
     def _candidates(
         self, head: Any, limit: int, features: tuple[Tensor, ...], limits: Tensor
