@@ -174,10 +174,11 @@ def _join_cut_ones(found: _Found) -> _Found:
             index = heads[index]
         return index
 
-    for pairs in _find_pairs(found):
-        both_are_cut = found.is_cut[pairs.first] & found.is_cut[pairs.second]
-        are_parts = both_are_cut & pairs.same_label & (pairs.shared >= MIN_SHARED)
-        for first, second in zip(pairs.first[are_parts].tolist(), pairs.second[are_parts].tolist(), strict=True):
+    cut = np.flatnonzero(found.is_cut)
+    for pairs in _find_pairs(found[cut]):
+        are_parts = pairs.same_label & (pairs.shared >= MIN_SHARED)
+        firsts, seconds = cut[pairs.first[are_parts]], cut[pairs.second[are_parts]]
+        for first, second in zip(firsts.tolist(), seconds.tolist(), strict=True):
             one, other = sorted((find_head(first), find_head(second)))
             heads[other] = one
     groups: dict[int, list[int]] = {}
