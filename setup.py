@@ -57,7 +57,12 @@ RAY = [*SCALE, "ray[default]>=2.40"]
 DEMO = [*TORCH, "scikit-learn>=1.5"]  # contains the handwritten digits of the digit scenes
 DATASETS = ["datasets>=4"]  # those of Hugging Face
 LOGGERS = [*TORCH, "tensorboard", "wandb>=0.19", "mlflow-skinny>=3", "alembic>=1.13", "clearml>=1.16"]
-DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1"]
+DOCS = [
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.5",
+    "mkdocstrings[python]>=1",
+    "pymdown-extensions<12; python_version < '3.11'",  # the last mkdocstrings for Python 3.10 fails with later ones
+]
 
 setup(
     name="dpt-zoo",

@@ -341,7 +341,9 @@ def test_two_processes(digits: Path, tmp_path: Path, quick_python: Path) -> None
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("data: 6 images with") == 1
-    assert done.stdout == f"{tmp_path}/run/model.safetensors\n"
+    # Gloo of PyTorch 2.10 also prints to standard output.
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo] ")]
+    assert lines == [f"{tmp_path}/run/model.safetensors"]
     assert "Epoch(val) [1][1/1]" in next((tmp_path / "run").glob("*/*.log")).read_text()  # 2 images, 2 processes
 
 
