@@ -87,7 +87,8 @@ def export(
         model: a name from `list_models(include_demos=True)`; a weights file that says which model it is for (see
             `create_model`); or a model from `create_model`, which is not changed.
         path: the file to write. Its suffix is the format: .onnx, .xml (OpenVINO, with the weights in a .bin file beside
-            it), or .pt2 (`torch.export`, which needs PyTorch and torchvision to run, and sides of at least 64 pixels).
+            it), or .pt2 (`torch.export`, which needs PyTorch and torchvision to run, and sides of at least 64 pixels,
+            or 96 if the PyTorch that writes it is older than 2.13).
         weights: a path or a URL of other weights, see `create_model`. Only for a name.
         batch: the only number of images that the graph takes; by default, any number.
         image_size: the only height and width of the images, multiples of 32 pixels; by default, any size.
