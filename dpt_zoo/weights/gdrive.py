@@ -74,6 +74,7 @@ class _Page(HTMLParser):
         self._fields: dict[str, str] = {}
         with contextlib.suppress(AssertionError):  # older Pythons raise it for some broken markup
             self.feed(html)
+            self.close()
 
     def confirmation(self, base: str, cookies: Mapping[str, str]) -> str:
         """Return the URL that confirms the download, from a form, a link or a cookie, or "" if there is none."""

@@ -23,6 +23,7 @@ ATTEMPTS = 5  # maximum number of consecutive attempts with less than PROGRESS n
 PROGRESS = 1 << 20  # bytes
 BACKOFF_SECONDS = 1.0  # wait before the second attempt; it doubles with each further attempt
 RETRY_AFTER_SECONDS = 120.0  # longest wait that a server may ask for
+BUFFERED = 1 << 13  # maximum bytes that a killed process loses, which Python's versions choose differently
 LARGEST = 4 << 30  # maximum bytes of a download, far above any weights of this zoo
 
 Opener = Callable[[Session, Mapping[str, str]], requests.Response]
@@ -134,7 +135,7 @@ def _attempt(
             _discard(part)
             version_file(part).write_text(json.dumps(asdict(version)), encoding="utf-8")
         check_space(part.parent, (total or 0) - start + reserve)
-        with part.open("ab") as file:
+        with part.open("ab", BUFFERED) as file:
             if received.num_bytes != start or start == 0:
                 received.num_bytes, received.digest = start, hash_file(part)
             progress(start, total)

@@ -25,13 +25,14 @@ from dpt_zoo.weights.store import obtain
 Condition = Callable[[], Any]
 """Prepares the new process."""
 
+multiprocessing.set_forkserver_preload([__name__])  # now: from Python 3.14 on, any test may start the fork server
+
 
 class Run:
     """A process that obtains weights and keeps the original; it starts at once."""
 
     def __init__(self, record: WeightsRecord, folder: Path, *conditions: Condition) -> None:
         context = multiprocessing.get_context("forkserver")  # forks itself, once torch is loaded: quick and clean
-        context.set_forkserver_preload([__name__])
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # where the fork server finds this module
             forkserver.ensure_running()
