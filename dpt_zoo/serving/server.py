@@ -1,5 +1,6 @@
 """One process that serves detectors on a socket: it loads them, and stops when it has answered what was accepted."""
 
+import gc
 import signal
 import socket
 import sys
@@ -40,6 +41,8 @@ def run_server(settings: Settings, listener: socket.socket, device: str, ready: 
     service = Service(load_replicas(settings, device), settings, api_keys)
     app = make_app(service, is_local=is_loopback(listener.getsockname()[0]) and not api_keys)
     log_as_json()
+    gc.collect()
+    gc.freeze()  # a full collection of all that is loaded would hold up every request for 0.1 s
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn calls when it has stopped
     GracefulServer(app, service, ready).run([listener])
 
