@@ -99,15 +99,16 @@ class DetectorGraph(nn.Module):
     def _pyramid(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the feature pyramid of the backbone's maps.
 
-        The neck may add levels by max pooling 1x1 windows, which before PyTorch 2.13 is only exported for even sizes.
-        Here every second pixel is taken instead, which is the same.
+        The neck may add levels by max pooling 1x1 windows. Here every second pixel is taken instead, which is the same:
+        before PyTorch 2.13, `torch.export` limits max pooling, and slices with steps, to the example's kind of sizes.
         """
         neck = copy.copy(self.model.neck)
         neck.num_outs = len(neck.fpn_convs)
         features = list(neck(maps))
         for _ in range(neck.num_outs, self.model.neck.num_outs):
-            rows, columns = (torch.arange(0, size, 2) for size in features[-1].shape[2:])
-            features.append(features[-1].index_select(2, rows).index_select(3, columns))
+            last = features[-1]
+            rows, columns = (torch.arange(0, size, 2, device=last.device) for size in last.shape[2:])
+            features.append(last.index_select(2, rows).index_select(3, columns))
         return tuple(features)
 
     def _candidates(
