@@ -69,8 +69,9 @@ def test_the_extras_are_those_of_setup() -> None:
     assert set(EXTRAS) == set(re.findall(r'^        "(\w+)":', extras, re.MULTILINE)) - {"docs", "test"}
     top_level: dict[str, set[str]] = {}
     for distribution in distributions():
-        for path in distribution.files or ():
-            top_level.setdefault(path.parts[0], set()).add(distribution.metadata["Name"])
+        name = distribution.name
+        for line in (distribution.read_text("RECORD") or "").splitlines():
+            top_level.setdefault(line.partition("/")[0], set()).add(name)
     for package in (package for names in EXTRAS.values() for package in names):
         (name,) = top_level[package]
         assert re.search(rf'"{name}[\[>"]', setup)
