@@ -99,8 +99,9 @@ class DetectorGraph(nn.Module):
     def _pyramid(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the feature pyramid of the backbone's maps.
 
-        The neck may add levels by max pooling 1x1 windows. Here every second pixel is taken instead, which is the same:
-        before PyTorch 2.13, `torch.export` limits max pooling, and slices with steps, to the example's kind of sizes.
+        The neck may add levels by max pooling with 1x1 windows and stride 2. Here every second pixel is selected by its
+        index, which gives the same: before PyTorch 2.13, `torch.export` adds guards to max pooling, and to slices with
+        steps, that refuse some image sizes.
         """
         neck = copy.copy(self.model.neck)
         neck.num_outs = len(neck.fpn_convs)

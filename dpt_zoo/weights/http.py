@@ -23,7 +23,7 @@ ATTEMPTS = 5  # maximum number of consecutive attempts with less than PROGRESS n
 PROGRESS = 1 << 20  # bytes
 BACKOFF_SECONDS = 1.0  # wait before the second attempt; it doubles with each further attempt
 RETRY_AFTER_SECONDS = 120.0  # longest wait that a server may ask for
-BUFFERED = 1 << 13  # maximum bytes that a killed process loses, which Python's versions choose differently
+BUFFERED = 1 << 13  # bytes received that a killed process may lose; Python 3.14 would buffer 128 KiB
 LARGEST = 4 << 30  # maximum bytes of a download, far above any weights of this zoo
 
 Opener = Callable[[Session, Mapping[str, str]], requests.Response]

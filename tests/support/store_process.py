@@ -25,7 +25,7 @@ from dpt_zoo.weights.store import obtain
 Condition = Callable[[], Any]
 """Prepares the new process."""
 
-multiprocessing.set_forkserver_preload([__name__])  # now: from Python 3.14 on, any test may start the fork server
+multiprocessing.set_forkserver_preload([__name__])  # at import: from Python 3.14 on, any test may start it
 
 
 class Run:
