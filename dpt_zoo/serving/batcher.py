@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -220,8 +221,11 @@ class Batcher:
         """Wait for images of one size, and return them, or nothing at the end."""
 
         def find() -> list[_Job]:
-            ready = [job for job in self._jobs.values() if job.is_ready]
-            return [job for job in ready if job.batch_key == ready[0].batch_key][: self._batch_size]
+            ready = (job for job in self._jobs.values() if job.is_ready)
+            if (first := next(ready, None)) is None:
+                return []
+            others = (job for job in ready if job.batch_key == first.batch_key)
+            return [first, *islice(others, self._batch_size - 1)]
 
         def is_complete() -> bool:
             return len(find()) == self._batch_size or all(job.pixels is not None for job in self._jobs.values())

@@ -32,7 +32,7 @@ def wait_for_end(connection: socket.socket) -> bytes:
 HEAD = b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 
 
-@pytest.mark.parametrize("sent", [b"", b"POST", HEAD[:-2]])
+@pytest.mark.parametrize("sent", [b"", b"POST", (HEAD % 5)[:-2]])
 def test_headers_that_never_come(
     sent: bytes, run_service: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +112,46 @@ def test_garbage(run_service: Callable[..., Running]) -> None:
     running = run_service()
     assert wait_for_end(running.connect(b"\x16\x03\x01\x00\xa5\x01\x00\r\n\r\n")).startswith(b"HTTP/1.1 400")
     assert running.detect(png()).status_code == 200
+
+
+GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "part"),
+    [
+        (b"GET /", b"a" * 1000),
+        (GET + b"A: ", b"a" * 1000),
+        (GET, b"A: a\r\n" * 100),
+        (b"", b"\r\n" * 100),
+        (CHUNKED, b"1;" + b"a" * 1000),
+        (CHUNKED + b"0\r\n", b"A: a\r\n" * 100),
+        (GET + b"\r\n", b"A: a\r\n" * 100),  # the next request
+    ],
+    ids=["path", "header", "headers", "empty lines", "chunk extension", "trailers", "second request"],
+)
+def test_what_may_be_long_without_an_end(sent: bytes, part: bytes, run_service: Callable[..., Running]) -> None:
+    """Memory is bounded by the bytes that a client sends outside bodies."""
+    connection = run_service().connect(sent)
+    with connection, pytest.raises(ConnectionError):
+        for _ in range(100_000):
+            connection.sendall(part)
+
+
+def test_headers_may_be_long(run_service: Callable[..., Running]) -> None:
+    with run_service().connect(GET + b"A: " + b"a" * 60_000 + b"\r\n\r\n") as connection:
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_in_many_parts(run_service: Callable[..., Running]) -> None:
+    """The limit of headers is not one of bodies."""
+    running, image = run_service(), png() + bytes(300_000)
+    with running.connect(HEAD % len(image)) as connection:
+        for start in range(0, len(image), 5000):
+            connection.sendall(image[start : start + 5000])
+            time.sleep(0.001)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.slow
