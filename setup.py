@@ -56,6 +56,7 @@ SCALE = ["pyarrow>=20", "fsspec>=2024.6"]  # data sets of any size; object stora
 RAY = [*SCALE, "ray[default]>=2.40"]
 DEMO = [*TORCH, "scikit-learn>=1.5"]  # contains the handwritten digits of the digit scenes
 DATASETS = ["datasets>=4"]  # those of Hugging Face
+ALL = [*QUANTIZE, *APP, *LARGE, *SERVE, *TRACK, *WEBDATASET, *RAY, *DEMO, *DATASETS]
 LOGGERS = [*TORCH, "tensorboard", "wandb>=0.19", "mlflow-skinny>=3", "alembic>=1.13", "clearml>=1.16"]
 DOCS = [
     "mkdocs>=1.6,<2",
@@ -118,18 +119,11 @@ setup(
         "ray": RAY,
         "demo": DEMO,
         "datasets": DATASETS,
+        "all": ALL,
         "loggers": LOGGERS,
         "docs": DOCS,
         "test": [
-            *QUANTIZE,
-            *APP,
-            *LARGE,
-            *SERVE,
-            *TRACK,
-            *WEBDATASET,
-            *RAY,
-            *DEMO,
-            *DATASETS,
+            *ALL,
             *LOGGERS,
             *DOCS,
             "build",
