@@ -26,7 +26,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.utils import ManagerMixin
 from torch import distributed, nn
 from torch.utils.data import DataLoader
@@ -172,12 +172,51 @@ class _Runner(Runner):  # type: ignore[misc]
         self.logger.info("\n".join(["Environment:", *lines, torch.__config__.show()]))
         self.logger.info(f"Config:\n{self.cfg.pretty_text}")
 
+    def build_val_loop(self, loop: Any) -> Any:
+        return super().build_val_loop(_one_size_at_a_time(loop))
+
+    def build_test_loop(self, loop: Any) -> Any:
+        return super().build_test_loop(_one_size_at_a_time(loop))
+
     @staticmethod
     def build_dataloader(dataloader: Any, *arguments: Any, **options: Any) -> DataLoader[Any]:
         # Here, and not in the config, which is also written to files that MMDetection's own tools can run.
         settings = copy.deepcopy(dataloader) if isinstance(dataloader, dict) else dataloader
         use_own_reader(settings)
         return cast(DataLoader[Any], Runner.build_dataloader(settings, *arguments, **options))
+
+
+class _SameSizeIterations:
+    """Gives a model only those images of a batch at once whose padded sizes are equal.
+
+    MMDetection would pad all images of a batch to the largest, which changes what is found in the others.
+    """
+
+    runner: Runner
+
+    def run_iter(self, idx: int, data_batch: dict[str, list[Any]]) -> None:
+        model: Any = unwrapped(self.runner.model)
+        divisor = model.data_preprocessor.pad_size_divisor
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for place, image in enumerate(data_batch["inputs"]):
+            groups.setdefault(tuple(-(-side // divisor) for side in image.shape[-2:]), []).append(place)
+        for places in groups.values():
+            same_size = {name: [values[place] for place in places] for name, values in data_batch.items()}
+            super().run_iter(idx, same_size)  # type: ignore[misc]
+
+
+class _SameSizeValLoop(_SameSizeIterations, ValLoop):  # type: ignore[misc]
+    pass
+
+
+class _SameSizeTestLoop(_SameSizeIterations, TestLoop):  # type: ignore[misc]
+    pass
+
+
+def _one_size_at_a_time(loop: Any) -> Any:
+    """Return the setting of a loop with the class that divides batches by size, unless it has a class of its own."""
+    classes = {"ValLoop": _SameSizeValLoop, "TestLoop": _SameSizeTestLoop}
+    return {**loop, "type": classes.get(loop["type"], loop["type"])} if isinstance(loop, dict) else loop
 
 
 @HOOKS.register_module()

@@ -10,7 +10,7 @@ from torch import nn
 
 from dpt_zoo.models import DPT
 
-from .limits import SIDES, measure_products
+from .limits import measure_square_product
 from .measuring import Action, Comparison, Settings, compare_ways, count_arithmetic, find_devices
 
 INFERENCE = {
@@ -99,5 +99,5 @@ def _build(way: str, size: str) -> nn.Module:
 
 def _limit(dtype: str, device: str, settings: Settings) -> float:
     """Return the median rate of a matrix product in GFLOP/s."""
-    (rates,) = measure_products([(SIDES[device],) * 3], dtype, device, settings.runs).values()
+    (rates,) = measure_square_product(dtype, device, settings).values()
     return statistics.median(rates)

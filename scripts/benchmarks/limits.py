@@ -8,8 +8,6 @@ from dpt_zoo.models.backbone import SIZES, STRIDES
 
 from .measuring import Action, Comparison, Settings, awaited, find_devices, time_in_turn
 
-SIDES = {"cpu": 2048, "cuda": 8192}
-"""Sides of square matrices that keep a device busy."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COPIED_BYTES = 2**28  # far beyond the caches
 
@@ -19,12 +17,18 @@ def compare(settings: Settings) -> Iterator[Comparison]:
     for device in find_devices():
         where = device if device == "cuda" else f"{settings.threads} threads"
         for dtype in DTYPES:
-            rates = measure_products([(SIDES[device],) * 3], dtype, device, settings.runs)
+            rates = measure_square_product(dtype, device, settings)
             yield Comparison("limits", f"{dtype}, {where}", "rate of a matrix product", "GFLOP/s", rates)
         yield Comparison("limits", where, "rate of a copy, read and written", "GB/s", _copy_rates(device, settings))
     rates = measure_products(_linear_shapes(settings), "float32", "cpu", settings.runs)
     setting = f"float32, {settings.threads} threads, first linear layers of DPT-{settings.size}'s MLPs"
     yield Comparison("limits", setting, "rate of a matrix product", "GFLOP/s", rates)
+
+
+def measure_square_product(dtype: str, device: str, settings: Settings) -> dict[str, list[float]]:
+    """Return the GFLOP/s of a product of square matrices that keep a device busy."""
+    side = settings.side if device == "cpu" else 4 * settings.side
+    return measure_products([(side,) * 3], dtype, device, settings.runs)
 
 
 def measure_products(shapes: list[tuple[int, ...]], dtype: str, device: str, runs: int) -> dict[str, list[float]]:

@@ -24,6 +24,7 @@ class Settings:
 
     runs: int = 5
     threads: int = 2
+    side: int = 2048  # of square matrices
     size: str = "small"
     height: int = 800
     width: int = 1216
@@ -46,6 +47,7 @@ class Settings:
 QUICK = Settings(
     runs=1,
     threads=1,  # several threads wait for each other while other programs run
+    side=256,  # bfloat16 is a hundred times slower than float32 on some processors
     size="tiny",
     height=64,
     width=96,

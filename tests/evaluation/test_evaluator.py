@@ -20,13 +20,15 @@ from evaluation_memory import measure_peak
 from exported_files import BOXES, make_onnx
 from mmengine.config import Config
 from mmengine.runner import Runner
-from PIL import Image
+from PIL import Image, ImageOps
 from reference_data import ROOT
 from running import Run
 
 import dpt_zoo
 from dpt_zoo.analysis.metrics import NAMES
 from dpt_zoo.data.digits import make_digit_scenes
+from dpt_zoo.engine.config import load_config, set_files
+from dpt_zoo.engine.runner import quiet_runner
 from dpt_zoo.errors import DataError, DPTZooError, InputError
 from dpt_zoo.evaluation import evaluator
 from dpt_zoo.evaluation.plan import Plan, make_plan
@@ -100,6 +102,56 @@ def numbers(row: dict[str, float | None]) -> list[float]:
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The predictions, by image."""
     return [json.loads(line) for file in (folder / "predictions").glob("*.jsonl") for line in file.open()]
+
+
+@pytest.fixture
+def wide_data(data: Path) -> Path:
+    """The scenes with a black border of different widths at the right, and without masks."""
+    content = json.loads(annotations(data).read_text())
+    for number, image in enumerate(content["images"]):
+        path, image["width"] = data / "val2017" / image["file_name"], 192 + 64 * (number % 3)
+        with Image.open(path) as scene:
+            path.unlink()
+            ImageOps.pad(scene, (image["width"], 192), centering=(0, 0)).save(path)
+    for each in content["annotations"]:
+        del each["segmentation"]
+    change(data, lambda old: old.update(content))
+    return data
+
+
+@pytest.mark.slow
+class TestBatches:
+    """MMDetection would pad images of different sizes to the largest of their batch."""
+
+    def test_predictions_do_not_depend_on_the_batch(self, wide_data: Path, tmp_path: Path) -> None:
+        for batch_size in (1, NUM_IMAGES):
+            measure(wide_data, work_dir=tmp_path / str(batch_size), batch_size=batch_size, tasks="bbox")
+        alone, batched = ({each["image_id"]: each["predictions"] for each in lines(tmp_path / name)} for name in "17")
+        assert len(alone) == NUM_IMAGES and alone.keys() == batched.keys()
+        for image_id, expected in alone.items():
+            found = batched[image_id]
+            assert [each["category_id"] for each in found] == [each["category_id"] for each in expected]
+            for ours, theirs in zip(found, expected, strict=True):
+                assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+                assert ours["bbox"] == pytest.approx(theirs["bbox"], abs=1e-3)
+
+    def test_nor_does_the_validation_of_a_training(self, wide_data: Path, tmp_path: Path) -> None:
+        def validate(batch_size: int) -> dict[str, float]:
+            cfg = load_config(MODEL)
+            cfg.work_dir = str(tmp_path / str(batch_size))
+            cfg.val_dataloader.update(batch_size=batch_size, num_workers=0, persistent_workers=False)
+            set_files(cfg.val_dataloader.dataset, annotations(wide_data), wide_data / "val2017")
+            cfg.val_evaluator.update(ann_file=str(annotations(wide_data)), metric="bbox")
+            for name in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+                cfg[name] = None
+            cfg.default_hooks.checkpoint = None
+            with quiet_runner(cfg, "cpu") as runner:
+                runner.model.load_state_dict(dpt_zoo.create_model(MODEL).state_dict())
+                return dict(runner.val())
+
+        alone = validate(1)
+        assert alone["coco/bbox_mAP"] > 0.3
+        assert validate(NUM_IMAGES) == pytest.approx(alone, abs=0.002)  # it rounds
 
 
 @pytest.mark.slow
