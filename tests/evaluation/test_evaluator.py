@@ -599,7 +599,8 @@ class TestExportedFiles:
         self, digits: Path, work_dir: Path, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As the process of `dpt-zoo reproduce --format onnx` evaluates it."""
-        monkeypatch.setattr(exporter, "export", lambda name, path: shutil.copyfile(exported(name), path))
+        file = exported(MODEL)
+        monkeypatch.setattr(exporter, "export", lambda name, path: shutil.copyfile(file, path))
         arguments = {"data_root": digits, "work_dir": tmp_path, "batch_size": 3}
         assert run_worker({"exported_from": MODEL, "model": str(tmp_path / f"{MODEL}.onnx"), **arguments}) == 0
         for task, row in kept(tmp_path).items():
