@@ -173,10 +173,10 @@ class _Runner(Runner):  # type: ignore[misc]
         self.logger.info(f"Config:\n{self.cfg.pretty_text}")
 
     def build_val_loop(self, loop: Any) -> Any:
-        return super().build_val_loop(_one_size_at_a_time(loop))
+        return super().build_val_loop(_replace_usual(loop, "ValLoop", _SameSizeValLoop))
 
     def build_test_loop(self, loop: Any) -> Any:
-        return super().build_test_loop(_one_size_at_a_time(loop))
+        return super().build_test_loop(_replace_usual(loop, "TestLoop", _SameSizeTestLoop))
 
     @staticmethod
     def build_dataloader(dataloader: Any, *arguments: Any, **options: Any) -> DataLoader[Any]:
@@ -213,10 +213,10 @@ class _SameSizeTestLoop(_SameSizeIterations, TestLoop):  # type: ignore[misc]
     pass
 
 
-def _one_size_at_a_time(loop: Any) -> Any:
-    """Return the setting of a loop with the class that divides batches by size, unless it has a class of its own."""
-    classes = {"ValLoop": _SameSizeValLoop, "TestLoop": _SameSizeTestLoop}
-    return {**loop, "type": classes.get(loop["type"], loop["type"])} if isinstance(loop, dict) else loop
+def _replace_usual(loop: Any, name: str, replacement: type) -> Any:
+    """Return the setting of a loop with another class in place of the usual one, its `name`."""
+    is_usual = isinstance(loop, dict) and loop.get("type", name) == name
+    return {**loop, "type": replacement} if is_usual else loop
 
 
 @HOOKS.register_module()
