@@ -24,7 +24,7 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
+from mmengine.model import ImgDataPreprocessor, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.utils import ManagerMixin
@@ -194,15 +194,21 @@ class _SameSizeIterations:
 
     runner: Runner
 
-    def run_iter(self, idx: int, data_batch: dict[str, list[Any]]) -> None:
-        model: Any = unwrapped(self.runner.model)
-        divisor = model.data_preprocessor.pad_size_divisor
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for place, image in enumerate(data_batch["inputs"]):
-            groups.setdefault(tuple(-(-side // divisor) for side in image.shape[-2:]), []).append(place)
-        for places in groups.values():
-            same_size = {name: [values[place] for place in places] for name, values in data_batch.items()}
-            super().run_iter(idx, same_size)  # type: ignore[misc]
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        for batch in _divide_by_size(data_batch, unwrapped(self.runner.model)):
+            super().run_iter(idx, batch)  # type: ignore[misc]
+
+
+def _divide_by_size(batch: Any, model: Any) -> list[Any]:
+    """Return the parts of a batch whose images have one padded size, or the batch of a model that pads no images."""
+    preprocessor = getattr(model, "data_preprocessor", None)
+    if not isinstance(preprocessor, ImgDataPreprocessor):
+        return [batch]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, image in enumerate(batch["inputs"]):
+        padded_size = tuple(-(-side // preprocessor.pad_size_divisor) for side in image.shape[-2:])
+        groups.setdefault(padded_size, []).append(place)
+    return [{name: [values[place] for place in places] for name, values in batch.items()} for places in groups.values()]
 
 
 class _SameSizeValLoop(_SameSizeIterations, ValLoop):  # type: ignore[misc]
