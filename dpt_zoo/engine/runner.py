@@ -36,6 +36,7 @@ from ..errors import DPTZooError, InputError, OutputError
 from ..manifest.records import TASK_TITLES
 from ..models.factory import find_class_tensors
 from ..utils.environment import versions
+from ..utils.images import padded_size
 from ..utils.streams import show
 from ..utils.torch_defaults import torch_defaults
 from ..weights.loading import load_weights
@@ -204,10 +205,9 @@ def _divide_by_size(batch: Any, model: Any) -> list[Any]:
     preprocessor = getattr(model, "data_preprocessor", None)
     if not isinstance(preprocessor, ImgDataPreprocessor):
         return [batch]
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for place, image in enumerate(batch["inputs"]):
-        padded_size = tuple(-(-side // preprocessor.pad_size_divisor) for side in image.shape[-2:])
-        groups.setdefault(padded_size, []).append(place)
+        groups.setdefault(padded_size(image.shape[-2:], preprocessor.pad_size_divisor), []).append(place)
     return [{name: [values[place] for place in places] for name, values in batch.items()} for places in groups.values()]
 
 

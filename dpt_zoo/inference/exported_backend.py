@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, WeightsError
 from ..runtimes.graph_checks import MASK_SIDE, Run, expected_outputs
 from ..runtimes.graph_metadata import MIN_SIDE, GraphMetadata
+from ..utils.images import padded_size
 from ..views.layout import Views, zoom_scale
 from ..views.objects import RLE, Objects
 from .backend import Resized
@@ -63,9 +64,8 @@ class ExportedBackend:
         if self.metadata.has_preprocessing:
             return Resized(_Image(image, (height, width)), (height, width))
         pixels = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-        divisor = self.metadata.pad_divisor
-        rows, columns = (-(-max(side, MIN_SIDE) // divisor) * divisor for side in (new_height, new_width))
-        return Resized(_Image(pixels, (height, width)), self.metadata.image_size or (rows, columns))
+        padded = padded_size([max(side, MIN_SIDE) for side in (new_height, new_width)], self.metadata.pad_divisor)
+        return Resized(_Image(pixels, (height, width)), self.metadata.image_size or padded)
 
     def predict(self, images: Sequence[Resized], limits: Limits) -> list[Objects]:
         """Run the graph on `images`, within `limits`."""

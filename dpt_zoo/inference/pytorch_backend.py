@@ -31,6 +31,7 @@ from ..explaining.patches import StagePatches, trace_patches
 from ..models.cpu import FastConvolutions
 from ..models.detection import head_configs
 from ..models.factory import check_detector, create_model
+from ..utils.images import padded_size
 from ..utils.torch_defaults import torch_defaults
 from ..views.layout import ZOOMS, Views, zoom_scale
 from ..views.objects import RLE, Objects
@@ -100,8 +101,7 @@ class PyTorchBackend:
         except (cv2.error, ZeroDivisionError) as error:
             raise ValueError("the shorter side would have no pixels") from error
         divisor = self.model.data_preprocessor.pad_size_divisor
-        height, width = (-(-side // divisor) * divisor for side in resized["img"].shape[:2])
-        return Resized(resized, (height, width))
+        return Resized(resized, padded_size(resized["img"].shape[:2], divisor))
 
     def pack(self, images: Sequence[Resized]) -> dict[str, Any]:
         """Return the input of the model's `data_preprocessor` for images that have one size once they are padded."""

@@ -5,7 +5,7 @@ import io
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -98,6 +98,12 @@ def to_pixels(image: Any, name: str) -> NDArray[np.uint8]:
         return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, name, expected)
     types = "a path, a URL, a PIL image, an array, a tensor or bytes"
     raise ImageError(f"{name}: {type(image).__name__} is not an image: give {types}")
+
+
+def padded_size(size: Sequence[int], divisor: int) -> tuple[int, int]:
+    """Return the height and width of an image of `size` that is padded to multiples of `divisor`, in pixels."""
+    height, width = (-(-side // divisor) * divisor for side in size)
+    return height, width
 
 
 def encode_png(image: Image.Image) -> bytes:

@@ -107,15 +107,17 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def wide_data(data: Path) -> Path:
     """The scenes with a black border of different widths at the right, and without masks."""
-    content = json.loads(annotations(data).read_text())
-    for number, image in enumerate(content["images"]):
-        path, image["width"] = data / "val2017" / image["file_name"], 192 + 64 * (number % 3)
-        with Image.open(path) as scene:
-            path.unlink()
-            ImageOps.pad(scene, (image["width"], 192), centering=(0, 0)).save(path)
-    for each in content["annotations"]:
-        del each["segmentation"]
-    change(data, lambda old: old.update(content))
+
+    def widen(content: dict[str, Any]) -> None:
+        for number, image in enumerate(content["images"]):
+            path, image["width"] = data / "val2017" / image["file_name"], 192 + 64 * (number % 3)
+            with Image.open(path) as scene:
+                path.unlink()
+                ImageOps.pad(scene, (image["width"], 192), centering=(0, 0)).save(path)
+        for each in content["annotations"]:
+            del each["segmentation"]
+
+    change(data, widen)
     return data
 
 
@@ -124,9 +126,12 @@ class TestBatches:
     """MMDetection would pad images of different sizes to the largest of their batch."""
 
     def test_predictions_do_not_depend_on_the_batch(self, wide_data: Path, tmp_path: Path) -> None:
-        for batch_size in (1, NUM_IMAGES):
-            measure(wide_data, work_dir=tmp_path / str(batch_size), batch_size=batch_size, tasks="bbox")
-        alone, batched = ({each["image_id"]: each["predictions"] for each in lines(tmp_path / name)} for name in "17")
+        def predict(batch_size: int) -> dict[int, Any]:
+            folder = tmp_path / str(batch_size)
+            measure(wide_data, work_dir=folder, batch_size=batch_size, tasks="bbox")
+            return {each["image_id"]: each["predictions"] for each in lines(folder)}
+
+        alone, batched = predict(1), predict(NUM_IMAGES)
         assert len(alone) == NUM_IMAGES and alone.keys() == batched.keys()
         for image_id, expected in alone.items():
             found = batched[image_id]
