@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from benchmarks.measuring import run_in_child
 from filelock import FileLock
-from quick_python import running_server, write_configs_unformatted
+from quick_python import hurry_mmengine, running_server
 from running import Run
 
 import dpt_zoo
@@ -36,7 +36,7 @@ def pytest_collectstart() -> None:
     """Import PyTorch, but not in the process that only distributes the tests."""
     import dpt_zoo.mmlab  # noqa: F401  (so that any test can import mmdet)
 
-    write_configs_unformatted()
+    hurry_mmengine()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -65,6 +65,7 @@ def free_memory() -> Iterator[None]:
 
     rule_model.cache_clear()
     gc.collect()
+    gc.freeze()  # what the module imported
     if libc and hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 

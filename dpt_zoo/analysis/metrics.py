@@ -1,7 +1,6 @@
 """COCO's metrics: how well predictions match the ground truth."""
 
 import contextlib
-import gc
 import io
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask
+
+from ..utils.garbage import paused_garbage_collection
 
 CocoDict = dict[str, Any]
 """One of COCO's dicts: an image, an annotation, a category or a prediction."""
@@ -147,12 +148,6 @@ def _to_metrics(names: Sequence[str], precision: NDArray[np.float64], recall: ND
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Suppress printing and garbage collection, which would scan a million dicts again and again."""
-    is_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        if is_enabled:
-            gc.enable()
+    """Suppress printing, and garbage collection: there are a million dicts."""
+    with paused_garbage_collection(), contextlib.redirect_stdout(io.StringIO()):
+        yield

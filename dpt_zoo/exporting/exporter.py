@@ -36,6 +36,7 @@ from ..models.metadata import find_scale
 from ..runtimes.graph_metadata import OUTPUTS, GraphMetadata
 from ..utils.environment import versions
 from ..utils.files import atomic_path
+from ..utils.garbage import paused_garbage_collection
 from ..utils.json_values import MAX_SIDE
 from ..utils.validation import check_integer
 from ..weights.digests import tensors_sha256
@@ -129,7 +130,9 @@ def export(
         partials = {suffix: stack.enter_context(atomic_path(path.with_suffix(suffix))) for suffix in names}
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-")))
         written = folder / f"model{path.suffix}"
-        format.write(trace(graph, metadata.batch, image_size), json.dumps(metadata.to_json()), written, metadata)
+        with paused_garbage_collection():
+            program = trace(graph, metadata.batch, image_size)
+            format.write(program, json.dumps(metadata.to_json()), written, metadata)
         _check_file(format, written, graph, metadata)
         if images:
             from .quantization import quantize
