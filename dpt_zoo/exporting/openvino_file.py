@@ -3,10 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from .. import runtimes  # noqa: F401  (before openvino)
-
-# isort: split
-
 import onnx_ir as ir
 import openvino
 import torch

@@ -11,10 +11,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .. import runtimes  # noqa: F401  (before openvino)
-
-# isort: split
-
 import numpy as np
 import openvino
 from numpy.typing import NDArray

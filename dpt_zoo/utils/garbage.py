@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def paused_garbage_collection() -> Iterator[None]:
-    """Leave the garbage collector out, where millions of objects that are all needed would be scanned repeatedly."""
+    """Pause the garbage collector, which would scan millions of objects repeatedly although all are needed."""
     is_enabled = gc.isenabled()
     gc.disable()
     try:
